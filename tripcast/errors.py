@@ -1,0 +1,29 @@
+"""What can go wrong, in the terms of the person who has to mend it.
+
+Every message names the thing, the value and the next step. A step that fails with one of these ends a pipeline run
+with that sentence; anything else is a defect of tripcast and keeps its traceback.
+"""
+
+
+class TripcastError(Exception):
+    """Base of every error that tripcast raises on purpose."""
+
+
+class InvalidRequest(TripcastError):
+    """What was asked for cannot be done: unknown candidate, months out of order, unknown version."""
+
+
+class SourceError(TripcastError):
+    """A month could not be had from its source: missing, truncated, not a table, or the source cannot be reached."""
+
+
+class ContractError(TripcastError):
+    """A month was read, but it is not a month of taxi trips: columns missing, empty, too many bad rows, wrong dates."""
+
+
+class TrackingError(TripcastError):
+    """The tracking server or the model registry cannot be reached, refused, or holds something unexpected."""
+
+
+class StorageError(TripcastError):
+    """An artifact could not be written or read back: disk full, no permission, store out of reach."""

@@ -1,0 +1,60 @@
+"""The trip record: the columns that tripcast keeps of it, and the trips that models are trained and judged on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+#: What is known when a trip begins: all that a model may look at.
+PICKUP_COLUMNS = ("pickup_datetime", "pickup_zone", "dropoff_zone", "trip_distance_miles")
+
+#: What a model predicts, in minutes.
+TARGET = "duration_minutes"
+
+
+@dataclass(frozen=True)
+class Trips:
+    """Trips as columns of equal length n.
+
+    Attributes:
+        pickup_datetime: datetime64[us] (n,), New York local time.
+        pickup_zone: int16 (n,), taxi zone number 1 to 265.
+        dropoff_zone: int16 (n,), taxi zone number 1 to 265.
+        trip_distance_miles: float64 (n,), as the meter recorded it; dirty: zeros and absurd values occur.
+        duration_minutes: float64 (n,), the truth; None where the trip has not ended yet.
+    """
+
+    pickup_datetime: npt.NDArray[np.datetime64]
+    pickup_zone: npt.NDArray[np.int16]
+    dropoff_zone: npt.NDArray[np.int16]
+    trip_distance_miles: npt.NDArray[np.float64]
+    duration_minutes: npt.NDArray[np.float64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.pickup_zone)
+
+    def __getitem__(self, rows: slice | npt.NDArray[np.bool_] | npt.NDArray[np.intp]) -> Trips:
+        """The trips at some rows: a slice, a mask or indices."""
+        return Trips(
+            self.pickup_datetime[rows],
+            self.pickup_zone[rows],
+            self.dropoff_zone[rows],
+            self.trip_distance_miles[rows],
+            None if self.duration_minutes is None else self.duration_minutes[rows],
+        )
+
+
+def read_trips(files: Sequence[Path]) -> Trips:
+    """Read validated trips from parquet files, in the order of the files.
+
+    Args:
+        files: Parquet files with the columns of ``Trips``.
+    """
+    import pyarrow.parquet as pq
+
+    table = pq.ParquetDataset([str(file) for file in files]).read(columns=[*PICKUP_COLUMNS, TARGET])
+    return Trips(**{name: table[name].to_numpy() for name in table.column_names})
