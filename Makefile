@@ -1,0 +1,62 @@
+# Each target does its own set-up. Nothing is needed beforehand but Python (3.11 to 3.13), make and git.
+
+PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11,$(shell \
+	$(python) -c 'import sys; (3, 11) <= sys.version_info[:2] <= (3, 13) and print("$(python)")' 2>/dev/null)))
+BIN := .venv/bin
+INSTALL := $(BIN)/uv pip install --quiet --python .venv
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run ui test check format compile lock clean
+
+help: ## Show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+setup: .venv/laptop ## Make .venv with everything a laptop needs
+
+run: .venv/laptop ## Train, judge and register a model on a simulated city: no network, about a minute
+	@echo "The trips of this run are simulated. README.md shows the same on real ones."
+	$(BIN)/tripcast train --source simulated
+
+ui: .venv/laptop ## Open MLflow on what was tracked
+	$(BIN)/tripcast ui
+
+test: .venv/dev ## Run the tests; with TRIPCAST_TLC_DIR=folder also those on real months
+	$(BIN)/pytest
+
+check: .venv/dev ## Lint, types, layers, and whether compiled/ is up to date
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python compile.py --check
+
+format: .venv/dev ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+compile: .venv/laptop ## Compile the pipelines to compiled/*.yaml
+	$(BIN)/python compile.py
+
+clean: ## Remove .venv and caches
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
+
+# One virtual environment: what development needs is added to what a laptop needs.
+.venv/laptop .venv/dev: .venv/%: requirements/%.txt pyproject.toml | .venv/installer
+	$(INSTALL) --require-hashes -r $<
+	$(INSTALL) --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv/installer: requirements/installer.txt
+	@test -n "$(PYTHON)" || { echo "tripcast needs Python 3.11, 3.12 or 3.13: install one, or name it with make PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+# After a change of the dependencies in pyproject.toml. One resolution: the smaller sets are cut out of the largest.
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-annotate --no-header
+lock: .venv/installer ## Pin all dependencies anew
+	$(LOCK) --upgrade requirements/installer.in -o requirements/installer.txt
+	$(LOCK) --upgrade pyproject.toml --extra dev -o requirements/dev.txt
+	$(LOCK) pyproject.toml --extra laptop -c requirements/dev.txt -o requirements/laptop.txt
+	$(LOCK) pyproject.toml --extra pipeline -c requirements/dev.txt -o requirements/image.txt
