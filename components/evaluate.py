@@ -1,0 +1,49 @@
+"""The step that judges the candidates, and the champion with them."""
+
+from typing import List  # noqa: UP035 (kfp knows lists of artifacts only by this name)
+
+from kfp.dsl import HTML, Artifact, Dataset, Input, Markdown, Metrics, Model, Output
+
+from components.step import step
+
+
+@step
+def evaluate(
+    taxi: str,
+    pipeline_run: str,
+    models: Input[List[Model]],  # noqa: UP006
+    test_trips: Input[Dataset],
+    winner: Output[Model],
+    metrics: Output[Metrics],
+    report: Output[HTML],
+    summary: Output[Markdown],
+    decision: Output[Artifact],
+) -> bool:
+    """Score every candidate and the champion on the same later month, decide by the gate, and track it all in MLflow.
+
+    Args:
+        taxi: `green` or `yellow`.
+        pipeline_run: Identity of this pipeline run; its MLflow run is found by it.
+        models: The candidates.
+        test_trips: Good trips of the test month.
+        winner: The best candidate's model folder; metadata: its MLflow run and the reason of the decision.
+        metrics: The winner's errors in minutes, and its gain over the champion.
+        report: The whole evaluation with pictures.
+        summary: The decision and the candidates side by side.
+        decision: The decision and every figure behind it, as JSON.
+
+    Returns:
+        Whether the winner is to be registered and promoted.
+    """
+    from pathlib import Path
+
+    from tripcast.selection import Candidate, select, track
+
+    candidates = [Candidate.open(Path(model.path), model.metadata["seconds"]) for model in models]
+    months = [*models[0].metadata["months"], *test_trips.metadata["months"]]
+    selection = select(taxi, pipeline_run, candidates, Path(test_trips.path), months)
+    run_id = track(selection, report=Path(report.path), summary=Path(summary.path), document=Path(decision.path))
+    winner.metadata.update(selection.hand_on_winner(Path(winner.path), run_id))
+    for name, value in selection.metrics.items():
+        metrics.log_metric(name, value)
+    return selection.decision.promote

@@ -1,0 +1,26 @@
+"""The step that brings one month of trip records in."""
+
+from kfp.dsl import Dataset, Output
+
+from components.step import step
+
+
+@step
+def ingest(source: str, taxi: str, month: str, edition: str, records: Output[Dataset]) -> None:
+    """Read one month from its source into typed records, and snapshot them under their content hash.
+
+    Args:
+        source: Where months come from: `tlc`, `s3://bucket/prefix`, a folder or `simulated`.
+        taxi: `green` or `yellow`.
+        month: The month, as `2021-01`.
+        edition: The edition of the month that the source announced; the step fails if it has changed since.
+        records: All records of the month as typed parquet; metadata: month, rows, sha256, location.
+    """
+    from pathlib import Path
+
+    from tripcast.ingestion import ingest
+    from tripcast.months import Month
+    from tripcast.settings import Settings
+
+    ingested = ingest(source, taxi, Month.parse(month), edition, Path(records.path), Settings.load())
+    records.metadata.update(ingested.to_dict())

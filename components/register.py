@@ -1,0 +1,27 @@
+"""The step that puts a winner into the registry."""
+
+from kfp.dsl import Input, Model
+
+from components.step import step
+
+
+@step
+def register(taxi: str, winner: Input[Model]) -> int:
+    """Make the winner a version of the registered model and its champion, and record the promotion.
+
+    Args:
+        taxi: `green` or `yellow`; the registered model is named `tripcast-green` or `tripcast-yellow`.
+        winner: The model folder to register.
+
+    Returns:
+        The version's number. The same model gives the same version, however often it is registered.
+    """
+    from pathlib import Path
+
+    from tripcast.registry import Registry
+    from tripcast.settings import Settings
+
+    registry = Registry(taxi, Settings.load())
+    version = registry.register(Path(winner.path), run_id=winner.metadata["run_id"], tags=winner.metadata["tags"])
+    registry.promote(version.number, winner.metadata["reason"])
+    return version.number

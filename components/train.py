@@ -1,0 +1,24 @@
+"""The step that fits one candidate."""
+
+from kfp.dsl import Dataset, Input, Model, Output
+
+from components.step import step
+
+
+@step
+def train(candidate: str, taxi: str, trials: int, trips: Input[Dataset], model: Output[Model]) -> None:
+    """Fit one candidate on the training months, and calibrate its prediction interval on their last trips.
+
+    Args:
+        candidate: Which one: `linear`, `lightgbm` or `tuned`.
+        taxi: `green` or `yellow`.
+        trials: How many parameter sets a search tries; candidates that do not search ignore it.
+        trips: Good trips of the training months.
+        model: The model folder, in open formats; metadata: candidate, seconds, and the months it was trained on.
+    """
+    from pathlib import Path
+
+    from tripcast.training import train_candidate
+
+    seconds = train_candidate(candidate, taxi, Path(trips.path), trials, Path(model.path))
+    model.metadata.update({"candidate": candidate, "seconds": seconds, "months": trips.metadata["months"]})

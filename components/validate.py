@@ -1,0 +1,46 @@
+"""The step that holds the months to the contract."""
+
+from typing import List  # noqa: UP035 (kfp knows lists of artifacts only by this name)
+
+from kfp.dsl import Dataset, Input, Markdown, Metrics, Output
+
+from components.step import step
+
+
+@step
+def validate(
+    months: Input[List[Dataset]],  # noqa: UP006
+    test: str,
+    train_trips: Output[Dataset],
+    test_trips: Output[Dataset],
+    rejected: Output[Dataset],
+    metrics: Output[Metrics],
+    summary: Output[Markdown],
+) -> None:
+    """Set bad rows aside, each with its reason, and refuse bad months.
+
+    Args:
+        months: The ingested months.
+        test: The month to judge on; all others are for training.
+        train_trips: Good trips of the training months, one parquet file a month.
+        test_trips: Good trips of the test month.
+        rejected: The rows set aside, with a `reason` column, one parquet file a month.
+        metrics: Rows, kept and set aside, by month.
+        summary: The same as a table to read.
+    """
+    from pathlib import Path
+
+    from tripcast.contract import validate
+
+    validated = validate(
+        [Path(month.path) for month in months],
+        test,
+        train_trips=Path(train_trips.path),
+        test_trips=Path(test_trips.path),
+        rejected=Path(rejected.path),
+    )
+    train_trips.metadata["months"] = validated.months("train")
+    test_trips.metadata["months"] = validated.months("test")
+    for name, value in validated.metrics().items():
+        metrics.log_metric(name, value)
+    Path(summary.path).write_text(validated.markdown())

@@ -1,0 +1,1 @@
+"""The pipelines: each a graph of steps that reads like its diagram."""

@@ -1,0 +1,47 @@
+"""The training pipeline: months in, a judged and registered model out."""
+
+from kfp import dsl
+
+from components.evaluate import evaluate
+from components.ingest import ingest
+from components.plan import plan
+from components.register import register
+from components.train import train
+from components.validate import validate
+from pipelines.policy import apply_policy
+
+
+@dsl.pipeline(name="training")
+def training(
+    source: str = "tlc",
+    taxi: str = "green",
+    train_months: str = "2021-01..2021-02",
+    test_month: str = "2021-03",
+    candidates: list[str] = ["linear", "lightgbm"],  # noqa: B006 (kfp reads it as a default, and copies it)
+    trials: int = 20,
+) -> None:
+    """Train candidates on months of taxi trips, judge them on a later month beside the champion, register the winner.
+
+    Args:
+        source: Where months come from: `tlc` (the publisher), `s3://bucket/prefix`, a folder or `simulated`.
+        taxi: `green` or `yellow`.
+        train_months: Months to train on, for example `2021-01..2021-02`.
+        test_month: The later month to judge on.
+        candidates: Which models to train: `linear`, `lightgbm`, `tuned`.
+        trials: How many parameter sets `tuned` tries.
+    """
+    planned = plan(source=source, taxi=taxi, train=train_months, test=test_month, candidates=candidates)
+    with dsl.ParallelFor(planned.output, name="months", parallelism=4) as item:
+        ingested = ingest(source=source, taxi=taxi, month=item.month, edition=item.edition)
+    validated = validate(months=dsl.Collected(ingested.outputs["records"]), test=test_month)
+    with dsl.ParallelFor(candidates, name="candidates", parallelism=4) as candidate:
+        trained = train(candidate=candidate, taxi=taxi, trials=trials, trips=validated.outputs["train_trips"])
+    evaluated = evaluate(
+        taxi=taxi,
+        pipeline_run=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+        models=dsl.Collected(trained.outputs["model"]),
+        test_trips=validated.outputs["test_trips"],
+    )
+    with dsl.If(evaluated.outputs["Output"] == True, name="promoted"):  # noqa: E712 (kfp builds the condition from it)
+        registered = register(taxi=taxi, winner=evaluated.outputs["winner"])
+    apply_policy(planned, ingested, validated, trained, evaluated, registered)

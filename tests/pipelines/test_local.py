@@ -1,0 +1,190 @@
+"""The local runner: what it shows, what it says of a failure, and what it leaves behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from kfp import dsl
+from kfp.local import subprocess_task_handler
+
+from components.step import step
+from pipelines.local import StepEvent, StepFailed, run_locally
+from tripcast.errors import SourceError
+
+
+@step
+def shout(month: str, text: dsl.Output[dsl.Artifact]) -> int:
+    with open(text.path, "w") as file:
+        file.write(month.upper())
+    print("not for standard output")
+    return len(month)
+
+
+@step
+def miss_a_month() -> int:
+    from tripcast.errors import SourceError
+
+    try:
+        raise SourceError("an earlier one")
+    except SourceError as error:
+        raise SourceError("There is no 2021-13.\nAsk for another.") from error
+
+
+@step
+def break_down() -> int:
+    raise ZeroDivisionError("one by none")
+
+
+@step
+def be_killed() -> int:
+    import os
+    import signal
+
+    os.kill(os.getpid(), signal.SIGKILL)
+    return 0
+
+
+@dsl.pipeline(name="shouting")
+def shouting(month: str = "may"):
+    shout(month=month)
+
+
+@dsl.pipeline(name="fanned-out")
+def fanned_out():
+    with dsl.ParallelFor(["may", "june", "july"]) as month:
+        shout(month=month)
+
+
+@dsl.pipeline(name="missing")
+def missing():
+    miss_a_month()
+
+
+@dsl.pipeline(name="breaking")
+def breaking():
+    break_down()
+
+
+@dsl.pipeline(name="killed")
+def killed():
+    be_killed()
+
+
+def test_a_steps_outputs_can_be_read(tmp_path):
+    run = run_locally(shouting, {"month": "june"}, tmp_path, lambda event: None)
+
+    output = run.output("shout")
+    assert output["Output"] == 4
+    with open(output["text"]) as file:
+        assert file.read() == "JUNE"
+
+
+def test_a_step_that_did_not_run_has_no_output(tmp_path):
+    run = run_locally(shouting, {}, tmp_path, lambda event: None)
+
+    with pytest.raises(KeyError, match="'register' did not run"):
+        run.output("register")
+
+
+def test_every_task_is_announced_by_its_month(tmp_path):
+    events: list[StepEvent] = []
+
+    run_locally(fanned_out, {}, tmp_path, events.append)
+
+    for month in ("may", "june", "july"):
+        assert [event.state for event in events if event.label == f"shout {month}"] == ["started", "succeeded"]
+    assert {event.step for event in events} == {"shout"}
+
+
+def test_standard_output_stays_empty_and_the_log_is_kept(tmp_path, capfd):
+    run_locally(shouting, {}, tmp_path, lambda event: None)
+
+    assert capfd.readouterr().out == ""
+    (log,) = tmp_path.glob("*/shout/log.txt")
+    assert "not for standard output" in log.read_text()
+
+
+def test_no_folder_is_left_behind_for_temporary_files(tmp_path, monkeypatch):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    monkeypatch.setattr("tempfile.tempdir", None)
+
+    run_locally(shouting, {}, tmp_path / "run", lambda event: None)
+
+    assert list(scratch.iterdir()) == []
+
+
+def test_an_error_of_tripcast_comes_back_as_itself(tmp_path):
+    with pytest.raises(SourceError) as caught:
+        run_locally(missing, {}, tmp_path, lambda event: None)
+
+    assert str(caught.value) == "There is no 2021-13.\nAsk for another."
+
+
+def test_any_other_failure_names_the_step_the_reason_and_the_log(tmp_path):
+    with pytest.raises(StepFailed, match=r"'break-down' failed: ZeroDivisionError: one by none.*log\.txt"):
+        run_locally(breaking, {}, tmp_path, lambda event: None)
+
+
+def test_a_killed_step_fails_the_run(tmp_path):
+    with pytest.raises(StepFailed, match="ended by signal SIGKILL"):
+        run_locally(killed, {}, tmp_path, lambda event: None)
+
+
+def test_kfps_own_function_is_put_back(tmp_path):
+    before = subprocess_task_handler.run_local_subprocess
+
+    run_locally(shouting, {}, tmp_path, lambda event: None)
+
+    assert subprocess_task_handler.run_local_subprocess is before
+    assert before.__module__ == "kfp.local.subprocess_task_handler"
+
+
+SLEEPING = """
+import sys
+from pathlib import Path
+from kfp import dsl
+from components.step import step
+from pipelines.local import run_locally
+
+@step
+def sleep(marker: str):
+    import os, time
+    with open(marker, "w") as file:
+        file.write(str(os.getpid()))
+    time.sleep(600)
+
+@dsl.pipeline(name="sleeping")
+def sleeping(marker: str):
+    sleep(marker=marker)
+
+run_locally(sleeping, {"marker": sys.argv[1]}, Path(sys.argv[2]), lambda event: None)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_no_step_running(tmp_path, how):
+    script, marker = tmp_path / "sleeping.py", tmp_path / "marker"
+    script.write_text(SLEEPING)
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    run = subprocess.Popen(
+        [sys.executable, script, marker, tmp_path / "run"], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not (marker.exists() and marker.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    step_id = int(marker.read_text())
+
+    run.send_signal(how)
+    _, errors = run.communicate(timeout=60)
+
+    assert run.returncode != 0
+    assert "KeyboardInterrupt" in errors
+    # Where nobody reaps orphans, an ended process stays behind as a zombie.
+    process = Path(f"/proc/{step_id}/stat")
+    assert not process.exists() or process.read_text().rpartition(")")[2].split()[0] == "Z"

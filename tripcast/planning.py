@@ -1,0 +1,71 @@
+"""Is what was asked for possible? Answered before any work is done, for all of it at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tripcast.errors import InvalidRequest, SourceError
+from tripcast.models import CANDIDATES
+from tripcast.months import Month, parse_months
+from tripcast.settings import Settings
+from tripcast.sources import TAXIS, open_source
+from tripcast.tracking import check_reachable
+
+
+def plan(source: str, taxi: str, train: str, test: str, candidates: Sequence[str]) -> list[dict[str, str]]:
+    """Check a training request and find its months.
+
+    Args:
+        source: Where months come from, as ``tripcast.sources.open_source`` takes it.
+        taxi: ``green`` or ``yellow``.
+        train: Months to train on, as ``2021-01..2021-02``.
+        test: The month to judge on, as ``2021-03``.
+        candidates: Names of candidates.
+
+    Returns:
+        For each month, training months first and in time order, its ``month`` and the ``edition`` that the source has.
+
+    Raises:
+        InvalidRequest: If a taxi or candidate is unknown, a month cannot be read, or training is not before the test.
+        SourceError: If months are missing at the source, or it cannot be reached.
+        TrackingError: If the tracking server does not answer.
+    """
+    if taxi not in TAXIS:
+        raise InvalidRequest(f"There is no taxi '{taxi}': choose one of {', '.join(TAXIS)}.")
+    _check_candidates(candidates)
+    months = _check_order(parse_months(train), parse_months(test))
+    check_reachable(Settings.load().tracking_uri)
+
+    opened = open_source(source, Settings.load().downloads)
+    editions: dict[Month, str] = {}
+    missing: list[str] = []
+    for month in months:
+        try:
+            editions[month] = opened.edition(taxi, month)
+        except SourceError as error:
+            missing.append(str(error))
+    if missing:
+        raise SourceError("\n".join(missing))
+    return [{"month": str(month), "edition": edition} for month, edition in editions.items()]
+
+
+def _check_candidates(candidates: Sequence[str]) -> None:
+    known = ", ".join(CANDIDATES)
+    if not candidates:
+        raise InvalidRequest(f"No candidate was named: choose from {known}.")
+    for name in candidates:
+        if name not in CANDIDATES:
+            raise InvalidRequest(f"There is no candidate '{name}': choose from {known}.")
+        if candidates.count(name) > 1:
+            raise InvalidRequest(f"The candidate '{name}' is named twice: once is enough.")
+
+
+def _check_order(train: list[Month], test: list[Month]) -> list[Month]:
+    if len(test) > 1:
+        raise InvalidRequest(f"Candidates are judged on one month, not on {len(test)}: name one.")
+    if train[-1] >= test[0]:
+        raise InvalidRequest(
+            f"The training month {train[-1]} is not before the test month {test[0]}: "
+            "a model has to be judged on trips later than those it was trained on."
+        )
+    return [*train, *test]
