@@ -290,5 +290,8 @@ ZONES: tuple[Zone, ...] = (
 )
 # fmt: on
 
+#: What a record says when nobody knows the place.
+UNKNOWN_ZONE = 264
+
 #: Zones are numbered from 1 to this.
 LAST_ZONE = ZONES[-1].number

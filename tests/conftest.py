@@ -1,0 +1,54 @@
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+
+from tripcast.settings import Settings
+from tripcast.training import train
+from tripcast.trips import Trips
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory) -> Path:
+    """An MLflow store with its tables and nothing in them, made once because that takes seconds."""
+    store = tmp_path_factory.mktemp("store") / "mlflow.db"
+    mlflow.MlflowClient(tracking_uri=f"sqlite:///{store}").search_experiments()
+    return store
+
+
+@pytest.fixture
+def settings(tmp_path, monkeypatch, empty_store) -> Settings:
+    """A home of its own, with an empty store."""
+    home = tmp_path / "home"
+    home.mkdir()
+    shutil.copy(empty_store, home / "mlflow.db")
+    monkeypatch.setenv("TRIPCAST_HOME", str(home))
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "TRIPCAST_COMMIT", "TRIPCAST_IMAGE"):
+        monkeypatch.delenv(name, raising=False)
+    return Settings.load()
+
+
+def make_trips(count: int = 3000, seed: int = 0) -> Trips:
+    """Trips among eight zones in January 2021 whose durations follow from distance, zones and noise."""
+    random = np.random.default_rng(seed)
+    pickup, dropoff = random.choice([41, 42, 74, 75, 116, 166, 236, 244], (2, count)).astype(np.int16)
+    miles = random.gamma(2.0, 1.5, count)
+    minutes = np.clip(3 + 3.5 * miles + (pickup % 5) + random.normal(0, 2, count), 1, 60)
+    seconds = np.sort(random.integers(0, 31 * 86_400, count))
+    return Trips(np.datetime64("2021-01-01", "us") + seconds.astype("timedelta64[s]"), pickup, dropoff, miles, minutes)
+
+
+@pytest.fixture
+def make_model(tmp_path) -> Callable[[int], Path]:
+    """Makes the folder of a trained model; another seed makes another model."""
+
+    def make(seed: int) -> Path:
+        folder = tmp_path / f"model-{seed}"
+        if not folder.exists():
+            train("linear", make_trips(seed=seed), taxi="green", data={"2021-01": f"{seed:064d}"}).save(folder)
+        return folder
+
+    return make

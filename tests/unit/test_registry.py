@@ -1,0 +1,233 @@
+"""The registry on a real MLflow store: versions, aliases, the promotion record, and models that load without pickle."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.conftest import make_trips
+from tripcast.errors import InvalidRequest, TrackingError
+from tripcast.models import Model
+from tripcast.registry import DIGEST, Registry
+from tripcast.settings import Settings
+from tripcast.tracking import Tracker
+
+
+@pytest.fixture
+def registry(settings):
+    return Registry("green", settings)
+
+
+@pytest.fixture
+def register(settings, registry, make_model):
+    """Registers the model of a seed, in a run of its own."""
+
+    def register(seed: int):
+        with Tracker("green", settings).pipeline_run(f"run {seed}", f"run {seed}") as run_id:
+            return registry.register(make_model(seed), run_id=run_id, tags={"tripcast.candidate": "linear"})
+
+    return register
+
+
+def aliases(registry: Registry) -> dict[str, int]:
+    return {alias: version.number for version in registry.versions() for alias in version.aliases}
+
+
+def test_a_new_registry_has_no_versions_and_no_champion(registry):
+    assert registry.versions() == []
+    assert registry.alias("champion") is None
+    assert registry.moves() == []
+
+
+def test_a_version_says_what_model_it_holds(registry, register, make_model):
+    version = register(1)
+
+    assert version.number == 1
+    assert version.tags[DIGEST] == Model.load(make_model(1)).digest
+    assert version.tags["tripcast.candidate"] == "linear"
+    assert version.aliases == ()
+
+
+def test_the_same_model_gives_the_same_version(registry, register):
+    assert register(1).number == 1
+    assert register(2).number == 2
+    assert register(1).number == 1
+    assert [version.number for version in registry.versions()] == [2, 1]
+
+
+def test_a_version_loads_as_the_model_that_was_registered(registry, register, make_model):
+    version = register(1)
+    trips = make_trips(50, seed=9)
+
+    loaded = registry.load(version)
+
+    assert loaded.digest == version.tags[DIGEST]
+    np.testing.assert_array_equal(loaded.predict(trips).minutes, Model.load(make_model(1)).predict(trips).minutes)
+
+
+def test_the_first_promotion_makes_a_champion_and_no_previous(registry, register):
+    register(1)
+
+    move = registry.promote(1, "It is the first.")
+
+    assert (move.version, move.replaced, move.reason) == (1, None, "It is the first.")
+    assert aliases(registry) == {"champion": 1}
+
+
+def test_a_promotion_keeps_the_champion_before_it_as_previous(registry, register):
+    for seed in (1, 2):
+        registry.promote(register(seed).number, "Better.")
+
+    assert aliases(registry) == {"champion": 2, "previous": 1}
+    assert [(move.action, move.version, move.replaced) for move in registry.moves()] == [
+        ("promote", 1, None),
+        ("promote", 2, 1),
+    ]
+
+
+def test_promoting_the_champion_changes_nothing(registry, register):
+    register(1)
+    registry.promote(1, "Once.")
+
+    assert registry.promote(1, "Twice.") is None
+    assert [move.reason for move in registry.moves()] == ["Once."]
+
+
+def test_promoting_a_version_that_is_not_there_names_those_that_are(registry, register):
+    register(1)
+    register(2)
+
+    with pytest.raises(InvalidRequest, match=r"no version 7; its versions: 1, 2\."):
+        registry.promote(7, "Why not.")
+
+
+def test_rollbacks_go_back_one_promotion_at_a_time(registry, register):
+    for seed in (1, 2, 3):
+        registry.promote(register(seed).number, "Better.")
+
+    assert registry.rollback("Too slow.").version == 2
+    assert aliases(registry) == {"champion": 2, "previous": 1}
+    assert registry.rollback("Too slow as well.").version == 1
+    assert aliases(registry) == {"champion": 1}
+    with pytest.raises(InvalidRequest, match="version 1 is the first champion"):
+        registry.rollback("And again.")
+    assert [move.action for move in registry.moves()] == ["promote", "promote", "promote", "rollback", "rollback"]
+
+
+def test_a_rollback_without_a_champion_says_so(registry):
+    with pytest.raises(InvalidRequest, match="no version was ever promoted"):
+        registry.rollback("Hm.")
+
+
+def test_aliases_that_were_not_set_are_set_by_the_next_attempt(registry, register, monkeypatch):
+    register(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "_set_aliases", lambda: None)  # as if the process had died between record and aliases
+        registry.promote(1, "Better.")
+    assert aliases(registry) == {}
+
+    assert registry.promote(1, "Better.") is None
+    assert aliases(registry) == {"champion": 1}
+    assert len(registry.moves()) == 1
+
+
+def test_nothing_in_the_registered_folder_is_pickled(settings, register):
+    register(1)
+
+    names = {file.name for file in (settings.home / "artifacts").rglob("*") if file.is_file()}
+    assert "manifest.json" in names
+    assert not [name for name in names if name.endswith((".pkl", ".pickle", ".joblib"))]
+
+
+def test_mlflow_predicts_from_the_publishers_columns(settings, registry, register):
+    registry.promote(register(1).number, "Better.")
+    raw = pd.DataFrame(
+        {
+            "VendorID": [2, 2],
+            "lpep_pickup_datetime": pd.to_datetime(["2021-02-10 08:15:00", "2021-02-10 23:00:00"]),
+            "PULocationID": [74, 999],
+            "DOLocationID": [236, 41],
+            "trip_distance": [2.3, 0.0],
+        }
+    )
+
+    predicted = mlflow.pyfunc.load_model("models:/tripcast-green@champion").predict(raw)
+
+    assert list(predicted.columns) == ["duration_minutes", "lower_minutes", "upper_minutes"]
+    assert (predicted.lower_minutes <= predicted.duration_minutes).all()
+    assert (predicted.duration_minutes <= predicted.upper_minutes).all()
+    assert predicted.duration_minutes[0] == pytest.approx(3 + 3.5 * 2.3 + 74 % 5, abs=2.0)
+
+
+def test_the_signature_and_the_input_example_are_registered(settings, registry, register):
+    register(1)
+
+    model = mlflow.pyfunc.load_model("models:/tripcast-green/1")
+
+    assert [column.name for column in model.metadata.signature.inputs] == [
+        "lpep_pickup_datetime",
+        "PULocationID",
+        "DOLocationID",
+        "trip_distance",
+    ]
+    assert model.input_example["PULocationID"].tolist() == [74]
+
+
+def test_a_model_loads_where_tripcast_is_not_installed(settings, registry, register, tmp_path):
+    registry.promote(register(1).number, "Better.")
+    script = (
+        "import mlflow, sys, pandas as pd\n"
+        "model = mlflow.pyfunc.load_model('models:/tripcast-green@champion')\n"
+        "print(sys.modules['tripcast'].__file__)\n"
+        "print(model.predict(model.input_example).shape)\n"
+    )
+    # -S without site-packages' .pth files: the editable installation of tripcast is not found.
+    blocked = "import sys; sys.path_hooks = sys.path_hooks; sys.meta_path = [f for f in sys.meta_path if 'editable' not in repr(f)]\n"
+    result = subprocess.run(
+        [sys.executable, "-c", blocked + script],
+        cwd=tmp_path,
+        env={**os.environ, "MLFLOW_TRACKING_URI": settings.tracking_uri},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    where, shape = result.stdout.splitlines()[-2:]
+    assert Path(where).is_relative_to(settings.home)
+    assert shape == "(1, 3)"
+
+
+KILLED_WHILE_REGISTERING = """
+import os, signal, sys
+from pathlib import Path
+import mlflow
+from tripcast.registry import Registry
+from tripcast.settings import Settings
+
+registry = Registry("green", Settings.load())
+registry._client.create_model_version = lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGKILL)
+run = registry._client.create_run(registry._tracker.experiment_id)
+registry.register(Path(sys.argv[1]), run_id=run.info.run_id, tags={})
+"""
+
+
+def test_a_process_killed_while_registering_leaves_no_half_version(settings, registry, register, make_model):
+    result = subprocess.run([sys.executable, "-c", KILLED_WHILE_REGISTERING, make_model(1)])
+
+    assert result.returncode == -signal.SIGKILL
+    assert registry.versions() == []
+    assert register(1).number == 1
+    assert len(registry.versions()) == 1
+
+
+def test_a_store_that_is_not_there_is_named(tmp_path):
+    nowhere = Settings(home=tmp_path, tracking_uri="sqlite:////proc/nowhere/mlflow.db", commit="", image="")
+
+    with pytest.raises(TrackingError, match=r"sqlite:////proc/nowhere/mlflow\.db"):
+        Registry("green", nowhere)

@@ -1,0 +1,72 @@
+"""Where this process keeps and finds things: read from the environment, the same on a laptop and in a cluster.
+
+Pipelines never carry these as parameters, so a compiled pipeline runs anywhere and no run parameter holds a secret.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of this process.
+
+    Attributes:
+        home: Folder for everything that a laptop keeps: tracking store, snapshots, downloads, runs. ``TRIPCAST_HOME``.
+        tracking_uri: MLflow's store; ``MLFLOW_TRACKING_URI``, or an SQLite file in the home.
+        commit: The git commit of this code; ``TRIPCAST_COMMIT`` (set in images), or asked of git, or ``unknown``.
+        image: The container image that runs this code; ``TRIPCAST_IMAGE``, or ``none``.
+    """
+
+    home: Path
+    tracking_uri: str
+    commit: str
+    image: str
+
+    @classmethod
+    def load(cls) -> Settings:
+        """Read the environment."""
+        home = Path(os.environ.get("TRIPCAST_HOME") or Path.home() / ".tripcast").expanduser().absolute()
+        return cls(
+            home=home,
+            tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}",
+            commit=os.environ.get("TRIPCAST_COMMIT") or _git_commit(),
+            image=os.environ.get("TRIPCAST_IMAGE") or "none",
+        )
+
+    @property
+    def downloads(self) -> Path:
+        """Folder for files as their publisher serves them."""
+        return self.home / "downloads"
+
+    @property
+    def snapshots(self) -> Path:
+        """Folder for ingested months, each under its content hash."""
+        return self.home / "snapshots"
+
+    @property
+    def runs(self) -> Path:
+        """Folder for the files of local pipeline runs."""
+        return self.home / "runs"
+
+
+def _git_commit() -> str:
+    """The commit that this file is checked out at, ``+dirty`` behind it if the work tree differs from it."""
+    command = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--abbrev=40",
+        "--exclude=*",
+        "--dirty=+dirty",
+    ]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):  # no git here, or not a checkout: installed as a package
+        return "unknown"

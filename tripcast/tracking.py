@@ -1,0 +1,248 @@
+"""Experiment tracking: what a pipeline run leaves in MLflow.
+
+One parent run for a pipeline run, one nested run for a candidate, one nested run below it for each trial of a search.
+A step that is tried again finds the runs of its first try and continues them: each run is found by its key, a tag.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tripcast.errors import TrackingError
+from tripcast.settings import Settings
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+#: Tag that makes a run findable by the step that continues it.
+KEY = "tripcast.key"
+
+#: MLflow stores at most this many characters of a dataset's digest.
+_DIGEST_LENGTH = 36
+
+
+@contextmanager
+def tracking_errors(uri: str, doing: str) -> Iterator[None]:
+    """Turn MLflow's exceptions, whatever they are made of, into one sentence.
+
+    Raises:
+        TrackingError: Naming the store, what was being done, and what to do.
+    """
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        raise TrackingError(
+            f"MLflow at {uri} failed while {doing}: {_first_line(error)} "
+            "Check MLFLOW_TRACKING_URI, that the server runs, and its log; then run again."
+        ) from error
+
+
+def check_reachable(uri: str) -> None:
+    """Ask a tracking server whether it is there, before any work is done that would be lost without it.
+
+    Args:
+        uri: MLflow tracking URI; only servers (http, https) are asked.
+
+    Raises:
+        TrackingError: If the server does not answer, or not as a healthy MLflow server does.
+    """
+    if not uri.startswith(("http://", "https://")):
+        return
+    import requests
+
+    try:
+        answer = requests.get(f"{uri.rstrip('/')}/health", timeout=10)
+        answer.raise_for_status()
+    except requests.RequestException as error:
+        raise TrackingError(
+            f"No MLflow server answers at {uri}: {_first_line(error)} "
+            "Start it, correct MLFLOW_TRACKING_URI, or unset that to track in a file."
+        ) from error
+
+
+class Tracker:
+    """The MLflow experiment of one taxi type.
+
+    Args:
+        taxi: ``green`` or ``yellow``; the experiment is named ``tripcast-<taxi>``.
+        settings: Where the store is.
+
+    Raises:
+        TrackingError: If the store cannot be reached.
+    """
+
+    def __init__(self, taxi: str, settings: Settings) -> None:
+        import mlflow
+
+        self.uri = settings.tracking_uri
+        self._settings = settings
+        if self.uri.startswith("sqlite:"):
+            settings.home.mkdir(parents=True, exist_ok=True)
+        mlflow.set_tracking_uri(self.uri)
+        with tracking_errors(self.uri, "opening the experiment"):
+            self.client: MlflowClient = mlflow.MlflowClient()
+            self.experiment_id: str = self._experiment(f"tripcast-{taxi}")
+
+    def _experiment(self, name: str) -> str:
+        from mlflow.exceptions import MlflowException
+
+        # Without a server nobody says where artifacts belong, and MLflow would put them beside the caller.
+        location = (self._settings.home / "artifacts").as_uri() if self.uri.startswith("sqlite:") else None
+        experiment = self.client.get_experiment_by_name(name)
+        if experiment is None:
+            try:
+                return str(self.client.create_experiment(name, artifact_location=location))
+            except MlflowException:  # another step made it meanwhile
+                experiment = self.client.get_experiment_by_name(name)
+                if experiment is None:
+                    raise
+        return str(experiment.experiment_id)
+
+    @contextmanager
+    def pipeline_run(self, key: str, name: str) -> Iterator[str]:
+        """The parent run of a pipeline run: the one named by ``MLFLOW_RUN_ID`` where that is set, else found or made.
+
+        Args:
+            key: Identity of the pipeline run; the same key gives the same MLflow run.
+            name: What a person sees.
+
+        Yields:
+            The MLflow run's id. The run ends FINISHED, or FAILED if the body raises.
+        """
+        with self._run(key, name, parent=None, run_id=os.environ.get("MLFLOW_RUN_ID")) as run_id:
+            yield run_id
+
+    @contextmanager
+    def nested_run(self, parent: str, name: str) -> Iterator[str]:
+        """A run below another one; the same parent and name give the same run.
+
+        Args:
+            parent: Id of the run above.
+            name: What a person sees; unique below the parent.
+
+        Yields:
+            The MLflow run's id.
+        """
+        with self._run(f"{parent}/{name}", name, parent=parent, run_id=None) as run_id:
+            yield run_id
+
+    @contextmanager
+    def _run(self, key: str, name: str, parent: str | None, run_id: str | None) -> Iterator[str]:
+        from mlflow.utils.mlflow_tags import (
+            MLFLOW_GIT_COMMIT,
+            MLFLOW_PARENT_RUN_ID,
+            MLFLOW_RUN_NAME,
+            MLFLOW_SOURCE_NAME,
+        )
+
+        tags = {KEY: key, MLFLOW_GIT_COMMIT: self._settings.commit, MLFLOW_SOURCE_NAME: "tripcast"}
+        if parent is not None:
+            tags[MLFLOW_PARENT_RUN_ID] = parent
+        with tracking_errors(self.uri, f"logging the run '{name}'"):
+            if run_id is None:
+                found = self._find(key)
+                tags[MLFLOW_RUN_NAME] = name
+                run_id = (
+                    found.info.run_id if found else self.client.create_run(self.experiment_id, tags=tags).info.run_id
+                )
+            else:
+                for tag, value in tags.items():
+                    self.client.set_tag(run_id, tag, value)
+            assert run_id is not None
+            self.client.update_run(run_id, status="RUNNING")
+        try:
+            yield run_id
+        except BaseException:
+            with tracking_errors(self.uri, f"closing the run '{name}'"):
+                self.client.set_terminated(run_id, "FAILED")
+            raise
+        with tracking_errors(self.uri, f"closing the run '{name}'"):
+            self.client.set_terminated(run_id, "FINISHED")
+
+    def _find(self, key: str) -> Run | None:
+        runs = self.client.search_runs([self.experiment_id], f"tags.`{KEY}` = '{key}'", max_results=1)
+        return runs[0] if runs else None
+
+    def log(
+        self,
+        run_id: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, float] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Log parameters, metrics and tags in one call.
+
+        Args:
+            run_id: Where to.
+            params: Inputs of the run.
+            metrics: Results of the run, units in the names where they have one.
+            tags: What else belongs to it.
+        """
+        import time
+
+        from mlflow.entities import Metric, Param, RunTag
+
+        now = int(time.time() * 1000)
+        with tracking_errors(self.uri, "logging metrics and parameters"):
+            self.client.log_batch(
+                run_id,
+                metrics=[Metric(name, float(value), now, 0) for name, value in (metrics or {}).items()],
+                params=[Param(name, str(value)) for name, value in (params or {}).items()],
+                tags=[RunTag(name, value) for name, value in (tags or {}).items()],
+            )
+
+    def log_dataset(self, run_id: str, *, name: str, sha256: str, location: str, context: str) -> None:
+        """Log a month of trips as an input of a run.
+
+        Args:
+            run_id: Where to.
+            name: What the month is called, for example ``green 2021-01``.
+            sha256: Content hash of the month; MLflow's digest is its beginning.
+            location: Where the month came from.
+            context: ``training`` or ``test``.
+        """
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+        from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+
+        dataset = Dataset(
+            name=name,
+            digest=sha256[:_DIGEST_LENGTH],
+            source_type="local" if "://" not in location else location.partition("://")[0],
+            source=_json({"uri": location}),
+            profile=_json({"sha256": sha256}),
+        )
+        inputs = [DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, context)])]
+        with tracking_errors(self.uri, f"logging the dataset '{name}'"):
+            self.client.log_inputs(run_id, datasets=inputs)
+
+    def url(self, run_id: str) -> str | None:
+        """Where a person sees a run, if the store is a server's."""
+        if not self.uri.startswith(("http://", "https://")):
+            return None
+        return f"{self.uri.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{run_id}"
+
+    def log_file(self, run_id: str, file: Path, folder: str | None = None) -> None:
+        """Log a file as an artifact of a run, under its own name."""
+        with tracking_errors(self.uri, f"storing {file.name}"):
+            self.client.log_artifact(run_id, str(file), folder)
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    import json
+
+    return json.dumps(value, sort_keys=True)
+
+
+def _first_line(error: BaseException) -> str:
+    """The first line of an error's text, ended as a sentence."""
+    text = (str(error).splitlines() or [type(error).__name__])[0].strip()
+    return text if text.endswith(".") else f"{text}."
