@@ -22,5 +22,6 @@ def ingest(source: str, taxi: str, month: str, edition: str, records: Output[Dat
     from tripcast.months import Month
     from tripcast.settings import Settings
 
-    ingested = ingest(source, taxi, Month.parse(month), edition, Path(records.path), Settings.load())
+    folders = {"downloads": Settings.load().downloads, "snapshots": Settings.load().snapshots}
+    ingested = ingest(source, taxi, Month.parse(month), edition=edition, output=Path(records.path), **folders)
     records.metadata.update(ingested.to_dict())

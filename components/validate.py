@@ -30,17 +30,14 @@ def validate(
     """
     from pathlib import Path
 
-    from tripcast.contract import validate
+    from tripcast import contract
+    from tripcast.ingestion import Ingested
 
-    validated = validate(
-        [Path(month.path) for month in months],
-        test,
-        train_trips=Path(train_trips.path),
-        test_trips=Path(test_trips.path),
-        rejected=Path(rejected.path),
-    )
-    train_trips.metadata["months"] = validated.months("train")
-    test_trips.metadata["months"] = validated.months("test")
-    for name, value in validated.metrics().items():
+    ingested = sorted((Ingested.open(Path(month.path)) for month in months), key=lambda found: str(found.month) == test)
+    *training, held_out = contract.validate(ingested, kept=Path(train_trips.path), rejected=Path(rejected.path))
+    contract.hold_out(held_out, Path(test_trips.path))
+    train_trips.metadata["months"] = [month.to_dict("train") for month in training]
+    test_trips.metadata["months"] = [held_out.to_dict("test")]
+    for name, value in contract.metrics([*training, held_out]).items():
         metrics.log_metric(name, value)
-    Path(summary.path).write_text(validated.markdown())
+    Path(summary.path).write_text(contract.summary([*training, held_out]))

@@ -5,15 +5,52 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 #: What is known when a trip begins: all that a model may look at.
 PICKUP_COLUMNS = ("pickup_datetime", "pickup_zone", "dropoff_zone", "trip_distance_miles")
 
 #: What a model predicts, in minutes.
 TARGET = "duration_minutes"
+
+
+def recorded_schema() -> pa.Schema:
+    """The trip record as ingested: one type a column whatever the month had, every value nullable, no row removed.
+
+    Times are New York local time; zones are numbers as recorded, valid or not; distances are as the meter had them.
+    """
+    import pyarrow as pa
+
+    return pa.schema(
+        {
+            "pickup_datetime": pa.timestamp("us"),
+            "dropoff_datetime": pa.timestamp("us"),
+            "pickup_zone": pa.int32(),
+            "dropoff_zone": pa.int32(),
+            "trip_distance_miles": pa.float64(),
+        }
+    )
+
+
+def trips_schema() -> pa.Schema:
+    """The columns of ``Trips`` in a file: trips that keep the contract."""
+    import pyarrow as pa
+
+    return pa.schema(
+        {
+            "pickup_datetime": pa.timestamp("us"),
+            "pickup_zone": pa.int16(),
+            "dropoff_zone": pa.int16(),
+            "trip_distance_miles": pa.float64(),
+            "duration_minutes": pa.float64(),
+        }
+    )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,270 @@
+"""The whole training pipeline, through the command that people type, on a tiny simulated city."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlflow
+import pyarrow.parquet as pq
+import pytest
+
+from tripcast.models import Model
+from tripcast.registry import Registry
+from tripcast.settings import Settings
+
+TRIPCAST = Path(sys.executable).parent / "tripcast"
+CITY = "simulated?trips=5000&seed=7"
+MONTHS = ("--train", "2021-01..2021-02", "--test", "2021-03")
+
+
+def environment() -> dict[str, str]:
+    """This process's, less what would lead a run elsewhere."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "TRIPCAST_"))}
+
+
+def tripcast(*arguments: object, **settings: str) -> subprocess.CompletedProcess[str]:
+    command = [str(TRIPCAST), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment() | settings)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def first(home) -> subprocess.CompletedProcess[str]:
+    """The first run in an empty home."""
+    return tripcast("train", "--source", CITY, *MONTHS, "--home", home, "--json")
+
+
+@pytest.fixture(scope="module")
+def summary(first) -> dict:
+    assert first.returncode == 0, first.stderr
+    return json.loads(first.stdout)
+
+
+@pytest.fixture(scope="module")
+def run(summary) -> Path:
+    """The folder that holds the run's artifacts."""
+    (folder,) = Path(summary["report"]).parent.glob("training-*")
+    return folder
+
+
+def registry(home: Path) -> Registry:
+    os.environ["TRIPCAST_HOME"] = str(home)
+    try:
+        return Registry("green", Settings.load())
+    finally:
+        del os.environ["TRIPCAST_HOME"]
+
+
+def test_the_better_candidate_is_promoted(summary):
+    assert summary["decision"] == "promoted"
+    assert summary["winner"] == "lightgbm"
+    assert summary["version"] == 1
+    assert summary["candidates"]["lightgbm"]["rmse"] < summary["candidates"]["linear"]["rmse"]
+    for figures in summary["candidates"].values():
+        assert set(figures) == {"rmse", "mae", "r2", "p90_error", "interval_coverage", "seconds"}
+        assert 0 < figures["mae"] < figures["rmse"]
+        assert 0.7 < figures["interval_coverage"] < 0.9
+
+
+def test_progress_goes_to_standard_error_and_names_every_task(first, summary):
+    for task in ("plan", "ingest 2021-01", "ingest 2021-03", "validate", "train linear", "train lightgbm", "evaluate"):
+        assert f"{task}: succeeded" in first.stderr
+    assert set(summary["seconds"]) == {"plan", "ingest", "validate", "train", "evaluate", "register", "total"}
+
+
+def test_every_row_is_either_kept_or_set_aside_with_a_reason(run):
+    for month in ("2021-01", "2021-02", "2021-03"):
+        (records,) = (
+            pq.read_table(file)
+            for file in run.glob("*/ingest/records")
+            if json.loads(pq.read_metadata(file).metadata[b"tripcast"])["month"] == month
+        )
+        kept = pq.read_table(next(run.glob(f"validate/*_trips/{month}.parquet")))
+        aside = pq.read_table(run / "validate" / "rejected" / f"{month}.parquet")
+        assert kept.num_rows + aside.num_rows == records.num_rows
+        assert set(aside["reason"].to_pylist()) <= {"missing_value", "unknown_zone", "bad_distance", "bad_duration"}
+
+
+def test_the_training_steps_never_see_the_test_month(run):
+    assert [file.name for file in (run / "validate" / "train_trips").iterdir() if "03" in file.stem[-2:]] == []
+    assert [file.stem for file in (run / "validate" / "test_trips").iterdir()] == ["2021-03"]
+
+
+def test_snapshots_are_kept_under_their_content_hash(home, run):
+    names = {file.stem for file in (home / "snapshots").glob("*.parquet")}
+    for file in run.glob("*/ingest/records"):
+        assert json.loads(pq.read_metadata(file).metadata[b"tripcast"])["sha256"] in names
+
+
+def test_the_report_shows_every_candidate_and_the_decision(summary):
+    report = Path(summary["report"]).read_text()
+
+    assert summary["reason"] in report
+    for figures in summary["candidates"].values():
+        assert f"{figures['rmse']:.2f}" in report
+    assert report.count("<svg") >= 5
+
+
+def test_the_registered_model_is_the_winner(home, run, summary):
+    (version,) = registry(home).versions()
+
+    assert version.aliases == ("champion",)
+    assert version.tags["tripcast.candidate"] == "lightgbm"
+    assert version.tags["tripcast.train_months"] == "2021-01, 2021-02"
+    assert version.tags["tripcast.digest"] == Model.load(run / "evaluate" / "winner").digest
+    (move,) = registry(home).moves()
+    assert (move.action, move.version, move.reason) == ("promote", 1, summary["reason"])
+
+
+def test_mlflow_holds_a_parent_run_with_a_run_for_each_candidate(home, summary):
+    client = mlflow.MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
+    parent = client.get_run(summary["run_id"])
+    children = client.search_runs(
+        [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+    )
+
+    assert parent.info.status == "FINISHED"
+    assert parent.data.metrics["rmse"] == summary["candidates"]["lightgbm"]["rmse"]
+    assert parent.data.params["train_months"] == "2021-01, 2021-02"
+    assert {file.path for file in client.list_artifacts(parent.info.run_id)} == {"decision.json", "report.html"}
+    inputs = {(i.dataset.name, i.tags[0].value) for i in parent.inputs.dataset_inputs}
+    assert inputs == {("2021-01", "training"), ("2021-02", "training"), ("2021-03", "test")}
+    assert {child.info.run_name for child in children} == {"linear", "lightgbm"}
+    for child in children:
+        assert child.data.metrics["rmse"] == summary["candidates"][child.info.run_name]["rmse"]
+        assert child.data.tags["mlflow.source.git.commit"]
+
+
+def test_the_champion_is_listed_with_its_promotion(home, summary):
+    listing = tripcast("models", "--home", home, COLUMNS="200")
+
+    assert listing.returncode == 0
+    assert "champion" in listing.stdout
+    assert "lightgbm" in listing.stdout
+    assert summary["reason"] in listing.stdout
+
+
+def test_the_same_inputs_again_change_nothing(home, summary):
+    again = tripcast("train", "--source", CITY, *MONTHS, "--home", home, "--json")
+
+    assert again.returncode == 0, again.stderr
+    repeated = json.loads(again.stdout)
+    assert repeated["decision"] == "unchanged"
+    assert repeated["version"] == 1
+    assert repeated["candidates"]["lightgbm"]["rmse"] == summary["candidates"]["lightgbm"]["rmse"]
+    assert len(registry(home).versions()) == 1
+    assert len(registry(home).moves()) == 1
+
+
+def test_a_worse_candidate_is_refused_and_the_champion_stays(home, summary):
+    refused = tripcast("train", "--source", CITY, *MONTHS, "--candidates", "linear", "--home", home)
+
+    assert refused.returncode == 3, refused.stderr
+    assert "Refused." in refused.stdout
+    assert "The champion stays" in refused.stdout
+    assert [version.aliases for version in registry(home).versions()] == [("champion",)]
+
+
+def test_every_trial_of_a_search_is_a_nested_run(tmp_path):
+    tuned = tripcast(
+        "train", "--source", CITY, *MONTHS, "--candidates", "tuned", "--trials", "2", "--home", tmp_path, "--json"
+    )
+
+    assert tuned.returncode == 0, tuned.stderr
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    parent = client.get_run(json.loads(tuned.stdout)["run_id"])
+    (candidate,) = client.search_runs(
+        [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+    )
+    trials = client.search_runs(
+        [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{candidate.info.run_id}'"
+    )
+    assert {trial.info.run_name for trial in trials} == {"trial 0", "trial 1"}
+    assert all(trial.data.metrics["rmse"] > 0 and trial.data.params for trial in trials)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--source", CITY, "--candidates", "magic"), "There is no candidate 'magic': choose from linear, lightgbm"),
+        (("--source", CITY, "--train", "2021-03", "--test", "2021-03"), "2021-03 is not before the test month 2021-03"),
+        (("--source", CITY, "--train", "2021-13"), "'2021-13' is not a month"),
+        (("--source", CITY, "--test", "2021-03..2021-04"), "judged on one month, not on 2"),
+        (("--source", "/nowhere"), "does not exist"),
+        (("--source", "ftp://nowhere"), "ftp:// is not supported"),
+        (("--source", "simulated?magic=1"), "magic"),
+        (("--source", "simulated?trips=5000&bad_rows=2021-02"), "2021-02 from simulated"),
+    ],
+)
+def test_bad_input_is_named_and_ends_with_2(tmp_path, arguments, sentence):
+    result = tripcast("train", *arguments, "--home", tmp_path)
+
+    assert result.returncode == 2, result.stderr
+    assert sentence in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+def test_months_that_a_folder_lacks_are_all_named(tmp_path):
+    result = tripcast("train", "--source", tmp_path, *MONTHS, "--home", tmp_path / "home")
+
+    assert result.returncode == 2
+    for month in ("2021-01", "2021-02", "2021-03"):
+        assert f"There is no {month} of the green taxi" in result.stderr
+
+
+def test_a_tracking_server_that_is_not_there_ends_with_1_before_any_work(tmp_path):
+    result = tripcast("train", "--source", CITY, "--home", tmp_path, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+
+    assert result.returncode == 1
+    assert "No MLflow server answers at http://127.0.0.1:9" in result.stderr
+    assert "ingest" not in result.stderr
+
+
+def test_a_step_that_breaks_ends_with_1_and_names_its_log(tmp_path):
+    # A home that is a file: nothing can be kept there.
+    (tmp_path / "home").write_text("")
+
+    result = tripcast("train", "--source", CITY, "--home", tmp_path / "home" / "inside")
+
+    assert result.returncode == 1
+    assert str(tmp_path / "home") in result.stderr
+
+
+def test_an_interrupted_run_leaves_nothing_half_registered(tmp_path):
+    command = [str(TRIPCAST), "train", "--source", CITY, *MONTHS, "--home", str(tmp_path), "--json"]
+    interrupted = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+    )
+    assert interrupted.stderr is not None
+    for line in interrupted.stderr:
+        if line.startswith("evaluate: started"):
+            time.sleep(1)
+            interrupted.send_signal(signal.SIGINT)
+            break
+    _, errors = interrupted.communicate(timeout=60)
+    assert interrupted.returncode == 130
+    assert "Interrupted" in errors
+    assert registry(tmp_path).versions() == []
+
+    again = tripcast("train", "--source", CITY, *MONTHS, "--home", tmp_path, "--json")
+
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["version"] == 1
+    assert [version.aliases for version in registry(tmp_path).versions()] == [("champion",)]
+
+
+def test_help_lists_the_commands_and_the_exit_codes():
+    result = tripcast("--help")
+
+    for command in ("train", "models", "promote", "rollback", "compile", "ui"):
+        assert f"  {command}" in result.stdout
+    assert "done, and refused" in result.stdout

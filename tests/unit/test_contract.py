@@ -1,0 +1,243 @@
+"""Good rows, bad rows, and months that are refused."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tripcast.contract import MonthCheck, MonthRules, metrics, summary, validate
+from tripcast.errors import ContractError, SourceError
+from tripcast.ingestion import Ingested, ingest
+from tripcast.months import Month, parse_months
+from tripcast.trips import read_trips, recorded_schema, trips_schema
+
+JANUARY = Month(2021, 1)
+PICKUP = datetime(2021, 1, 15, 8, 30)
+
+
+def row(minutes: float | None = 10.0, **values: Any) -> dict[str, Any]:
+    """A good row, but for what is asked otherwise."""
+    pickup = values.get("pickup_datetime", PICKUP)
+    dropoff = None if minutes is None or pickup is None else pickup + timedelta(minutes=minutes)
+    good = {"pickup_datetime": pickup, "dropoff_datetime": dropoff, "pickup_zone": 74, "dropoff_zone": 75}
+    return {**good, "trip_distance_miles": 2.5, **values}
+
+
+def month_of(folder: Path, rows: list[dict[str, Any]], month: Month = JANUARY) -> Ingested:
+    file = folder / f"ingested-{month}.parquet"
+    pq.write_table(pa.Table.from_pylist(rows, schema=recorded_schema()), file)
+    return Ingested(file, "green", month, f"folder/green_tripdata_{month}.parquet", len(rows), "0" * 64)
+
+
+def check(folder: Path, rows: list[dict[str, Any]]) -> MonthCheck:
+    """Validate rows as a month, whatever its size and shares."""
+    rules = MonthRules(max_rejected_share=1, max_outside_share=1, min_kept=0)
+    (found,) = validate([month_of(folder, rows)], kept=folder / "kept", rejected=folder / "rejected", rules=rules)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (row(pickup_datetime=None), "missing_value"),
+        (row(minutes=None), "missing_value"),
+        (row(pickup_zone=None), "missing_value"),
+        (row(dropoff_zone=None), "missing_value"),
+        (row(trip_distance_miles=None), "missing_value"),
+        (row(pickup_zone=0), "unknown_zone"),
+        (row(dropoff_zone=266), "unknown_zone"),
+        (row(dropoff_zone=-(2**31)), "unknown_zone"),
+        (row(trip_distance_miles=-0.01), "bad_distance"),
+        (row(trip_distance_miles=float("inf")), "bad_distance"),
+        (row(trip_distance_miles=float("nan")), "bad_distance"),
+        (row(minutes=59 / 60), "bad_duration"),
+        (row(minutes=60 + 1 / 60), "bad_duration"),
+        (row(minutes=-10), "bad_duration"),
+        (row(minutes=0, pickup_zone=0, trip_distance_miles=-1.0), "unknown_zone"),
+        (row(minutes=0, pickup_zone=0, trip_distance_miles=None), "missing_value"),
+    ],
+)
+def test_a_bad_row_is_set_aside_with_its_reason(tmp_path: Path, bad: dict[str, Any], reason: str) -> None:
+    found = check(tmp_path, [row(), bad, row()])
+    aside = pq.read_table(found.rejected_file)
+    assert aside["reason"].to_pylist() == [reason]
+    # Compared as text, because NaN is not equal to itself.
+    assert str(aside.drop_columns("reason").to_pylist()) == str([bad])
+    assert found.rejected == {**dict.fromkeys(found.rejected, 0), reason: 1}
+    assert (found.rows, found.kept, found.rejected_share) == (3, 2, pytest.approx(1 / 3))
+    assert len(pq.read_table(found.kept_file)) == 2
+
+
+def test_a_good_row_becomes_a_trip(tmp_path: Path) -> None:
+    found = check(tmp_path, [row(minutes=12.5, pickup_zone=1, dropoff_zone=265)])
+    table = pq.read_table(found.kept_file)
+    assert table.schema.equals(trips_schema())
+    assert table.to_pylist() == [
+        {
+            "pickup_datetime": PICKUP,
+            "pickup_zone": 1,
+            "dropoff_zone": 265,
+            "trip_distance_miles": 2.5,
+            "duration_minutes": 12.5,
+        }
+    ]
+    assert found.rejected.total() == 0
+    assert len(pq.read_table(found.rejected_file)) == 0
+
+
+def test_durations_of_one_minute_and_of_sixty_are_kept(tmp_path: Path) -> None:
+    found = check(tmp_path, [row(minutes=1), row(minutes=60)])
+    assert read_trips([found.kept_file]).duration_minutes.tolist() == [1.0, 60.0]
+
+
+@pytest.mark.parametrize(
+    ("odd", "flags"),
+    [
+        (row(pickup_datetime=datetime(2020, 12, 31, 23, 59, 59)), {"outside_month": 1}),
+        (row(pickup_datetime=datetime(2021, 1, 1)), {}),
+        (row(pickup_datetime=datetime(2021, 1, 31, 23, 59, 59)), {}),
+        (row(pickup_datetime=datetime(2021, 2, 1)), {"outside_month": 1}),
+        (row(pickup_datetime=datetime(2009, 1, 1), trip_distance_miles=0.0), {"outside_month": 1, "zero_distance": 1}),
+        (row(trip_distance_miles=100.0), {}),
+        (row(trip_distance_miles=244152.01), {"far": 1}),
+    ],
+)
+def test_an_odd_row_is_kept_and_counted(tmp_path: Path, odd: dict[str, Any], flags: dict[str, int]) -> None:
+    found = check(tmp_path, [row(), odd])
+    assert found.kept == 2
+    assert {flag: count for flag, count in found.flagged.items() if count} == flags
+
+
+def refuse(folder: Path, *months: Ingested) -> list[str]:
+    with pytest.raises(ContractError) as error:
+        validate(months, kept=folder / "kept", rejected=folder / "rejected")
+    return str(error.value).splitlines()
+
+
+def test_an_empty_month_is_refused(tmp_path: Path) -> None:
+    assert refuse(tmp_path, month_of(tmp_path, [])) == [
+        "2021-01 from folder/green_tripdata_2021-01.parquet is empty: it has the right columns but no rows. "
+        "Fetch it again, or leave the month out."
+    ]
+
+
+def test_a_month_with_too_many_bad_rows_is_refused_and_shows_them(tmp_path: Path) -> None:
+    month = month_of(tmp_path, [row()] * 790 + [row(pickup_zone=0)] * 200 + [row(minutes=99)] * 10)
+    (sentence,) = refuse(tmp_path, month)
+    assert "bad rows: 210 of 1,000 (21.0%, at most 20.0% are allowed), most often unknown_zone (200: " in sentence
+    assert f"Look at them in {tmp_path}/rejected/2021-01.parquet, then correct the month or leave it out." in sentence
+    assert len(pq.read_table(tmp_path / "rejected" / "2021-01.parquet")) == 210
+
+
+def test_a_month_of_bad_rows_only_is_refused(tmp_path: Path) -> None:
+    (sentence,) = refuse(tmp_path, month_of(tmp_path, [row(minutes=99)] * 300))
+    assert "too many bad rows: 300 of 300 (100.0%" in sentence
+
+
+def test_a_fragment_of_a_month_is_refused(tmp_path: Path) -> None:
+    (sentence,) = refuse(tmp_path, month_of(tmp_path, [row()] * 99))
+    assert "has too few trips: 99 are left of 99 rows, and at least 100 are needed." in sentence
+
+
+def test_another_month_under_this_name_is_refused(tmp_path: Path) -> None:
+    february = row(pickup_datetime=datetime(2021, 2, 3))
+    (sentence,) = refuse(tmp_path, month_of(tmp_path, [row()] * 190 + [february] * 11))
+    assert "is not that month: 11 of 201 trips (5.5%, at most 5.0% are allowed) begin outside of it." in sentence
+
+
+def test_every_bad_month_is_named_at_once(tmp_path: Path) -> None:
+    first, second, third = (Month(2021, number) for number in (1, 2, 3))
+    rows = [row()] * 200
+    sentences = refuse(
+        tmp_path, month_of(tmp_path, [], first), month_of(tmp_path, rows, third), month_of(tmp_path, rows[:5], second)
+    )
+    assert [sentence.split(" from ")[0] for sentence in sentences] == ["2021-01", "2021-03", "2021-02"]
+
+
+def test_the_rules_can_be_stricter(tmp_path: Path) -> None:
+    month = month_of(tmp_path, [row()] * 990 + [row(pickup_zone=0)] * 10)
+    with pytest.raises(ContractError, match=r"10 of 1,000 \(1.0%, at most 0.1% are allowed\)"):
+        validate([month], kept=tmp_path, rejected=tmp_path / "r", rules=MonthRules(max_rejected_share=0.001))
+
+
+def test_a_damaged_ingested_file_is_named(tmp_path: Path) -> None:
+    month = month_of(tmp_path, [row()] * 200)
+    month.file.write_bytes(month.file.read_bytes()[:-10])
+    with pytest.raises(SourceError, match=f"{month.file} is a truncated parquet file"):
+        validate([month], kept=tmp_path / "kept", rejected=tmp_path / "rejected")
+    assert not (tmp_path / "kept" / "2021-01.parquet").exists()
+
+
+def test_the_summary_is_a_table_by_month(tmp_path: Path) -> None:
+    odd = [row(trip_distance_miles=0.0), row(trip_distance_miles=150.0), row(pickup_datetime=datetime(2020, 5, 5))]
+    found = check(tmp_path, [row()] * 1500 + odd + [row(dropoff_zone=900), row(minutes=300), row(minutes=301)])
+    assert summary([found, found]).splitlines()[:4] == [
+        "| month | rows | kept | set aside | missing_value | unknown_zone | bad_distance | bad_duration "
+        "| outside_month | far | zero_distance |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| 2021-01 | 1,506 | 1,503 | 3 | 0 | 1 | 0 | 2 | 1 | 1 | 1 |",
+        "| 2021-01 | 1,506 | 1,503 | 3 | 0 | 1 | 0 | 2 | 1 | 1 | 1 |",
+    ]
+    assert "- `bad_duration`: duration outside 1..60 minutes" in summary([found])
+
+
+def test_the_metrics_cover_all_months(tmp_path: Path) -> None:
+    found = check(tmp_path, [row(), row(), row(minutes=99), row(trip_distance_miles=0.0)])
+    assert metrics([found, found]) == {
+        "rows": 8,
+        "kept": 6,
+        "rejected_share": 0.25,
+        "rejected.missing_value": 0,
+        "rejected.unknown_zone": 0,
+        "rejected.bad_distance": 0,
+        "rejected.bad_duration": 2,
+        "flagged.outside_month": 0,
+        "flagged.far": 0,
+        "flagged.zero_distance": 2,
+    }
+
+
+def test_validating_does_not_import_pandas(tmp_path: Path) -> None:
+    month_of(tmp_path, [row()] * 200 + [row(minutes=99)])
+    script = """
+import sys
+from pathlib import Path
+from tripcast.contract import validate
+from tripcast.ingestion import Ingested
+from tripcast.months import Month
+folder = Path(sys.argv[1])
+month = Ingested(folder / "ingested-2021-01.parquet", "green", Month(2021, 1), "here", 201, "")
+validate([month], kept=folder / "kept", rejected=folder / "rejected")
+print("pandas" in sys.modules)
+"""
+    child = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert child.stdout == "False\n"
+
+
+def test_published_months_keep_the_notebooks_trips(tmp_path: Path) -> None:
+    months = [
+        ingest(
+            os.environ["TRIPCAST_TLC_DIR"],
+            "green",
+            month,
+            output=tmp_path / f"{month}.parquet",
+            downloads=tmp_path,
+            snapshots=tmp_path / "snapshots",
+        )
+        for month in parse_months("2021-01..2021-03,2022-01..2022-03")
+    ]
+    checks = validate(months, kept=tmp_path / "kept", rejected=tmp_path / "rejected")
+    assert [found.kept for found in checks] == [73_908, 61_921, 80_372, 59_603, 66_097, 74_507]
+    assert checks[0].rejected == {"missing_value": 0, "unknown_zone": 0, "bad_distance": 0, "bad_duration": 2_610}
+    assert checks[0].flagged == {"outside_month": 2, "far": 62, "zero_distance": 1_626}
+    assert re.match(r"[0-9a-f]{64}", months[0].sha256)
+    assert len(read_trips([found.kept_file for found in checks])) == sum(found.kept for found in checks)
