@@ -13,10 +13,11 @@ from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tripcast.batches import ahead, constant
 from tripcast.errors import ContractError
-from tripcast.ingestion import Ingested, ahead, constant, parquet_writer, read_ingested
+from tripcast.ingestion import Ingested, read_ingested
 from tripcast.months import Month
-from tripcast.sources.downloads import writing
+from tripcast.storage import parquet_writer, writing
 from tripcast.trips import recorded_schema, trips_schema
 from tripcast.zones import LAST_ZONE
 

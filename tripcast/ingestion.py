@@ -6,26 +6,21 @@ import hashlib
 import json
 import os
 import shutil
-import struct
-from collections.abc import Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
+from tripcast.batches import ahead, constant
 from tripcast.errors import ContractError, InvalidRequest, SourceError
 from tripcast.months import Month
 from tripcast.sources import TAXIS, open_source
-from tripcast.sources.downloads import writing
 from tripcast.sources.files import RawMonth, open_month_file
+from tripcast.storage import parquet_writer, writing
 from tripcast.trips import recorded_schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    import pyarrow.parquet as pq
-
-T = TypeVar("T")
 
 #: The key under which a typed file tells where it comes from.
 _PROVENANCE = b"tripcast"
@@ -324,60 +319,13 @@ def _where(keep: pa.BooleanArray, values: pa.Array) -> pa.Array:
     return pc.if_else(keep, values, pa.nulls(1, values.type)[0])
 
 
-def constant(value: object, kind: pa.DataType) -> pa.Scalar:
-    """An Arrow constant from what it reads as: ``constant(60, pa.int64())``.
-
-    ``pyarrow.scalar`` does the same, but imports pandas, which takes longer than a month of trips. So does every
-    function of ``pyarrow.compute`` that is given a Python number.
-    """
-    import pyarrow as pa
-
-    text = str(value).encode()
-    offsets = struct.pack("<2i", 0, len(text))
-    return pa.StringArray.from_buffers(1, pa.py_buffer(offsets), pa.py_buffer(text))[0].cast(kind)
-
-
-def ahead(items: Iterator[T]) -> Generator[T]:
-    """Make the next item in a thread while the caller works on this one, so that reading overlaps writing."""
-    end: Any = object()
-    with ThreadPoolExecutor(1) as worker:
-        coming = worker.submit(next, items, end)
-        while (item := coming.result()) is not end:
-            coming = worker.submit(next, items, end)
-            yield item
-
-
-@contextmanager
-def parquet_writer(file: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
-    """Write a parquet file that appears under its name whole, or not at all.
-
-    Raises:
-        StorageError: If it cannot be written.
-    """
-    import pyarrow.parquet as pq
-
-    part = file.with_name(f".{file.name}.part")
-    with writing(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            # Neither dictionaries, statistics nor compression: benchmarks/ingest has what they would cost.
-            with pq.ParquetWriter(
-                part, schema, use_dictionary=False, write_statistics=False, compression="none"
-            ) as writer:
-                yield writer
-            part.replace(file)
-        finally:
-            part.unlink(missing_ok=True)
-
-
 def read_ingested(ingested: Ingested) -> Iterator[pa.RecordBatch]:
     """Read an ingested month, batch by batch, in ``recorded_schema``.
 
     Raises:
         SourceError: If the file is damaged.
     """
-    raw = open_month_file(ingested.file, str(ingested.file))
-    return raw.read(recorded_schema().names)
+    return open_month_file(ingested.file, str(ingested.file), ".parquet").read(recorded_schema().names)
 
 
 def _keep_snapshot(ingested: Ingested, snapshots: Path) -> None:

@@ -18,7 +18,7 @@ from tripcast.models import Model
 from tripcast.registry import DIGEST, Registry, Version
 from tripcast.reports import MonthUsed, TrainingContext, training_report, training_summary
 from tripcast.settings import Settings
-from tripcast.sources.downloads import writing
+from tripcast.storage import writing
 from tripcast.tracking import Tracker
 from tripcast.trips import read_trips
 

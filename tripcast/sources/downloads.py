@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tripcast.errors import StorageError
+from tripcast.storage import writing
 
 
 class Download:
@@ -68,26 +66,8 @@ def _edition_of(file: Path) -> str | None:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusal to write a path into a sentence.
-
-    Raises:
-        StorageError: Naming the path, the reason and the free space.
-    """
-    try:
-        yield
-    except OSError as trouble:
-        there = next(folder for folder in path.absolute().parents if folder.exists())
-        free = shutil.disk_usage(there).free / 1e6
-        raise StorageError(
-            f"{path} cannot be written: {trouble.strerror or trouble} ({free:,.0f} MB free there). "
-            "Free some space or permit writing, then run again."
-        ) from trouble
-
-
-@contextmanager
 def progress(url: str, total: int | None, done: int = 0) -> Iterator[Callable[[int], object]]:
-    """Show how far a download is: a bar on a terminal, a line at the start elsewhere.
+    """Show how far a download is, on standard error.
 
     Args:
         url: What is being downloaded.
@@ -99,10 +79,7 @@ def progress(url: str, total: int | None, done: int = 0) -> Iterator[Callable[[i
     """
     from tqdm import tqdm
 
-    size = f"{total / 1e6:,.1f} MB" if total else "size unknown"
-    resumed = f", from {done / 1e6:,.1f} MB on" if done else ""
-    # disable=None: no bar where standard error is no terminal, for example in a step's log.
-    with tqdm(desc=url.rpartition("/")[2], total=total, initial=done, unit="B", unit_scale=True, disable=None) as bar:
-        if bar.disable:
-            print(f"Downloading {url} ({size}{resumed})", file=sys.stderr, flush=True)
+    # A refresh a second: in a step's log each one is a line.
+    name = url.rpartition("/")[2]
+    with tqdm(desc=name, total=total, initial=done, unit="B", unit_scale=True, mininterval=1, ascii=" =") as bar:
         yield bar.update

@@ -58,12 +58,13 @@ def missing_month(names: Iterable[str], taxi: str, month: Month, where: str) -> 
     )
 
 
-def open_month_file(file: Path, location: str) -> RawMonth:
+def open_month_file(file: Path, location: str, edition: str | None = None) -> RawMonth:
     """Open a month's file.
 
     Args:
-        file: The file, in one of the ``EDITIONS``.
+        file: The file.
         location: Where it came from, for error messages.
+        edition: Which of the ``EDITIONS`` it is; None to go by its name.
 
     Raises:
         SourceError: If the file is empty, is a web page, is truncated, or is not what its name says.
@@ -71,13 +72,14 @@ def open_month_file(file: Path, location: str) -> RawMonth:
     import pyarrow as pa
 
     try:
-        _refuse_what_is_no_table(file, location)
-        return _open_parquet(file, location) if file.suffix == ".parquet" else _open_csv(file, location)
+        parquet = (edition or file.suffix) == ".parquet"
+        _refuse_what_is_no_table(file, location, parquet)
+        return _open_parquet(file, location) if parquet else _open_csv(file, location)
     except (pa.ArrowException, OSError) as trouble:
         raise _damaged(location, trouble) from trouble
 
 
-def _refuse_what_is_no_table(file: Path, location: str) -> None:
+def _refuse_what_is_no_table(file: Path, location: str, parquet: bool) -> None:
     """Name the usual mishaps, which a parquet or CSV reader would report in its own terms.
 
     A parquet file begins and ends with the bytes PAR1 (the format's specification, "File format").
@@ -91,9 +93,9 @@ def _refuse_what_is_no_table(file: Path, location: str) -> None:
         raise SourceError(f"{location} is empty (0 bytes). {again}")
     if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         raise SourceError(f"{location} is a web page (HTML or XML), probably an error page that was saved. {again}")
-    if file.suffix == ".parquet" and not head.startswith(b"PAR1"):
+    if parquet and not head.startswith(b"PAR1"):
         raise SourceError(f"{location} is not a parquet file: it begins with {head[:8]!r}. {again}")
-    if file.suffix == ".parquet" and tail != b"PAR1":
+    if parquet and tail != b"PAR1":
         raise SourceError(f"{location} is a truncated parquet file: its end is missing. {again}")
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from tripcast.errors import InvalidRequest, SourceError
 from tripcast.months import Month
-from tripcast.sources.downloads import Download, progress, writing
+from tripcast.sources.downloads import Download, progress
 from tripcast.sources.files import RawMonth, missing_month, month_file, open_month_file
+from tripcast.storage import writing
 
 
 class S3:

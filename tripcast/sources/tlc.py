@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from tripcast.errors import SourceError
 from tripcast.months import Month
-from tripcast.sources.downloads import Download, progress, writing
+from tripcast.sources.downloads import Download, progress
 from tripcast.sources.files import RawMonth, open_month_file
+from tripcast.storage import writing
 
 if TYPE_CHECKING:
     import requests

@@ -1,0 +1,499 @@
+"""Reports for people: what a training run found and decided, as one HTML page and as a few lines of Markdown.
+
+The page is one file that needs nothing else: no script, no font, no picture from elsewhere. It opens from a disk and
+inside a sandboxed frame. Its pictures are SVG within the page, so they take on its font and its light or dark colours.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from io import StringIO
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tripcast.evaluation import CONFIDENCE, DENSITY_MINUTES, NOMINAL_COVERAGE, SLICES, Evaluation, Scores, SliceScores
+from tripcast.gate import Decision, GateRule
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.typing import RcKeyType
+
+#: How the report names the model that was in service when the candidates were judged.
+CHAMPION = "champion"
+
+# A picture is drawn in these stand-ins for colours; in the page each becomes a variable of the style sheet, which has
+# one value in light and another in dark. They are no colours that anybody would choose.
+_INK, _MUTED, _LINE = "#010101", "#020202", "#030303"
+_WINNER, _CHAMPION, _OTHERS = "#050501", "#050502", ("#050503", "#050504", "#050505", "#050506")
+_VARIABLES = {
+    _INK: "--ink",
+    _MUTED: "--muted",
+    _LINE: "--line",
+    _WINNER: "--winner",
+    _CHAMPION: "--champion",
+    **{colour: f"--other-{number}" for number, colour in enumerate(_OTHERS, 1)},
+}
+# Pixels cannot follow the style sheet: these are seen as well on white as on black.
+_PIXELS = {_WINNER: "#2f7fd6", _CHAMPION: "#e07b22", **dict.fromkeys(_OTHERS, "#2e9e6b")}
+
+# Marks differ as colours do, for those who cannot tell the colours apart.
+_WINNER_MARK, _CHAMPION_MARK, _OTHER_MARKS = "o", "D", ("s", "^", "v", "P")
+
+#: Inches. A picture is as wide as a column of the page, which is the whole of a telephone's screen.
+_WIDTH = 5.2
+
+#: A mean of fewer trips than this is not drawn.
+_ENOUGH_FOR_A_MEAN = 20
+
+_STYLE: dict[RcKeyType, Any] = {
+    "svg.hashsalt": "tripcast",  # the same page for the same figures
+    "svg.fonttype": "none",  # text stays text: small, sharp, in the page's own font
+    "text.parse_math": False,  # a name may hold a dollar sign
+    "font.size": 9.5,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "text.color": _INK,
+    "axes.labelcolor": _MUTED,
+    "axes.edgecolor": _LINE,
+    "axes.spines.left": False,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": _LINE,
+    "grid.linewidth": 0.8,
+    "xtick.color": _LINE,
+    "ytick.color": _LINE,
+    "xtick.labelcolor": _MUTED,
+    "ytick.labelcolor": _INK,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+    "legend.handletextpad": 0.4,
+    "legend.columnspacing": 1.4,
+}
+
+
+@dataclass(frozen=True)
+class MonthUsed:
+    """A month that went into a training run.
+
+    Attributes:
+        month: As ``2021-01``.
+        role: train or test.
+        rows: Number of records that were read.
+        kept: Number of trips that passed validation.
+        digest: The content hash of what was read.
+    """
+
+    month: str
+    role: str
+    rows: int
+    kept: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class TrainingContext:
+    """What a reader needs to know around the scores.
+
+    Attributes:
+        taxi: green or yellow.
+        source: Where the months came from.
+        months: The training months and the test month.
+        created: When the run was made, for people.
+        champion: The version in service before the run, such as "version 3"; None if there was none.
+        parameters: What the run was asked to do, by name.
+        versions: Of the code and of the libraries that matter, by name.
+        run_url: Where the run's record is, if that is on the web.
+    """
+
+    taxi: str
+    source: str
+    months: Sequence[MonthUsed]
+    created: str
+    champion: str | None = None
+    parameters: Mapping[str, object] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    run_url: str | None = None
+
+    def months_to(self, role: str) -> str:
+        """The months of a role (train, test), for a sentence."""
+        return ", ".join(month.month for month in self.months if month.role == role)
+
+
+def training_report(evaluation: Evaluation, decision: Decision, context: TrainingContext) -> str:
+    """The HTML page of a training run: decision, checks, candidates, pictures, slices, data.
+
+    Everything that comes from outside is escaped.
+    """
+    import jinja2
+
+    models = _models(evaluation, decision)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("tripcast"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("training_report.html").render(
+        evaluation=evaluation,
+        decision=decision,
+        context=context,
+        models=models,
+        leaders=_leaders(models),
+        pictures=_pictures(models, decision.rule),
+        slices=_slice_table(models),
+        slice_name=_slice_name,
+        nominal=NOMINAL_COVERAGE,
+        confidence=CONFIDENCE,
+    )
+
+
+def training_summary(evaluation: Evaluation, decision: Decision, context: TrainingContext) -> str:
+    """The decision, the candidates and the checks of a training run, as Markdown."""
+    lines = [
+        f"## {_markdown(decision.sentence)}",
+        "",
+        f"{_markdown(context.taxi.capitalize())} taxi, trained on {_markdown(context.months_to('train'))}, judged on "
+        f"{evaluation.trips:,} trips of {_markdown(context.months_to('test'))}.",
+        "",
+        "| model | RMSE | MAE | R² | p90 error | coverage | difference to champion |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for model in _models(evaluation, decision):
+        scores, difference = model.scores, model.scores.difference
+        compared = f"{difference.value:+.3f} ({difference.low:+.3f} to {difference.high:+.3f})" if difference else ""
+        lines.append(
+            f"| {_markdown(model.name)} | {scores.rmse:.3f} | {scores.mae:.3f} | {scores.r2:.3f} | "
+            f"{scores.p90_error:.2f} | {scores.interval_coverage:.1%} | {compared} |"
+        )
+    lines += ["", f"Errors in minutes; the difference is of RMSE, with its {CONFIDENCE:.0%} bootstrap interval."]
+    tried = {decision.winner: decision.reasons} if decision.winner else {}
+    for name, checks in {**tried, **decision.passed_over}.items():
+        lines += ["", f"**{_markdown(name)}**", ""]
+        lines += [f"- {'✓' if check.passed else '✗'} {check.name}: {_markdown(check.sentence)}" for check in checks]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown(text: str) -> str:
+    """Text that Markdown, and the HTML within it, show as it is."""
+    return "".join(f"\\{sign}" if sign in r"\`*_[]|#" else sign for sign in html.escape(text, quote=False))
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A judged model as the page shows it: always in the same colour and with the same mark."""
+
+    name: str
+    role: str
+    scores: Scores
+    colour: str
+    mark: str
+
+    @property
+    def variable(self) -> str:
+        """The style sheet's name of the colour."""
+        return _VARIABLES[self.colour]
+
+
+def _models(evaluation: Evaluation, decision: Decision) -> list[_Model]:
+    """Every judged model, lowest RMSE first."""
+    models = []
+    others = 0
+    for name, scores in evaluation.candidates.items():
+        if name == decision.winner:
+            models.append(_Model(name, decision.verdict, scores, _WINNER, _WINNER_MARK))
+        else:
+            turn = others % len(_OTHERS)
+            models.append(_Model(name, "candidate", scores, _OTHERS[turn], _OTHER_MARKS[turn]))
+            others += 1
+    if evaluation.champion:
+        models.append(_Model(CHAMPION, "in service", evaluation.champion, _CHAMPION, _CHAMPION_MARK))
+    return sorted(models, key=lambda model: model.scores.rmse)
+
+
+def _leaders(models: Sequence[_Model]) -> list[_Model]:
+    """The one or two models that a reader is here for: the winner and the champion, else the next best candidate."""
+    importance = (_WINNER, _CHAMPION, *_OTHERS)
+    return sorted(models, key=lambda model: importance.index(model.colour))[:2]
+
+
+def _slice_table(models: Sequence[_Model]) -> dict[str, list[tuple[SliceScores, ...]]]:
+    """By dimension, a row for each slice: the scores of each leader on it."""
+    leaders = _leaders(models)
+    return {
+        dimension: list(zip(*(model.scores.slices_of(dimension) for model in leaders), strict=True))
+        for dimension in SLICES
+        if dimension != "all"
+    }
+
+
+def _slice_name(part: SliceScores) -> str:
+    """A slice's label with its unit."""
+    return {"hour": "{}:00", "distance": "{} mi"}.get(part.dimension, "{}").format(part.label)
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """A picture with what it shows."""
+
+    title: str
+    caption: str
+    svg: Markup
+
+
+def _pictures(models: Sequence[_Model], rule: GateRule) -> list[_Picture]:
+    """All pictures of a training report, in reading order; none if no model could be judged."""
+    import matplotlib
+
+    if not models:
+        return []
+    leaders = _leaders(models)
+    faint = f"Faint: fewer than {rule.slice_min_trips} trips, which the gate does not judge."
+    with matplotlib.rc_context(_STYLE):
+        pictures = [
+            _Picture(
+                "Error of each model",
+                f"RMSE: lower is better. The bar is its {CONFIDENCE:.0%} bootstrap interval.",
+                _draw_errors(models),
+            )
+        ]
+        if any(model.scores.difference for model in models):
+            pictures.append(
+                _Picture(
+                    "Difference to the champion",
+                    f"On the same trips, with its {CONFIDENCE:.0%} bootstrap interval. Left of the line is better; "
+                    "a bar that crosses it may be chance.",
+                    _draw_differences(models),
+                )
+            )
+        pictures += [
+            _Picture(
+                f"Predicted against actual: {model.name}",
+                "A square is a minute by a minute; the stronger, the more trips (logarithmic). The line is the mean "
+                "actual duration at each prediction: on the diagonal, predictions are right on average.",
+                _draw_density(model),
+            )
+            for model in leaders
+        ]
+        pictures += [
+            _Picture("Error by hour of day", "By the hour of pickup.", _draw_curve("hour", models)),
+            _Picture("Error by weekday", "By the day of pickup.", _draw_curve("weekday", models)),
+            _Picture(
+                "Error by pickup borough",
+                f"With the number of trips. {faint}",
+                _draw_errors_on("borough", models, rule),
+            ),
+            _Picture(
+                "Error by distance",
+                f"As metered, with the number of trips. {faint}",
+                _draw_errors_on("distance", models, rule),
+            ),
+            _Picture(
+                "Interval coverage",
+                f"The line is the {NOMINAL_COVERAGE:.0%} that the interval promises, the band what the gate allows for "
+                f"all trips. {faint}",
+                _draw_coverage(leaders, rule),
+            ),
+            _Picture(
+                "Interval width",
+                f"Of two intervals that hold what they promise, the narrower says more. {faint}",
+                _draw_width(leaders, rule),
+            ),
+        ]
+    return pictures
+
+
+def _canvas(height: float) -> tuple[Figure, Axes]:
+    """Empty axes on a figure of its own, which pyplot does not know of; the height is in inches."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _svg(figure: Figure, description: str) -> Markup:
+    """The picture as an element of the page: in its colours, as wide as its column, described for those who listen."""
+    from markupsafe import Markup
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    file = StringIO()
+    # Not figure.savefig, which draws everything twice.
+    FigureCanvasSVG(figure).print_svg(file, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    drawing = file.getvalue()
+    for stand_in, variable in _VARIABLES.items():
+        drawing = drawing.replace(stand_in, f"var({variable})")
+    # What stands before the element's content (XML declaration, DOCTYPE, a size in points) is for files, not for pages.
+    content = drawing[drawing.index("<svg") :].partition(">")[2]
+    width, height = figure.get_size_inches() * 72  # SVG counts in points
+    opening = Markup('<svg viewBox="0 0 {:g} {:g}" role="img" aria-label="{}">').format(width, height, description)
+    return opening + Markup(content)  # matplotlib has escaped the text within
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=4, borderaxespad=0.2)
+
+
+def _draw_errors(models: Sequence[_Model]) -> Markup:
+    """The RMSE of each model."""
+    estimates = [(model, model.scores.rmse, model.scores.rmse_interval) for model in models]
+    figure, axes = _canvas(0.55 + 0.4 * len(models))
+    _draw_estimates(axes, estimates, "{:.2f}")
+    axes.set_xlabel("RMSE, minutes")
+    return _svg(figure, "RMSE in minutes: " + "; ".join(f"{model.name} {rmse:.2f}" for model, rmse, _ in estimates))
+
+
+def _draw_differences(models: Sequence[_Model]) -> Markup:
+    """The difference of each candidate's RMSE to the champion's."""
+    estimates = [
+        (model, model.scores.difference.value, (model.scores.difference.low, model.scores.difference.high))
+        for model in models
+        if model.scores.difference
+    ]
+    figure, axes = _canvas(0.55 + 0.4 * len(models))
+    axes.axvline(0, color=_CHAMPION, linewidth=1.5)
+    _draw_estimates(axes, estimates, "{:+.2f}")
+    axes.set_xlabel("RMSE minus the champion's, minutes")
+    described = "; ".join(f"{model.name} {value:+.2f}" for model, value, _ in estimates)
+    return _svg(figure, f"RMSE minus the champion's, in minutes: {described}")
+
+
+def _draw_estimates(
+    axes: Axes, estimates: Sequence[tuple[_Model, float, tuple[float, float] | None]], number: str
+) -> None:
+    """One row for each model: its name, a mark at the value, a bar over the interval, the value in figures."""
+    for row, (model, value, interval) in enumerate(estimates):
+        if interval:
+            axes.hlines(row, *interval, color=model.colour, linewidth=5, alpha=0.35)
+        axes.plot(value, row, model.mark, color=model.colour, markersize=7)
+        axes.annotate(number.format(value), (value, row), (0, 7), textcoords="offset points", ha="center", va="bottom")
+    axes.set_yticks(range(len(estimates)), [model.name for model, _, _ in estimates])
+    axes.set_ylim(len(estimates) - 0.5, -0.75)
+    axes.margins(x=0.12)
+    axes.grid(visible=False, axis="y")
+
+
+def _draw_density(model: _Model) -> Markup:
+    """Trips by predicted and by actual duration, and the mean actual duration at each prediction."""
+    from matplotlib.colors import to_rgba
+
+    density = model.scores.density
+    strength = np.log1p(density) / np.log1p(density.max())
+    image = np.tile(to_rgba(_PIXELS[model.colour]), (*density.shape, 1))
+    image[..., 3] = np.where(density, 0.06 + 0.94 * strength, 0)
+
+    minutes = np.arange(DENSITY_MINUTES) + 0.5
+    trips = density.sum(axis=0)
+    enough = trips >= _ENOUGH_FOR_A_MEAN
+    figure, axes = _canvas(4.4)
+    axes.imshow(image, origin="lower", extent=(0, DENSITY_MINUTES, 0, DENSITY_MINUTES), interpolation="none")
+    axes.axline((0, 0), slope=1, color=_MUTED, linewidth=1, linestyle=(0, (4, 3)))
+    axes.plot(minutes[enough], (minutes @ density)[enough] / trips[enough], color=_INK, linewidth=1.5)
+    axes.set(xlabel="predicted, minutes", ylabel="actual, minutes", xticks=range(0, 61, 10), yticks=range(0, 61, 10))
+    axes.tick_params(axis="y", labelcolor=_MUTED)
+    bias, r2 = model.scores.bias, model.scores.r2
+    return _svg(figure, f"Predicted against actual minutes of {model.name}: bias {bias:+.2f} minutes, R² {r2:.2f}")
+
+
+def _draw_curve(dimension: str, models: Sequence[_Model]) -> Markup:
+    """The RMSE of each model along slices that follow each other in time."""
+    labels = SLICES[dimension]
+    step = 3 if dimension == "hour" else 1
+    figure, axes = _canvas(3.1)
+    described = []
+    for model in models:
+        parts = model.scores.slices_of(dimension)
+        axes.plot(
+            [labels.index(part.label) for part in parts],
+            [part.rmse for part in parts],
+            marker=model.mark,
+            color=model.colour,
+            markersize=4,
+            linewidth=1.6,
+            label=model.name,
+        )
+        described.append(f"{model.name}: " + ", ".join(f"{part.label} {part.rmse:.2f}" for part in parts))
+    axes.set_xticks(range(0, len(labels), step), [label[:3] for label in labels[::step]])
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("RMSE, minutes")
+    axes.tick_params(axis="y", labelcolor=_MUTED)
+    axes.grid(visible=False, axis="x")
+    _legend(figure, axes)
+    return _svg(figure, f"RMSE in minutes by {dimension}. " + "; ".join(described))
+
+
+def _draw_errors_on(dimension: str, models: Sequence[_Model], rule: GateRule) -> Markup:
+    """The RMSE of each model on the slices of one dimension."""
+    figure, axes, described = _draw_slices([dimension], models, rule, lambda part: part.rmse, "{:.2f}")
+    axes.set_xlim(left=0)
+    axes.set_xlabel("RMSE, minutes")
+    return _svg(figure, f"RMSE in minutes by {dimension}. {described}")
+
+
+def _draw_coverage(models: Sequence[_Model], rule: GateRule) -> Markup:
+    """The share of trips within their prediction interval, beside what was promised and what the gate allows."""
+    figure, axes, described = _draw_slices(
+        ["borough", "distance", "airport"], models, rule, lambda part: part.interval_coverage, "{:.1%}"
+    )
+    low, high = NOMINAL_COVERAGE - rule.coverage_tolerance, NOMINAL_COVERAGE + rule.coverage_tolerance
+    axes.axvspan(low, high, color=_LINE, alpha=0.6, zorder=0)
+    axes.axvline(NOMINAL_COVERAGE, color=_INK, linewidth=1, zorder=1)
+    axes.xaxis.set_major_formatter("{x:.0%}")
+    axes.set_xlabel("trips that ended within their interval")
+    return _svg(figure, f"Interval coverage by slice. {described}")
+
+
+def _draw_width(models: Sequence[_Model], rule: GateRule) -> Markup:
+    """The mean width of the prediction intervals."""
+    figure, axes, described = _draw_slices(
+        ["borough", "distance", "airport"], models, rule, lambda part: part.interval_width, "{:.1f}"
+    )
+    axes.set_xlim(left=0)
+    axes.set_xlabel("mean width, minutes")
+    return _svg(figure, f"Mean interval width in minutes by slice. {described}")
+
+
+def _draw_slices(
+    dimensions: Sequence[str],
+    models: Sequence[_Model],
+    rule: GateRule,
+    measure: Callable[[Scores | SliceScores], float],
+    number: str,
+) -> tuple[Figure, Axes, str]:
+    """A row for all trips and for each slice, with a mark for each model; and the same in words."""
+    from matplotlib.colors import to_rgba
+
+    names, places, trips = ["all trips"], [0.0], [models[0].scores.trips]
+    for dimension in dimensions:
+        parts = models[0].scores.slices_of(dimension)
+        names += [_slice_name(part) for part in parts]
+        trips += [part.trips for part in parts]
+        places += [places[-1] + 1.5 + row for row in range(len(parts))]  # half a row apart from what stands before
+    figure, axes = _canvas(0.9 + 0.23 * places[-1])
+    described = []
+    for model in models:
+        values = [measure(model.scores)]
+        values += [measure(part) for dimension in dimensions for part in model.scores.slices_of(dimension)]
+        axes.scatter(
+            values,
+            places,
+            s=34,
+            marker=model.mark,
+            c=[to_rgba(model.colour, 1.0 if count >= rule.slice_min_trips else 0.35) for count in trips],
+            linewidths=0,
+            label=model.name,
+            zorder=3,
+        )
+        pairs = zip(names, values, strict=True)
+        described.append(f"{model.name}: " + ", ".join(f"{name} {number.format(value)}" for name, value in pairs))
+    axes.set_yticks(places, [f"{name}  ({count:,})" for name, count in zip(names, trips, strict=True)])
+    axes.set_ylim(places[-1] + 0.6, -0.6)
+    _legend(figure, axes)
+    return figure, axes, "; ".join(described)

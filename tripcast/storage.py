@@ -1,0 +1,56 @@
+"""Files that appear whole or not at all, and what to say when the disk refuses."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tripcast.errors import StorageError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusal to write a path into a sentence.
+
+    Raises:
+        StorageError: Naming the path, the reason and the free space.
+    """
+    try:
+        yield
+    except OSError as trouble:
+        there = next(folder for folder in path.absolute().parents if folder.exists())
+        free = shutil.disk_usage(there).free / 1e6
+        raise StorageError(
+            f"{path} cannot be written: {trouble.strerror or trouble} ({free:,.0f} MB free there). "
+            "Free some space or permit writing, then run again."
+        ) from trouble
+
+
+@contextmanager
+def parquet_writer(file: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+    """Write a parquet file that appears under its name whole, or not at all.
+
+    Raises:
+        StorageError: If it cannot be written.
+    """
+    import pyarrow.parquet as pq
+
+    part = file.with_name(f".{file.name}.part")
+    with writing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            # Neither dictionaries, statistics nor compression: benchmarks/ingest has what they would cost.
+            with pq.ParquetWriter(
+                part, schema, use_dictionary=False, write_statistics=False, compression="none"
+            ) as writer:
+                yield writer
+            part.replace(file)
+        finally:
+            part.unlink(missing_ok=True)
