@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import re
 import signal
@@ -27,6 +28,7 @@ from kfp.dsl.graph_component import GraphComponent
 from kfp.local import subprocess_task_handler
 
 from tripcast import errors
+from tripcast.storage import writing
 
 #: The last line of a traceback that ends in one of tripcast's own errors.
 _EXPECTED_ERROR = re.compile(r"^tripcast\.errors\.(\w+): ", re.MULTILINE)
@@ -57,7 +59,7 @@ class StepEvent:
     text: str = ""
 
 
-class StepFailed(Exception):
+class StepFailed(errors.TripcastError):
     """A step of a local run failed with something that is not one of tripcast's own errors: a defect.
 
     Args:
@@ -75,15 +77,27 @@ class LocalRun:
     """A run of a pipeline on this machine.
 
     Attributes:
-        folder: Where its steps leave their files, each in a folder of its own.
+        root: The folder that the runs' own folders are made in.
     """
 
-    folder: Path
+    root: Path
     _notify: Callable[[StepEvent], None]
+    _folder: Path | None = None
     _processes: set[subprocess.Popen[str]] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _failure: Exception | None = None
     _stopped: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """Where this run's steps leave their files, each in a folder of its own.
+
+        Raises:
+            RuntimeError: Before the first step.
+        """
+        if self._folder is None:
+            raise RuntimeError("No step of this run has started yet.")
+        return self._folder
 
     def output(self, step: str) -> dict[str, Any]:
         """What a step that runs once left behind: parameters by name, and artifacts' paths by name.
@@ -91,7 +105,7 @@ class LocalRun:
         Raises:
             KeyError: If the step did not run.
         """
-        for file in self.folder.glob(f"*/{step}/executor_output.json"):
+        for file in self.folder.glob(f"{step}/executor_output.json"):
             output = json.loads(file.read_text())
             artifacts = {name: entry["artifacts"][0]["uri"] for name, entry in output.get("artifacts", {}).items()}
             return {**artifacts, **output.get("parameterValues", {})}
@@ -101,6 +115,7 @@ class LocalRun:
         """Stands in for kfp's function of the same signature: run a step's command, give its exit code."""
         executor_input = json.loads(full_command[full_command.index("--executor_input") + 1])
         folder = Path(executor_input["outputs"]["outputFile"]).parent
+        self._folder = self.root / folder.relative_to(self.root).parts[0]
         parameters = executor_input.get("inputs", {}).get("parameterValues", {})
         step = folder.name
         label = " ".join([step, *(parameters[name] for name in _LABELS if name in parameters)])
@@ -148,14 +163,14 @@ class LocalRun:
 
 
 def run_locally(
-    pipeline: GraphComponent, arguments: dict[str, Any], folder: Path, notify: Callable[[StepEvent], None]
+    pipeline: GraphComponent, arguments: dict[str, Any], root: Path, notify: Callable[[StepEvent], None]
 ) -> LocalRun:
     """Run a pipeline on this machine and wait for its end.
 
     Args:
         pipeline: The pipeline.
         arguments: Its parameters, by name.
-        folder: Where the run's files go; made if it is not there.
+        root: Folder in which the run gets a folder of its own; made if it is not there.
         notify: Called with everything that happens, from several threads.
 
     Returns:
@@ -166,12 +181,13 @@ def run_locally(
         StepFailed: If a step failed in any other way.
         KeyboardInterrupt: If interrupted; no step is left running.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    run = LocalRun(folder, notify)
+    with writing(root):
+        root.mkdir(parents=True, exist_ok=True)
+    run = LocalRun(root, notify)
     with TemporaryDirectory(prefix="tripcast-") as scratch, _in_place_of_kfp(run, scratch), _stopping(run):
         local.init(
             runner=local.SubprocessRunner(use_venv=False),
-            pipeline_root=str(folder),
+            pipeline_root=str(root),
             workspace_root=scratch + "/workspace",
         )
         try:
@@ -186,17 +202,19 @@ def run_locally(
 
 @contextlib.contextmanager
 def _in_place_of_kfp(run: LocalRun, scratch: str) -> Iterator[None]:
-    """Run steps with `LocalRun._run_step`, and keep kfp's own talk in a file of the run's folder."""
+    """Run steps with `LocalRun._run_step`, and keep kfp's own talk off standard output: the steps' logs say more."""
     original = subprocess_task_handler.run_local_subprocess
     temporary = os.environ.get("TMPDIR")
     subprocess_task_handler.run_local_subprocess = run._run_step
     os.environ["TMPDIR"] = scratch  # each step leaves a folder behind there
+    logging.disable(logging.CRITICAL)
     try:
-        with (run.folder / "kfp.log").open("w") as log, contextlib.redirect_stdout(log), warnings.catch_warnings():
+        with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing), warnings.catch_warnings():
             # That limits and images mean nothing to local processes is known.
             warnings.filterwarnings("ignore", module="kfp")
             yield
     finally:
+        logging.disable(logging.NOTSET)
         subprocess_task_handler.run_local_subprocess = original
         if temporary is None:
             del os.environ["TMPDIR"]

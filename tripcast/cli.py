@@ -9,7 +9,6 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -149,15 +148,14 @@ def train(
         "candidates": [name.strip() for name in candidates.split(",") if name.strip()],
         "trials": trials,
     }
-    folder = settings.runs / datetime.now().strftime("training-%Y%m%d-%H%M%S-%f")
     with console.Progress() as progress:
-        run = run_locally(training, arguments, folder, progress)
+        run = run_locally(training, arguments, settings.runs, progress)
     evaluated = run.output("evaluate")
     summary = json.loads(Path(evaluated["decision"]).read_text())
     if evaluated["Output"]:
         summary["version"] = int(run.output("register")["Output"])
     # A browser shows a page only under a page's name; the artifact has none.
-    report = folder / "report.html"
+    report = run.folder / "report.html"
     report.hardlink_to(evaluated["report"])
     summary |= {"report": str(report), "seconds": progress.seconds}
     if as_json:

@@ -41,13 +41,13 @@ class Progress:
     """
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True)
-        self._live = Live(console=self._console, refresh_per_second=8, transient=False, get_renderable=self._render)
         self._lock = Lock()
         self._began = time.monotonic()
         self._spans: dict[str, tuple[float, float]] = {}
         self._events: dict[str, StepEvent] = {}
         self._starts: dict[str, float] = {}
+        self._console = Console(stderr=True)
+        self._live = Live(console=self._console, refresh_per_second=8, get_renderable=self._render)
 
     def __enter__(self) -> Progress:
         if self._console.is_terminal:

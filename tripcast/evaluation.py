@@ -50,12 +50,21 @@ BOROUGHS = ("Manhattan", "Brooklyn", "Queens", "Bronx", "Staten Island", "EWR", 
 
 #: Upper ends in miles, inclusive. The first band holds what the meter did not measure, the last what nobody believes.
 DISTANCE_EDGES = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 100.0)
-DISTANCE_BANDS = ("none", "up to 1", "1 to 2", "2 to 5", "5 to 10", "10 to 20", "20 to 100", "over 100")
+DISTANCE_BANDS = (
+    "unmetered",
+    "up to 1 mile",
+    "1 to 2 miles",
+    "2 to 5 miles",
+    "5 to 10 miles",
+    "10 to 20 miles",
+    "20 to 100 miles",
+    "over 100 miles",
+)
 
 #: The slices of each dimension, in reading order. The trips of each dimension's slices add up to all trips.
 SLICES = {
     "all": ("all trips",),
-    "hour": tuple(f"{hour:02d}" for hour in range(24)),
+    "hour": tuple(f"{hour:02d}:00" for hour in range(24)),
     "weekday": WEEKDAYS,
     "borough": BOROUGHS,
     "distance": DISTANCE_BANDS,

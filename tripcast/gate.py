@@ -19,7 +19,7 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from tripcast.evaluation import CONFIDENCE, NOMINAL_COVERAGE, Evaluation, Scores, SliceScores
+from tripcast.evaluation import CONFIDENCE, NOMINAL_COVERAGE, Evaluation, Scores
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,9 @@ class GateRule:
 
 
 DEFAULT_RULE = GateRule()
+
+#: A sentence names as many slices as this, the worst first; the evaluation has all.
+_NAMED_SLICES = 4
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,7 @@ def decide(evaluation: Evaluation, *, rule: GateRule = DEFAULT_RULE, identical: 
         return Decision("refused", None, f"{stays}: no candidate can be judged.", (), failed, rule)
     best = order[0]
     reasons = failed.pop(best)
-    names = " and ".join(check.name for check in reasons if not check.passed)
+    names = ", ".join(check.name for check in reasons if not check.passed)
     return Decision("refused", best, f"{stays}: {best}, the best candidate, fails on {names}.", reasons, failed, rule)
 
 
@@ -136,7 +139,8 @@ def _promotion(name: str, evaluation: Evaluation) -> str:
     if evaluation.champion is None:
         return f"{name} becomes the champion: RMSE {rmse:.2f} minutes."
     gain = _gain(rmse, evaluation.champion.rmse)
-    return f"{name} becomes the champion: RMSE {rmse:.2f} minutes, {gain:.1%} below {evaluation.champion.rmse:.2f}."
+    former = f"{gain:.1%} below the former champion's {evaluation.champion.rmse:.2f}"
+    return f"{name} becomes the champion: RMSE {rmse:.2f} minutes, {former}."
 
 
 def _checks(name: str, evaluation: Evaluation, rule: GateRule) -> list[Check]:
@@ -205,16 +209,17 @@ def _slices(scores: Scores, champion: Scores, rule: GateRule) -> Check:
         for part in scores.slices
         if part.trips >= rule.slice_min_trips and part.difference and part.difference.low > 0
     ]
-    worst = max((loss for loss, _ in losses), default=0.0)
-    worse = [(loss, part) for loss, part in losses if loss > rule.slice_max_loss]
-    bound = f"more than {rule.slice_max_loss:.0%}"
-    if not worse:
-        sentence = f"No slice of {rule.slice_min_trips} trips or more is clearly worse than the champion's by {bound}."
+    losses.sort(key=lambda item: item[0], reverse=True)
+    worst = losses[0][0] if losses else 0.0
+    worse = [
+        f"{part.dimension} {part.label} ({loss:+.1%} on {part.trips:,} trips)"
+        for loss, part in losses
+        if loss > rule.slice_max_loss
+    ]
+    bound = f"more than {rule.slice_max_loss:.0%} above the champion's"
+    if worse:
+        more = f"; and {len(worse) - _NAMED_SLICES} more" if len(worse) > _NAMED_SLICES else ""
+        sentence = f"RMSE is clearly {bound} on {'; '.join(worse[:_NAMED_SLICES])}{more}."
     else:
-        named = "; ".join(_slice_loss(loss, part) for loss, part in sorted(worse, key=lambda item: -item[0]))
-        sentence = f"Clearly worse than the champion's by {bound}: {named}."
+        sentence = f"On no slice of {rule.slice_min_trips} trips or more is RMSE clearly {bound}."
     return Check("slices", not worse, worst, rule.slice_max_loss, sentence)
-
-
-def _slice_loss(loss: float, part: SliceScores) -> str:
-    return f"{part.dimension} {part.label} ({loss:+.1%} on {part.trips:,} trips)"

@@ -45,7 +45,7 @@ _PIXELS = {_WINNER: "#2f7fd6", _CHAMPION: "#e07b22", **dict.fromkeys(_OTHERS, "#
 _WINNER_MARK, _CHAMPION_MARK, _OTHER_MARKS = "o", "D", ("s", "^", "v", "P")
 
 #: Inches. A picture is as wide as a column of the page, which is the whole of a telephone's screen.
-_WIDTH = 5.2
+_WIDTH = 4.8
 
 #: A mean of fewer trips than this is not drawn.
 _ENOUGH_FOR_A_MEAN = 20
@@ -55,8 +55,6 @@ _STYLE: dict[RcKeyType, Any] = {
     "svg.fonttype": "none",  # text stays text: small, sharp, in the page's own font
     "text.parse_math": False,  # a name may hold a dollar sign
     "font.size": 9.5,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
     "text.color": _INK,
     "axes.labelcolor": _MUTED,
     "axes.edgecolor": _LINE,
@@ -85,6 +83,7 @@ class MonthUsed:
     Attributes:
         month: As ``2021-01``.
         role: train or test.
+        location: Where it came from: a URL, a path or the simulated city's options.
         rows: Number of records that were read.
         kept: Number of trips that passed validation.
         digest: The content hash of what was read.
@@ -92,6 +91,7 @@ class MonthUsed:
 
     month: str
     role: str
+    location: str
     rows: int
     kept: int
     digest: str
@@ -149,7 +149,6 @@ def training_report(evaluation: Evaluation, decision: Decision, context: Trainin
         leaders=_leaders(models),
         pictures=_pictures(models, decision.rule),
         slices=_slice_table(models),
-        slice_name=_slice_name,
         nominal=NOMINAL_COVERAGE,
         confidence=CONFIDENCE,
     )
@@ -234,11 +233,6 @@ def _slice_table(models: Sequence[_Model]) -> dict[str, list[tuple[SliceScores, 
     }
 
 
-def _slice_name(part: SliceScores) -> str:
-    """A slice's label with its unit."""
-    return {"hour": "{}:00", "distance": "{} mi"}.get(part.dimension, "{}").format(part.label)
-
-
 @dataclass(frozen=True)
 class _Picture:
     """A picture with what it shows."""
@@ -321,11 +315,9 @@ def _canvas(height: float) -> tuple[Figure, Axes]:
 def _svg(figure: Figure, description: str) -> Markup:
     """The picture as an element of the page: in its colours, as wide as its column, described for those who listen."""
     from markupsafe import Markup
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     file = StringIO()
-    # Not figure.savefig, which draws everything twice.
-    FigureCanvasSVG(figure).print_svg(file, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    figure.savefig(file, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     drawing = file.getvalue()
     for stand_in, variable in _VARIABLES.items():
         drawing = drawing.replace(stand_in, f"var({variable})")
@@ -394,6 +386,7 @@ def _draw_density(model: _Model) -> Markup:
     enough = trips >= _ENOUGH_FOR_A_MEAN
     figure, axes = _canvas(4.4)
     axes.imshow(image, origin="lower", extent=(0, DENSITY_MINUTES, 0, DENSITY_MINUTES), interpolation="none")
+    axes.grid(visible=False)
     axes.axline((0, 0), slope=1, color=_MUTED, linewidth=1, linestyle=(0, (4, 3)))
     axes.plot(minutes[enough], (minutes @ density)[enough] / trips[enough], color=_INK, linewidth=1.5)
     axes.set(xlabel="predicted, minutes", ylabel="actual, minutes", xticks=range(0, 61, 10), yticks=range(0, 61, 10))
@@ -405,7 +398,7 @@ def _draw_density(model: _Model) -> Markup:
 def _draw_curve(dimension: str, models: Sequence[_Model]) -> Markup:
     """The RMSE of each model along slices that follow each other in time."""
     labels = SLICES[dimension]
-    step = 3 if dimension == "hour" else 1
+    step, letters = (3, 5) if dimension == "hour" else (1, 3)  # 00:00, 03:00 and so on; Mon, Tue and so on
     figure, axes = _canvas(3.1)
     described = []
     for model in models:
@@ -420,7 +413,7 @@ def _draw_curve(dimension: str, models: Sequence[_Model]) -> Markup:
             label=model.name,
         )
         described.append(f"{model.name}: " + ", ".join(f"{part.label} {part.rmse:.2f}" for part in parts))
-    axes.set_xticks(range(0, len(labels), step), [label[:3] for label in labels[::step]])
+    axes.set_xticks(range(0, len(labels), step), [label[:letters] for label in labels[::step]])
     axes.set_ylim(bottom=0)
     axes.set_ylabel("RMSE, minutes")
     axes.tick_params(axis="y", labelcolor=_MUTED)
@@ -473,7 +466,7 @@ def _draw_slices(
     names, places, trips = ["all trips"], [0.0], [models[0].scores.trips]
     for dimension in dimensions:
         parts = models[0].scores.slices_of(dimension)
-        names += [_slice_name(part) for part in parts]
+        names += [part.label for part in parts]
         trips += [part.trips for part in parts]
         places += [places[-1] + 1.5 + row for row in range(len(parts))]  # half a row apart from what stands before
     figure, axes = _canvas(0.9 + 0.23 * places[-1])

@@ -197,6 +197,11 @@ def select(
     )
 
 
+def _months(described: Sequence[Mapping[str, Any]]) -> list[MonthUsed]:
+    # The metadata of an artifact knows no whole numbers.
+    return [MonthUsed(**{**month, "rows": int(month["rows"]), "kept": int(month["kept"])}) for month in described]
+
+
 def track(selection: Selection, report: Path, summary: Path, document: Path) -> str | None:
     """Write a selection down: the report, its summary and the figures as files, and all of it into MLflow.
 

@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from tripcast.contract import FARTHEST_MILES, LONGEST_MINUTES, SHORTEST_MINUTES
 from tripcast.errors import InvalidRequest
 from tripcast.months import Month
 from tripcast.trips import Trips
@@ -106,7 +107,7 @@ class _Bridge(NamedTuple):
 
 _AREAS = {
     "Manhattan": _Area("Manhattan", 1.0, 2.0, 0.9, 6.7, 29.0),
-    "Bronx": _Area("mainland", 7.5, 9.0, 3.3, 2.7),
+    "Bronx": _Area("mainland", 6.6, 8.2, 2.9, 2.6),
     "Queens": _Area("Long Island", 8.0, -1.5, 6.0, 4.0),
     "Brooklyn": _Area("Long Island", 2.5, -8.0, 3.5, 4.0),
     "Staten Island": _Area("Staten Island", -7.0, -12.0, 3.5, 4.5),
@@ -122,10 +123,10 @@ _BRIDGES = {
     "Williamsburg Bridge": _Bridge(("Manhattan", "Long Island"), ((0.3, -2.0), (1.6, -2.8))),
     "Queensboro Bridge": _Bridge(("Manhattan", "Long Island"), ((1.3, 0.2), (2.3, -0.4))),
     "Triborough Bridge": _Bridge(("Manhattan", "Long Island"), ((3.0, 3.5), (4.3, 2.3))),
-    "Triborough Bridge, Bronx": _Bridge(("mainland", "Long Island"), ((5.5, 6.8), (4.3, 2.3))),
-    "Third Avenue Bridge": _Bridge(("Manhattan", "mainland"), ((3.6, 4.7), (5.0, 6.9))),
-    "Broadway Bridge": _Bridge(("Manhattan", "mainland"), ((4.4, 8.1), (4.7, 8.8))),
-    "Whitestone Bridge": _Bridge(("mainland", "Long Island"), ((9.0, 6.6), (9.4, 2.4))),
+    "Triborough Bridge, Bronx": _Bridge(("mainland", "Long Island"), ((5.5, 6.2), (4.3, 2.3))),
+    "Third Avenue Bridge": _Bridge(("Manhattan", "mainland"), ((3.8, 5.4), (4.6, 6.3))),
+    "Broadway Bridge": _Bridge(("Manhattan", "mainland"), ((4.2, 7.9), (4.6, 8.4))),
+    "Whitestone Bridge": _Bridge(("mainland", "Long Island"), ((8.4, 6.4), (9.0, 2.4))),
     "Verrazzano Bridge": _Bridge(("Long Island", "Staten Island"), ((-0.5, -9.8), (-3.6, -11.0))),
     "Goethals Bridge": _Bridge(("Staten Island", "New Jersey"), ((-8.5, -8.2), (-9.0, -7.0))),
     "Lincoln Tunnel": _Bridge(("Manhattan", "New Jersey"), ((-0.6, -0.2), (-2.4, 0.4))),
@@ -179,11 +180,10 @@ _MORNING = range(6, 10)
 _EVENING = range(16, 20)
 #: Standard deviation of the logarithm of a zone's popularity within its borough.
 _POPULARITY = 1.2
-#: A destination's pull fades with distance as (1 + miles / these miles) to the power of minus this.
-_PULL_MILES = 4.0
-_PULL_POWER = 5.0
-#: A destination across a river is this much less likely, its distance being equal.
-_RIVER_PULL = 0.3
+#: A destination at this many miles is the most likely; one at any other distance is less so, as a Gaussian of the
+#: logarithm of the distance with this standard deviation.
+_TYPICAL_MILES = 1.1
+_SPREAD_OF_MILES = 0.7
 #: An airport as a destination, against an average zone.
 _AIRPORT_PULL = 12.0
 #: Zones that nobody asks for until `new_zones`, their popularity until then, and their pace: they are building sites.
@@ -239,11 +239,6 @@ _ZERO_DISTANCE = 0.022
 _ZERO_DISTANCE_IF_SHORT = 0.62
 _ABSURD_DISTANCE = 0.0007
 _ABSURD_MILES = 250_000.0
-
-#: A recorded distance says something about a trip if it is above zero and at most this.
-BELIEVABLE_MILES = 100.0
-#: Durations that are kept, in minutes, both inclusive.
-KEPT_MINUTES = (1.0, 60.0)
 
 #: Rows drawn at a time: bounds the memory.
 _BATCH_ROWS = 1 << 17
@@ -471,7 +466,7 @@ class City:
             odd = rng.random(n)
             miles[odd < np.where(short, _ZERO_DISTANCE_IF_SHORT, _ZERO_DISTANCE)] = 0.0
             absurd = odd > 1 - _ABSURD_DISTANCE
-            miles[absurd] = rng.uniform(BELIEVABLE_MILES + 1, _ABSURD_MILES, size=absurd.sum()).round(2)
+            miles[absurd] = rng.uniform(FARTHEST_MILES + 1, _ABSURD_MILES, size=absurd.sum()).round(2)
             yield Trips(pickup, zone.astype(np.int16), to_zone.astype(np.int16), miles, seconds / 60)
 
     def _choice_of_zones(self, fleet: _Fleet, month: Month) -> Floats:
@@ -489,8 +484,8 @@ class City:
                 weight[town.new_zones] = 0
                 weight[town.new_zones] = in_fashion / (1 - in_fashion) * weight.sum() / len(town.new_zones)
 
-        across = town.land[:, None] != town.land
-        nearness = (1 + self._route_miles(month) / _PULL_MILES) ** -_PULL_POWER * np.where(across, _RIVER_PULL, 1)
+        far = np.log(self._route_miles(month) / _TYPICAL_MILES) / _SPREAD_OF_MILES
+        nearness = np.exp(-(far**2) / 2)
         home = 1.5 - town.offices
         work = 0.5 + town.offices
         chances = []
@@ -516,7 +511,7 @@ class City:
         """Moments 0, 1 and 2 of the durations within the kept minutes, (3, n)."""
         zone, to_zone = trips.pickup_zone.astype(np.int64), trips.dropoff_zone.astype(np.int64)
         miles = trips.trip_distance_miles
-        told = (miles > 0) & (miles <= BELIEVABLE_MILES)
+        told = (miles > 0) & (miles <= FARTHEST_MILES)
         moments = np.empty((3, len(trips)))
 
         def median(rows: npt.NDArray[np.bool_], miles: Floats) -> Floats:
@@ -649,7 +644,7 @@ def _town(seed: int) -> _Town:
     """Draws the zones of a city."""
     rng = np.random.default_rng(seed)
     borough = np.array(["", *(zone.borough for zone in ZONES)])
-    land = np.array(["", *(_AREAS[zone.borough].land for zone in ZONES)])
+    land = np.array(["Manhattan", *(_AREAS[zone.borough].land for zone in ZONES)])
     place = np.zeros((_PLACES, 2))
     for name, area in _AREAS.items():
         members = rng.permutation(np.flatnonzero(borough == name))
@@ -706,7 +701,7 @@ def _truncated_moments(median: Floats) -> Floats:
     """Moments 0, 1 and 2 of log-normal durations within the kept minutes, (3, n); see ``City.best_prediction``."""
     from scipy.special import ndtr
 
-    low, high = (np.log(bound / median) / _CHANCE for bound in KEPT_MINUTES)
+    low, high = (np.log(bound / median) / _CHANCE for bound in (SHORTEST_MINUTES, LONGEST_MINUTES))
     return np.array(
         [
             median**k * math.exp((k * _CHANCE) ** 2 / 2) * (ndtr(high - k * _CHANCE) - ndtr(low - k * _CHANCE))
@@ -717,7 +712,7 @@ def _truncated_moments(median: Floats) -> Floats:
 
 def _is_kept(trips: Trips) -> npt.NDArray[np.bool_]:
     assert trips.duration_minutes is not None
-    return (trips.duration_minutes >= KEPT_MINUTES[0]) & (trips.duration_minutes <= KEPT_MINUTES[1])
+    return (trips.duration_minutes >= SHORTEST_MINUTES) & (trips.duration_minutes <= LONGEST_MINUTES)
 
 
 def _hour_of_week(moment: npt.NDArray[np.datetime64]) -> Integers:

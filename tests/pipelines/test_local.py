@@ -104,7 +104,7 @@ def test_standard_output_stays_empty_and_the_log_is_kept(tmp_path, capfd):
     run_locally(shouting, {}, tmp_path, lambda event: None)
 
     assert capfd.readouterr().out == ""
-    (log,) = tmp_path.glob("*/shout/log.txt")
+    (log,) = tmp_path.glob("shouting-*/shout/log.txt")
     assert "not for standard output" in log.read_text()
 
 
