@@ -18,7 +18,8 @@ def train(candidate: str, taxi: str, trials: int, trips: Input[Dataset], model: 
     """
     from pathlib import Path
 
-    from tripcast.training import train_candidate
+    from tripcast.training import train_from_files
 
-    seconds = train_candidate(candidate, taxi, Path(trips.path), trials, Path(model.path))
+    data = {month["month"]: month["digest"] for month in trips.metadata["months"]}
+    seconds = train_from_files(candidate, Path(trips.path), Path(model.path), taxi=taxi, data=data, trials=trials)
     model.metadata.update({"candidate": candidate, "seconds": seconds, "months": trips.metadata["months"]})

@@ -242,8 +242,8 @@ class _Picture:
     svg: Markup
 
 
-def _pictures(models: Sequence[_Model], rule: GateRule) -> list[_Picture]:
-    """All pictures of a training report, in reading order; none if no model could be judged."""
+def _pictures(models: Sequence[_Model], rule: GateRule) -> list[list[_Picture]]:
+    """All pictures of a training report in reading order, in rows of those that belong together."""
     import matplotlib
 
     if not models:
@@ -251,7 +251,7 @@ def _pictures(models: Sequence[_Model], rule: GateRule) -> list[_Picture]:
     leaders = _leaders(models)
     faint = f"Faint: fewer than {rule.slice_min_trips} trips, which the gate does not judge."
     with matplotlib.rc_context(_STYLE):
-        pictures = [
+        overall = [
             _Picture(
                 "Error of each model",
                 f"RMSE: lower is better. The bar is its {CONFIDENCE:.0%} bootstrap interval.",
@@ -259,7 +259,7 @@ def _pictures(models: Sequence[_Model], rule: GateRule) -> list[_Picture]:
             )
         ]
         if any(model.scores.difference for model in models):
-            pictures.append(
+            overall.append(
                 _Picture(
                     "Difference to the champion",
                     f"On the same trips, with its {CONFIDENCE:.0%} bootstrap interval. Left of the line is better; "
@@ -267,7 +267,7 @@ def _pictures(models: Sequence[_Model], rule: GateRule) -> list[_Picture]:
                     _draw_differences(models),
                 )
             )
-        pictures += [
+        against_actual = [
             _Picture(
                 f"Predicted against actual: {model.name}",
                 "A square is a minute by a minute; the stronger, the more trips (logarithmic). The line is the mean "
@@ -276,9 +276,11 @@ def _pictures(models: Sequence[_Model], rule: GateRule) -> list[_Picture]:
             )
             for model in leaders
         ]
-        pictures += [
+        by_time = [
             _Picture("Error by hour of day", "By the hour of pickup.", _draw_curve("hour", models)),
             _Picture("Error by weekday", "By the day of pickup.", _draw_curve("weekday", models)),
+        ]
+        by_place = [
             _Picture(
                 "Error by pickup borough",
                 f"With the number of trips. {faint}",
@@ -289,6 +291,8 @@ def _pictures(models: Sequence[_Model], rule: GateRule) -> list[_Picture]:
                 f"As metered, with the number of trips. {faint}",
                 _draw_errors_on("distance", models, rule),
             ),
+        ]
+        intervals = [
             _Picture(
                 "Interval coverage",
                 f"The line is the {NOMINAL_COVERAGE:.0%} that the interval promises, the band what the gate allows for "
@@ -301,7 +305,7 @@ def _pictures(models: Sequence[_Model], rule: GateRule) -> list[_Picture]:
                 _draw_width(leaders, rule),
             ),
         ]
-    return pictures
+    return [overall, against_actual, by_time, by_place, intervals]
 
 
 def _canvas(height: float) -> tuple[Figure, Axes]:

@@ -20,6 +20,7 @@ from tripcast.reports import MonthUsed, TrainingContext, training_report, traini
 from tripcast.settings import Settings
 from tripcast.storage import writing
 from tripcast.tracking import Tracker
+from tripcast.training import TRIALS
 from tripcast.trips import read_trips
 
 
@@ -31,11 +32,13 @@ class Candidate:
         folder: The model folder.
         model: The model in it.
         seconds: How long its training took.
+        trials: Those of its search, if it searched: ``number``, ``parameters`` and ``rmse`` in minutes.
     """
 
     folder: Path
     model: Model
     seconds: float
+    trials: Sequence[Mapping[str, Any]]
 
     @classmethod
     def open(cls, folder: Path, seconds: float) -> Candidate:
@@ -44,7 +47,8 @@ class Candidate:
         Raises:
             StorageError: If it is missing or damaged.
         """
-        return cls(folder, Model.load(folder), seconds)
+        trials = folder / TRIALS
+        return cls(folder, Model.load(folder), seconds, json.loads(trials.read_text()) if trials.exists() else [])
 
     @property
     def name(self) -> str:
@@ -100,7 +104,7 @@ class Selection:
             months=self.months,
             created=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
             champion=f"version {self.champion.number}" if self.champion else None,
-            parameters={candidate.name: candidate.parameters for candidate in self.candidates.values()},
+            parameters={candidate.name: candidate.model.manifest.parameters for candidate in self.candidates.values()},
             versions={"tripcast": __version__, "commit": settings.commit, "image": settings.image},
             run_url=run_url,
         )
@@ -193,7 +197,7 @@ def select(
     decision = decide(evaluation, identical=identical)
     by_name = {candidate.name: candidate for candidate in candidates}
     return Selection(
-        taxi, pipeline_run, by_name, version, evaluation, decision, [MonthUsed.from_dict(month) for month in months]
+        taxi, pipeline_run, by_name, version, evaluation, decision, _months(months)
     )
 
 
@@ -251,7 +255,7 @@ def track(selection: Selection, report: Path, summary: Path, document: Path) -> 
         with TemporaryDirectory() as scratch:
             # In MLflow a file is shown by its ending; the pipeline's artifacts have none.
             for file, shown in ((report, "report.html"), (document, "decision.json")):
-                tracker.log_file(run_id, shutil.copy(file, Path(scratch) / shown))
+                tracker.log_file(run_id, Path(shutil.copy(file, Path(scratch) / shown)))
     return runs[selection.decision.winner] if selection.decision.winner else None
 
 
@@ -261,7 +265,7 @@ def _track_candidate(tracker: Tracker, parent: str, selection: Selection, name: 
     with tracker.nested_run(parent, name) as run_id:
         tracker.log(
             run_id,
-            params={"candidate": name, **candidate.parameters},
+            params={"candidate": name, **candidate.model.manifest.parameters},
             metrics={"training_seconds": candidate.seconds, **(scores.metrics if scores else {})},
             tags={DIGEST: candidate.model.digest},
         )

@@ -39,48 +39,26 @@ Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 _N = TypeVar("_N", int, float)
 
-_PAYMENT = [(name, pa.float64()) for name in ("fare_amount", "extra", "mta_tax", "tip_amount", "tolls_amount")]
+
+def _schema(columns: str) -> pa.Schema:
+    return pa.schema([(name, pa.type_for_alias(kind)) for name, kind in map(str.split, columns.split(","))])
+
 
 #: The columns of a published month, by taxi type: names, order and types of the publisher's parquet files of 2021.
 SCHEMAS: Mapping[str, pa.Schema] = {
-    "green": pa.schema(
-        [
-            ("VendorID", pa.int64()),
-            ("lpep_pickup_datetime", pa.timestamp("us")),
-            ("lpep_dropoff_datetime", pa.timestamp("us")),
-            ("store_and_fwd_flag", pa.string()),
-            ("RatecodeID", pa.float64()),
-            ("PULocationID", pa.int64()),
-            ("DOLocationID", pa.int64()),
-            ("passenger_count", pa.float64()),
-            ("trip_distance", pa.float64()),
-            *_PAYMENT,
-            ("ehail_fee", pa.null()),
-            ("improvement_surcharge", pa.float64()),
-            ("total_amount", pa.float64()),
-            ("payment_type", pa.float64()),
-            ("trip_type", pa.float64()),
-            ("congestion_surcharge", pa.float64()),
-        ]
+    "green": _schema(
+        "VendorID int64, lpep_pickup_datetime timestamp[us], lpep_dropoff_datetime timestamp[us], "
+        "store_and_fwd_flag string, RatecodeID double, PULocationID int64, DOLocationID int64, "
+        "passenger_count double, trip_distance double, fare_amount double, extra double, mta_tax double, "
+        "tip_amount double, tolls_amount double, ehail_fee null, improvement_surcharge double, total_amount double, "
+        "payment_type double, trip_type double, congestion_surcharge double"
     ),
-    "yellow": pa.schema(
-        [
-            ("VendorID", pa.int64()),
-            ("tpep_pickup_datetime", pa.timestamp("us")),
-            ("tpep_dropoff_datetime", pa.timestamp("us")),
-            ("passenger_count", pa.float64()),
-            ("trip_distance", pa.float64()),
-            ("RatecodeID", pa.float64()),
-            ("store_and_fwd_flag", pa.string()),
-            ("PULocationID", pa.int64()),
-            ("DOLocationID", pa.int64()),
-            ("payment_type", pa.int64()),
-            *_PAYMENT,
-            ("improvement_surcharge", pa.float64()),
-            ("total_amount", pa.float64()),
-            ("congestion_surcharge", pa.float64()),
-            ("airport_fee", pa.float64()),
-        ]
+    "yellow": _schema(
+        "VendorID int64, tpep_pickup_datetime timestamp[us], tpep_dropoff_datetime timestamp[us], "
+        "passenger_count double, trip_distance double, RatecodeID double, store_and_fwd_flag string, "
+        "PULocationID int64, DOLocationID int64, payment_type int64, fare_amount double, extra double, "
+        "mta_tax double, tip_amount double, tolls_amount double, improvement_surcharge double, total_amount double, "
+        "congestion_surcharge double, airport_fee double"
     ),
 }
 
@@ -88,7 +66,7 @@ SCHEMAS: Mapping[str, pa.Schema] = {
 
 
 class _Area(NamedTuple):
-    """An ellipse of zones: its land (what no river divides), centre and half axes in miles, tilt clockwise in degrees."""
+    """An ellipse of zones: its land (no river divides it), centre and half axes in miles, tilt clockwise in degrees."""
 
     land: str
     east: float
@@ -131,8 +109,8 @@ _BRIDGES = {
     "Goethals Bridge": _Bridge(("Staten Island", "New Jersey"), ((-8.5, -8.2), (-9.0, -7.0))),
     "Lincoln Tunnel": _Bridge(("Manhattan", "New Jersey"), ((-0.6, -0.2), (-2.4, 0.4))),
 }
-#: The bridge that most green trips take, and that `closed_bridge` closes.
-BUSIEST_BRIDGE = "Third Avenue Bridge"
+#: The bridge that `closed_bridge` closes: in the city of the default seed, no other carries as many trips.
+_BUSIEST_BRIDGE = "Third Avenue Bridge"
 
 #: Street miles per mile as the crow flies: the mean over all directions on a rectangular grid.
 _CIRCUITY = 4 / math.pi
@@ -143,13 +121,13 @@ _DETOUR = 0.28
 
 # --- Traffic ----------------------------------------------------------------------------------------------------------
 
-#: Miles an hour on ordinary streets by hour of the day, on weekdays and at weekends: the shape of the real green months.
+#: Miles an hour on ordinary streets by hour of the day, on weekdays and at weekends; the shape is the real one.
 _STREET_MPH = (
-    (14.5, 14.5, 14.7, 15.5, 17.5, 18.5, 15.9, 12.4, 11.2, 11.3, 11.2, 11.0)
-    + (10.9, 10.4, 9.7, 9.7, 9.5, 9.9, 10.7, 11.8, 12.8, 13.4, 13.9, 14.4),
-    (13.8, 13.8, 13.9, 14.5, 16.0, 17.0, 16.5, 15.5, 14.5, 13.8, 12.8, 12.2)
-    + (11.8, 11.5, 11.3, 11.3, 11.3, 11.4, 11.7, 12.3, 12.8, 13.2, 13.3, 13.5),
-)
+    (14.5, 14.5, 14.7, 15.5, 17.5, 18.5, 15.9, 12.4, 11.2, 11.3, 11.2, 11.0,
+     10.9, 10.4, 9.7, 9.7, 9.5, 9.9, 10.7, 11.8, 12.8, 13.4, 13.9, 14.4),
+    (13.8, 13.8, 13.9, 14.5, 16.0, 17.0, 16.5, 15.5, 14.5, 13.8, 12.8, 12.2,
+     11.8, 11.5, 11.3, 11.3, 11.3, 11.4, 11.7, 12.3, 12.8, 13.2, 13.3, 13.5),
+)  # fmt: skip
 #: Speed by weekday, Monday first, as a factor.
 _DAY_SPEED = (1.02, 1.0, 0.99, 0.97, 0.96, 1.0, 1.05)
 #: The first miles of a trip are on streets, the rest on expressways, which are this many times as fast.
@@ -165,15 +143,17 @@ _ZONE_PACE = 0.15
 _START_MINUTES = 1.2
 _QUEUE_MINUTES = 3.0
 #: Standard deviation of the logarithm of a duration around its median: chance, which no model can foresee.
-_CHANCE = 0.27
+_CHANCE = 0.25
 
 # --- Demand -----------------------------------------------------------------------------------------------------------
 
 #: Trips by weekday, Monday first, and by hour on weekdays and at weekends; relative.
 _DAY_DEMAND = (12.5, 15.5, 17.0, 16.8, 16.3, 12.2, 9.7)
 _HOUR_DEMAND = (
-    (0.9, 0.5, 0.3, 0.3, 0.5, 0.9, 2.2, 4.8, 6.3, 6.6, 6.6, 6.5, 6.5, 6.7, 7.0, 7.1, 7.2, 7.0, 6.4, 5.2, 3.6, 2.6, 2.1, 1.5),
-    (2.4, 1.9, 1.4, 1.1, 0.7, 0.6, 1.1, 2.2, 3.8, 5.2, 6.0, 6.4, 6.6, 6.6, 6.6, 6.6, 6.6, 6.5, 6.3, 5.6, 4.5, 3.8, 3.4, 2.9),
+    (0.9, 0.5, 0.3, 0.3, 0.5, 0.9, 2.2, 4.8, 6.3, 6.6, 6.6, 6.5,
+     6.5, 6.7, 7.0, 7.1, 7.2, 7.0, 6.4, 5.2, 3.6, 2.6, 2.1, 1.5),
+    (2.4, 1.9, 1.4, 1.1, 0.7, 0.6, 1.1, 2.2, 3.8, 5.2, 6.0, 6.4,
+     6.6, 6.6, 6.6, 6.6, 6.6, 6.5, 6.3, 5.6, 4.5, 3.8, 3.4, 2.9),
 )  # fmt: skip
 #: Weekday hours in which people go to work and come home.
 _MORNING = range(6, 10)
@@ -200,7 +180,10 @@ class _Fleet(NamedTuple):
         boroughs: Share of its pickups by borough.
         airports: Share of its pickups at John F. Kennedy and LaGuardia, beside those.
         hails_from: Miles north in Manhattan from which it may be hailed.
-        dispatched: Share of trips ordered from a base, which leaves many fields empty.
+        dispatched: Share of trips ordered from a base.
+        left_empty: The fields that are empty in the record of such a trip.
+        meter: What the names of its times begin with.
+        surcharge: Dollars for a trip that touches Manhattan.
     """
 
     key: int
@@ -208,8 +191,12 @@ class _Fleet(NamedTuple):
     airports: float
     hails_from: float
     dispatched: float
+    left_empty: tuple[str, ...]
+    meter: str
+    surcharge: float
 
 
+_LEFT_EMPTY = ("store_and_fwd_flag", "RatecodeID", "passenger_count", "congestion_surcharge")
 _FLEETS = {
     "green": _Fleet(
         key=1,
@@ -218,6 +205,9 @@ _FLEETS = {
         airports=0.003,
         hails_from=3.0,
         dispatched=0.3,
+        left_empty=(*_LEFT_EMPTY, "payment_type", "trip_type"),
+        meter="lpep",
+        surcharge=2.75,
     ),
     "yellow": _Fleet(
         key=2,
@@ -226,6 +216,9 @@ _FLEETS = {
         airports=0.06,
         hails_from=-math.inf,
         dispatched=0.07,
+        left_empty=(*_LEFT_EMPTY, "airport_fee"),
+        meter="tpep",
+        surcharge=2.5,
     ),
 }  # fmt: skip
 
@@ -233,7 +226,7 @@ _FLEETS = {
 
 #: Meters that ran for less than a minute, and those that ran on for up to a day.
 _TOO_SHORT = 0.02
-_LEFT_RUNNING = 0.004
+_LEFT_RUNNING = 0.006
 #: Recorded distances of zero, the same among trips of less than a minute, and absurd ones, which reach so many miles.
 _ZERO_DISTANCE = 0.022
 _ZERO_DISTANCE_IF_SHORT = 0.62
@@ -261,8 +254,12 @@ class Drift:
     strength: float
 
     @classmethod
-    def parse(cls, text: str, default_strength: float) -> Drift:
-        """Read ``2021-06`` (from then on), ``2021-06..2021-08`` (in these months), either with ``:0.7`` for a strength.
+    def parse(cls, name: str, text: str) -> Drift:
+        """Read ``2021-06`` (from then on) or ``2021-06..2021-08`` (in these months), with or without ``:0.7``.
+
+        Args:
+            name: Which drift of a city it is; it has a strength of its own if none is given.
+            text: When, and how strong.
 
         Raises:
             InvalidRequest: If a month or the strength cannot be read, or the months run backwards.
@@ -272,10 +269,10 @@ class Drift:
         drift = cls(
             Month.parse(first),
             Month.parse(last) if dots else None,
-            _number(float, strength, "A drift's strength") if colon else default_strength,
+            _number(float, strength, f"The strength of {name}") if colon else _DRIFT_KINDS[name].default,
         )
         if drift.last and drift.last < drift.first:
-            raise InvalidRequest(f"The months '{months}' run backwards: write {last}..{first}.")
+            raise InvalidRequest(f"The months '{months}' of {name} run backwards: write {last}..{first}.")
         return drift
 
     def holds_in(self, month: Month) -> bool:
@@ -304,8 +301,8 @@ _DRIFT_KINDS = {
 class City:
     """A simulated city and its taxis.
 
-    The same city gives the same month, whatever was asked before and on whatever machine. Another seed is another
-    city.
+    The same city gives the same month, whatever was asked before and on whatever machine (random streams are those of
+    numpy's release). Another seed is another city.
 
     Attributes:
         seed: Which city: places, popularity, pace and chance all follow from it.
@@ -352,7 +349,7 @@ class City:
             if option not in known:
                 raise InvalidRequest(f"A simulated city has no option '{option}': it has {', '.join(known)}.")
             options[option] = (
-                Drift.parse(value, _DRIFT_KINDS[option].default)
+                Drift.parse(option, value)
                 if option in _DRIFT_KINDS
                 else _number(int, value, f"The option {option} of a simulated city")
             )
@@ -395,7 +392,8 @@ class City:
             float64 (n,), minutes.
         """
         total, first, _ = self._kept_moments(month, trips)
-        return first / total
+        expected: Floats = first / total
+        return expected
 
     def irreducible_rmse(self, taxi: str, month: Month) -> float:
         """The root mean squared error, in minutes, that the best prediction has on the kept trips of a month.
@@ -434,7 +432,7 @@ class City:
     def _draw(self, fleet: _Fleet, month: Month) -> Iterator[Trips]:
         """Draws the trips of a month, dirt included: recorded distances and durations."""
         hours = np.arange(month.start, month.end, np.timedelta64(1, "h"))
-        demand = _BY_HOUR.demand[_hour_of_week(hours)]
+        demand = _WEEK.demand[_hour_of_week(hours)]
         trips_until = self._chance(fleet, month, 0, purpose=2).multinomial(self.trips, demand / demand.sum()).cumsum()
         choice = self._choice_of_zones(fleet, month)
         for number, start in enumerate(range(0, self.trips, _BATCH_ROWS)):
@@ -443,11 +441,11 @@ class City:
             second = 3600 * np.searchsorted(trips_until, np.arange(start, start + n), side="right")
             pickup = month.start + np.sort(second + rng.integers(3600, size=n)).astype("timedelta64[s]")
             if number == 0:  # a clock that is late, and one that was reset: never more than two rows
-                astray = np.array([month.start, np.datetime64("2009-01-01", "us")]) + np.array([-1, 1], "timedelta64[m]")
-                pickup[:2] = astray[:n]
+                pickup[:1] = month.start - np.timedelta64(1, "m")
+                pickup[1:2] = np.datetime64("2009-01-01T00:01", "us")
 
             zones = np.empty(n, np.int64)
-            period = _BY_HOUR.period[_hour_of_week(pickup)]
+            period = _WEEK.period[_hour_of_week(pickup)]
             for number_of_period, cumulated in enumerate(choice):
                 rows = np.flatnonzero(period == number_of_period)
                 zones[rows] = np.searchsorted(cumulated, rng.random(len(rows)), side="right")
@@ -484,7 +482,8 @@ class City:
                 weight[town.new_zones] = 0
                 weight[town.new_zones] = in_fashion / (1 - in_fashion) * weight.sum() / len(town.new_zones)
 
-        far = np.log(self._route_miles(month) / _TYPICAL_MILES) / _SPREAD_OF_MILES
+        # Where people want to go does not change with a bridge, only how they get there.
+        far = np.log(_route_miles(self.seed, bridge_closed=False) / _TYPICAL_MILES) / _SPREAD_OF_MILES
         nearness = np.exp(-(far**2) / 2)
         home = 1.5 - town.offices
         work = 0.5 + town.offices
@@ -502,10 +501,11 @@ class City:
         """The median duration of trips, given all that a model may look at, if the distances are the driven ones."""
         town = _town(self.seed)
         streets = np.minimum(miles, _STREET_MILES)
-        mph = _BY_HOUR.street_mph[_hour_of_week(pickup)] * self._strength("slower_streets", month)
+        mph = _WEEK.street_mph[_hour_of_week(pickup)] * self._strength("slower_streets", month)
         minutes = 60 * (streets + (miles - streets) / _EXPRESSWAY) / mph * (town.pace[zone] + town.pace[to_zone]) / 2
         queue = _QUEUE_MINUTES * self._strength("closed_bridge", month)
-        return _START_MINUTES + minutes + queue * (town.land[zone] != town.land[to_zone])
+        median: Floats = _START_MINUTES + minutes + queue * (town.land[zone] != town.land[to_zone])
+        return median
 
     def _kept_moments(self, month: Month, trips: Trips) -> Floats:
         """Moments 0, 1 and 2 of the durations within the kept minutes, (3, n)."""
@@ -528,7 +528,7 @@ class City:
     def _record(self, taxi: str, month: Month, trips: Trips, rng: np.random.Generator) -> pa.RecordBatch:
         """Writes trips down as the publisher does; what a model may not look at is plausible and no more."""
         assert trips.duration_minutes is not None
-        n, town, schema, fleet = len(trips), _town(self.seed), SCHEMAS[taxi], _FLEETS[taxi]
+        n, town, fleet = len(trips), _town(self.seed), _FLEETS[taxi]
         zone, to_zone = trips.pickup_zone.astype(np.int64), trips.dropoff_zone.astype(np.int64)
         miles, minutes = trips.trip_distance_miles.copy(), trips.duration_minutes.copy()
 
@@ -536,54 +536,43 @@ class City:
         bad = np.where(rng.random(n) < self._strength("bad_rows", month), rng.integers(1, 4, size=n), 0)
         minutes[bad == 1] = 0
         miles[bad == 2] = -1 - miles[bad == 2]
-        lost = bad == 3
 
-        hour = _hour_of_week(trips.pickup_datetime)
         dispatched = rng.random(n) < fleet.dispatched
-        card = rng.random(n) < 0.6
         negotiated = rng.random(n) < 0.03
+        payment = np.where(rng.random(n) < 0.6, 1, 2)
         # The tariff of 2021: 2.50 dollars, 2.50 a mile, 0.50 a minute in slow traffic (taken as every fourth).
         fare = (2.5 + 2.5 * self._route_miles(month)[zone, to_zone] + 0.125 * minutes).round(1)
-        across = town.land[zone] != town.land[to_zone]
-        to_manhattan = (town.borough == "Manhattan")[zone] | (town.borough == "Manhattan")[to_zone]
-        amounts = {
+        manhattan = town.borough == "Manhattan"
+        dollars = {
             "fare_amount": fare,
-            "extra": _BY_HOUR.extra[hour],
+            "extra": _WEEK.extra[_hour_of_week(trips.pickup_datetime)],
             "mta_tax": np.full(n, 0.5),
-            "tip_amount": np.where(card, 0.2 * fare, 0).round(2),
-            "tolls_amount": np.where(across, 6.12, 0.0),
+            "tip_amount": np.where(payment == 1, 0.2 * fare, 0).round(2),
+            "tolls_amount": np.where(town.land[zone] != town.land[to_zone], 6.12, 0.0),
             "improvement_surcharge": np.full(n, 0.3),
+            "congestion_surcharge": np.where(manhattan[zone] | manhattan[to_zone], fleet.surcharge, 0.0),
         }
-        surcharge = np.where(to_manhattan, 2.75 if taxi == "green" else 2.5, 0.0)
-        meter = "lpep" if taxi == "green" else "tpep"
-        payment = np.where(card, 1, 2)
-        columns: dict[str, pa.Array] = {name: pa.array(value) for name, value in amounts.items()} | {
-            "VendorID": pa.array(np.where(rng.random(n) < 0.1, 1, 2)),
-            f"{meter}_pickup_datetime": pa.array(trips.pickup_datetime),
-            f"{meter}_dropoff_datetime": pa.array(
-                trips.pickup_datetime + np.rint(60 * minutes).astype("timedelta64[s]")
-            ),
-            "store_and_fwd_flag": pa.array(["N", "Y"]).take(
-                pa.array((rng.random(n) < 0.006).astype(np.int8), mask=dispatched)
-            ),
-            "RatecodeID": pa.array(np.where(negotiated, 5.0, 1.0), mask=dispatched),
-            "PULocationID": pa.array(zone),
-            "DOLocationID": pa.array(to_zone, mask=lost),
-            "passenger_count": pa.array(rng.choice([1.0, 2.0, 3.0, 5.0, 6.0], n, p=[0.87, 0.08, 0.02, 0.02, 0.01]),
-                                        mask=dispatched),
-            "trip_distance": pa.array(miles),
-            "total_amount": pa.array((sum(amounts.values()) + surcharge).round(2)),
-            "congestion_surcharge": pa.array(surcharge, mask=dispatched),
-            "payment_type": (
-                pa.array(payment.astype(np.float64), mask=dispatched)
-                if taxi == "green"
-                else pa.array(np.where(dispatched, 0, payment))
-            ),
-            "ehail_fee": pa.nulls(n),
-            "trip_type": pa.array(np.where(negotiated, 2.0, 1.0), mask=dispatched),
-            "airport_fee": pa.array(np.where(np.isin(zone, list(_SPOTS)), 1.25, 0.0), mask=dispatched),
-        }  # fmt: skip
-        return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
+        values: dict[str, npt.NDArray[Any]] = dollars | {
+            "VendorID": np.where(rng.random(n) < 0.1, 1, 2),
+            f"{fleet.meter}_pickup_datetime": trips.pickup_datetime,
+            f"{fleet.meter}_dropoff_datetime": trips.pickup_datetime + np.rint(60 * minutes).astype("timedelta64[s]"),
+            "store_and_fwd_flag": np.where(rng.random(n) < 0.006, ord("Y"), ord("N")).astype(np.uint8),
+            "RatecodeID": np.where(negotiated, 5.0, 1.0),
+            "PULocationID": zone,
+            "DOLocationID": to_zone,
+            "passenger_count": rng.choice([1.0, 2.0, 3.0, 5.0, 6.0], n, p=[0.87, 0.08, 0.02, 0.02, 0.01]),
+            "trip_distance": miles,
+            "total_amount": np.sum(list(dollars.values()), axis=0).round(2),
+            "payment_type": payment.astype(np.float64) if taxi == "green" else np.where(dispatched, 0, payment),
+            "trip_type": np.where(negotiated, 2.0, 1.0),
+            "airport_fee": np.where(np.isin(zone, list(_SPOTS)), 1.25, 0.0),
+        }
+        empty = dict.fromkeys(fleet.left_empty, dispatched) | {"DOLocationID": bad == 3}
+        columns = [
+            _arrow(values[field.name], field.type, empty.get(field.name)) if field.name in values else pa.nulls(n)
+            for field in SCHEMAS[taxi]
+        ]
+        return pa.RecordBatch.from_arrays(columns, schema=SCHEMAS[taxi])
 
 
 class _Week(NamedTuple):
@@ -614,7 +603,7 @@ def _week() -> _Week:
     )
 
 
-_BY_HOUR = _week()
+_WEEK = _week()
 
 
 class _Town(NamedTuple):
@@ -653,9 +642,7 @@ def _town(seed: int) -> _Town:
         radius, angle = np.sqrt((index + 0.5) / len(members)), index * math.pi * (3 - math.sqrt(5))
         x, y = area.half_width * radius * np.cos(angle), area.half_length * radius * np.sin(angle)
         sine, cosine = math.sin(math.radians(area.tilt)), math.cos(math.radians(area.tilt))
-        place[members] = np.column_stack(
-            (area.east + x * cosine + y * sine, area.north - x * sine + y * cosine)
-        )  # fmt: skip
+        place[members] = np.column_stack((area.east + x * cosine + y * sine, area.north - x * sine + y * cosine))
     for number, spot in _SPOTS.items():
         place[number] = spot
 
@@ -674,12 +661,14 @@ def _town(seed: int) -> _Town:
 def _route_miles(seed: int, bridge_closed: bool) -> Floats:
     """Miles from zone to zone by streets and bridges, (266, 266)."""
     town = _town(seed)
-    bridges = [bridge for name, bridge in _BRIDGES.items() if not (bridge_closed and name == BUSIEST_BRIDGE)]
+    bridges = [bridge for name, bridge in _BRIDGES.items() if not (bridge_closed and name == _BUSIEST_BRIDGE)]
     end = np.array([end for bridge in bridges for end in bridge.ends])
     shore = np.array([land for bridge in bridges for land in bridge.lands])
 
     def streets(a: Floats, b: Floats) -> Floats:
-        return _CIRCUITY * np.hypot(*np.moveaxis(a[:, None] - b, -1, 0))
+        east, north = np.moveaxis(a[:, None] - b, -1, 0)
+        miles: Floats = _CIRCUITY * np.hypot(east, north)
+        return miles
 
     def by_land(a: Floats, b: Floats, land_a: npt.NDArray[np.str_], land_b: npt.NDArray[np.str_]) -> Floats:
         return np.where(land_a[:, None] == land_b, streets(a, b), np.inf)
@@ -694,7 +683,8 @@ def _route_miles(seed: int, bridge_closed: bool) -> Floats:
     to_end = by_land(town.place, end, town.land, shore)
     onward = (to_end[:, :, None] + between).min(axis=1)
     over_bridges = (onward[:, :, None] + to_end.T).min(axis=1)
-    return _DOORSTEP_MILES + np.minimum(by_land(town.place, town.place, town.land, town.land), over_bridges)
+    miles: Floats = _DOORSTEP_MILES + np.minimum(by_land(town.place, town.place, town.land, town.land), over_bridges)
+    return miles
 
 
 def _truncated_moments(median: Floats) -> Floats:
@@ -708,6 +698,14 @@ def _truncated_moments(median: Floats) -> Floats:
             for k in range(3)
         ]
     )
+
+
+def _arrow(values: npt.NDArray[Any], kind: pa.DataType, empty: npt.NDArray[np.bool_] | None) -> pa.Array:
+    """A column from its values (letters, for text) and where it is empty. `pyarrow.array` would import pandas."""
+    buffers = [None if empty is None else pa.py_buffer(np.packbits(~empty, bitorder="little"))]
+    if kind == pa.string():
+        buffers.append(pa.py_buffer(np.arange(len(values) + 1, dtype=np.int32)))
+    return pa.Array.from_buffers(kind, len(values), [*buffers, pa.py_buffer(values)])
 
 
 def _is_kept(trips: Trips) -> npt.NDArray[np.bool_]:
@@ -730,4 +728,4 @@ def _number(kind: type[_N], text: str, what: str) -> _N:
     try:
         return kind(text)
     except ValueError:
-        raise InvalidRequest(f"{what} is '{text}': give a number.") from None
+        raise InvalidRequest(f"{what} is '{text}': give a {'whole ' if kind is int else ''}number.") from None

@@ -1,0 +1,302 @@
+"""A trained model: the predictor of its candidate, a calibrated interval, and a manifest, in a folder of open formats.
+
+The folder holds ``manifest.json`` and the candidate's own files, which the manifest lists with their hashes. So a
+damaged folder is noticed, and the hash of the manifest stands for the whole: it is the identity of the model. Nothing
+in the folder depends on when or where it was made.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from hashlib import sha256
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from tripcast.errors import StorageError
+from tripcast.features import believable
+from tripcast.intervals import Interval
+from tripcast.storage import writing
+from tripcast.trips import Trips
+
+Floats = npt.NDArray[np.float64]
+
+#: The candidates by name, and the module of each, which keeps to ``Candidate``. Modules are imported when used.
+CANDIDATES = {
+    "linear": "tripcast.models.linear",
+    "lightgbm": "tripcast.models.lightgbm",
+    "tuned": "tripcast.models.tuned",
+}
+
+#: Format of the model folder; a reader refuses folders of a later one.
+FORMAT = 1
+
+#: Durations of trips that keep the contract, in minutes: no interval needs to reach beyond.
+SHORTEST, LONGEST = 1.0, 60.0
+
+#: No prediction is shorter, whatever the candidate computed: six seconds.
+_FLOOR = 0.1
+
+_MANIFEST = "manifest.json"
+
+#: Called when a trial of a search has ended, with its number, its parameters and its error (RMSE in minutes).
+OnTrial = Callable[[int, dict[str, Any], float], None]
+
+
+@dataclass(frozen=True)
+class Search:
+    """How to search for parameters, for candidates that do.
+
+    Attributes:
+        trials: How many parameter sets to try; at least 1.
+        seed: Of the search; the same seed tries the same parameters.
+        on_trial: Told of every trial.
+    """
+
+    trials: int
+    seed: int
+    on_trial: OnTrial | None
+
+
+class Predictor(Protocol):
+    """A fitted candidate."""
+
+    def predict(self, trips: Trips) -> Floats:
+        """Durations in minutes, (n,), finite for any trips."""
+
+    def files(self) -> dict[str, bytes]:
+        """All that is needed to load it again, by file name."""
+
+
+class Candidate(Protocol):
+    """A module that can fit and load one kind of predictor."""
+
+    def rehearse(self, earlier: Trips, later: Trips, search: Search) -> tuple[Predictor, dict[str, Any]]:
+        """Fit to the earlier trips and choose parameters on the later ones; both are training trips.
+
+        Returns:
+            The predictor, and the parameters (ready for JSON) with which to fit to all training trips.
+        """
+
+    def fit(self, trips: Trips, parameters: Mapping[str, Any]) -> Predictor:
+        """Fit to trips."""
+
+    def load(self, files: Mapping[str, bytes], parameters: Mapping[str, Any]) -> Predictor:
+        """Make a predictor again from its files.
+
+        Raises:
+            KeyError: If a file is missing.
+            ValueError: If a file cannot be read.
+        """
+
+
+def open_candidate(name: str) -> Candidate:
+    """Import a candidate's module; the name is one of ``CANDIDATES``."""
+    return cast(Candidate, import_module(CANDIDATES[name]))
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says about n trips, in minutes; float64 (n,) each, with 0 < lower <= minutes <= upper."""
+
+    minutes: Floats
+    lower: Floats
+    upper: Floats
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How the model did on the later training trips, fitted to the earlier ones: what to expect of it in service.
+
+    Attributes:
+        trips: How many trips that were.
+        rmse: Root mean squared error, minutes.
+        mae: Mean absolute error, minutes.
+        bias: Mean of prediction minus truth, minutes.
+        interval_minutes: Mean width of the interval, minutes.
+    """
+
+    trips: int
+    rmse: float
+    mae: float
+    bias: float
+    interval_minutes: float
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a model is and what it was made from.
+
+    Attributes:
+        format: Format of the folder.
+        candidate: Which candidate, for example ``lightgbm``.
+        taxi: ``green`` or ``yellow``.
+        parameters: Those that the candidate was fitted with.
+        data: SHA-256 of each training month's data, by month.
+        trips: How many trips it was fitted to.
+        first_pickup: ISO time of the earliest of them, New York local time.
+        last_pickup: ISO time of the latest.
+        intervals: The 10-90 % interval, for trips with a believable distance (``measured``) and without.
+        calibration: How it did on held-out trips.
+        files: SHA-256 of each further file in the folder, by name.
+    """
+
+    format: int
+    candidate: str
+    taxi: str
+    parameters: dict[str, Any]
+    data: dict[str, str]
+    trips: int
+    first_pickup: str
+    last_pickup: str
+    intervals: dict[str, Interval]
+    calibration: Calibration
+    files: dict[str, str]
+
+    @property
+    def train_months(self) -> list[str]:
+        """The training months, in time order."""
+        return sorted(self.data)
+
+    def to_json(self) -> str:
+        """The text of ``manifest.json``."""
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Read the text of ``manifest.json``.
+
+        Raises:
+            KeyError: If an entry is missing.
+            TypeError: If an entry is of another kind, missing or unknown.
+            ValueError: If it is not JSON.
+        """
+        entries = json.loads(text)
+        entries["intervals"] = {name: Interval(**interval) for name, interval in entries["intervals"].items()}
+        entries["calibration"] = Calibration(**entries["calibration"])
+        return cls(**entries)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model.
+
+    Attributes:
+        manifest: What it is.
+        predictor: What computes its durations.
+    """
+
+    manifest: Manifest
+    predictor: Predictor
+
+    def predict(self, trips: Trips) -> Prediction:
+        """Predict durations.
+
+        Args:
+            trips: Any trips; zones that do not exist count as never seen, unbelievable distances as unknown.
+
+        Returns:
+            The durations as the candidate computes them, no shorter than six seconds, and their 10-90 % intervals,
+            which keep to the contract's 1 to 60 minutes unless the duration itself lies outside.
+        """
+        return with_interval(self.manifest.intervals, trips, self.predictor.predict(trips))
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the content of the model folder: the identity of the model."""
+        return sha256(self.manifest.to_json().encode()).hexdigest()
+
+    def save(self, folder: Path) -> None:
+        """Write the model folder.
+
+        Args:
+            folder: Made if missing.
+
+        Raises:
+            StorageError: If it cannot be written.
+        """
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, content in self.predictor.files().items():
+                (folder / name).write_bytes(content)
+            # Last, so that a folder with a manifest is whole.
+            (folder / _MANIFEST).write_text(self.manifest.to_json(), encoding="utf-8", newline="\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> Model:
+        """Read a model folder.
+
+        Raises:
+            StorageError: If there is none, it is damaged, or a later tripcast wrote it.
+        """
+        manifest = _read_manifest(folder / _MANIFEST)
+        files = {name: _read(folder / name) for name in manifest.files}
+        for name, content in files.items():
+            if sha256(content).hexdigest() != manifest.files[name]:
+                raise StorageError(
+                    f"{folder / name} is not the file that the model was saved with. Fetch or train the model again."
+                )
+        try:
+            predictor = open_candidate(manifest.candidate).load(files, manifest.parameters)
+        except (KeyError, ValueError) as trouble:
+            raise StorageError(
+                f"The model in {folder} cannot be read ({trouble}). Fetch or train the model again."
+            ) from trouble
+        return cls(manifest, predictor)
+
+
+def with_interval(intervals: Mapping[str, Interval], trips: Trips, minutes: Floats) -> Prediction:
+    """Put the intervals around predicted durations.
+
+    Args:
+        intervals: As in ``Manifest``.
+        trips: The trips, n.
+        minutes: What the candidate computed for them, (n,).
+    """
+    minutes = np.maximum(minutes, _FLOOR)
+    measured = believable(trips)
+    lower, upper = intervals["measured"].around(minutes)
+    if not measured.all():
+        other_lower, other_upper = intervals["unmeasured"].around(minutes)
+        lower, upper = np.where(measured, lower, other_lower), np.where(measured, upper, other_upper)
+    # The ends keep to what the contract allows, and around the duration even where that does not.
+    lower = np.minimum(np.maximum(lower, SHORTEST), minutes)
+    upper = np.maximum(np.minimum(upper, LONGEST), minutes)
+    return Prediction(minutes, lower, upper)
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as trouble:
+        raise StorageError(
+            f"{file} cannot be read: {trouble.strerror or trouble}. A model folder holds {_MANIFEST} and the files "
+            "that it lists; fetch or train the model again."
+        ) from trouble
+
+
+def _read_manifest(file: Path) -> Manifest:
+    text = _read(file)
+    try:
+        found = json.loads(text)["format"]
+        if found > FORMAT:
+            raise StorageError(
+                f"{file} is of model format {found}, and this tripcast reads up to {FORMAT}. Use a later tripcast."
+            )
+        manifest = Manifest.from_json(text.decode())
+    except (KeyError, TypeError, ValueError) as trouble:
+        raise StorageError(
+            f"{file} is not the manifest of a model ({trouble}). Fetch or train the model again."
+        ) from trouble
+    if manifest.candidate not in CANDIDATES:
+        raise StorageError(
+            f"{file} names the candidate '{manifest.candidate}', and this tripcast knows {', '.join(CANDIDATES)}. "
+            "Use the tripcast that trained it."
+        )
+    return manifest

@@ -1,0 +1,173 @@
+"""Training: fit a candidate to months of trips, choose and calibrate on the later of them, never on a test month.
+
+In two acts. A rehearsal fits to the earlier trips; what there is to choose is chosen on the later ones, and their
+errors calibrate the prediction interval. Then the candidate is fitted to all trips with what was chosen.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tripcast.errors import InvalidRequest
+from tripcast.features import believable
+from tripcast.intervals import Interval
+from tripcast.models.model import (
+    CANDIDATES,
+    FORMAT,
+    Calibration,
+    Floats,
+    Manifest,
+    Model,
+    OnTrial,
+    Search,
+    open_candidate,
+    with_interval,
+)
+from tripcast.storage import writing
+from tripcast.trips import Trips, read_trips
+
+#: The file beside a model that holds the trials of its search.
+TRIALS = "trials.json"
+
+#: With fewer trips there is nothing to learn, and nothing to calibrate on.
+MIN_TRIPS = 500
+
+#: The share of the trips, by time, that the rehearsal learns from.
+_EARLIER = 0.85
+
+#: The rehearsal takes no more than this many trips, the latest: more would hardly change what is chosen.
+_REHEARSAL_TRIPS = 300_000
+
+#: With fewer held-out trips than this that have no believable distance, these have no interval of their own.
+_ENOUGH = 50
+
+
+def train(
+    candidate: str,
+    trips: Trips,
+    *,
+    taxi: str,
+    data: Mapping[str, str],
+    trials: int = 20,
+    seed: int = 42,
+    on_trial: OnTrial | None = None,
+) -> Model:
+    """Train a candidate.
+
+    Args:
+        candidate: One of ``tripcast.models.CANDIDATES``.
+        trips: The training trips, in any order, with durations.
+        taxi: ``green`` or ``yellow``.
+        data: SHA-256 of each training month's data, by month.
+        trials: How many parameter sets a search tries; candidates that do not search ignore it.
+        seed: Of a search.
+        on_trial: Told of every trial of a search.
+
+    Returns:
+        The model; the same trips (in the same order) and arguments give the same one, to the last bit.
+
+    Raises:
+        InvalidRequest: If the candidate is unknown, or there are too few trips or trials.
+    """
+    if candidate not in CANDIDATES:
+        raise InvalidRequest(f"There is no candidate '{candidate}': choose among {', '.join(CANDIDATES)}.")
+    if len(trips) < MIN_TRIPS:
+        raise InvalidRequest(
+            f"{len(trips):,} good trips are too few to train on: at least {MIN_TRIPS:,} are needed. "
+            "Add training months."
+        )
+    if trials < 1:
+        raise InvalidRequest(f"A search of {trials} trials finds nothing: ask for at least 1.")
+    recipe = open_candidate(candidate)
+    earlier, later = _split(trips)
+    rehearsed, parameters = recipe.rehearse(earlier, later, Search(trials, seed, on_trial))
+    intervals, calibration = _calibrate(later, rehearsed.predict(later))
+    predictor = recipe.fit(trips, parameters)
+    manifest = Manifest(
+        format=FORMAT,
+        candidate=candidate,
+        taxi=taxi,
+        parameters=parameters,
+        data=dict(sorted(data.items())),
+        trips=len(trips),
+        first_pickup=str(trips.pickup_datetime.min().astype("datetime64[s]")),
+        last_pickup=str(trips.pickup_datetime.max().astype("datetime64[s]")),
+        intervals=intervals,
+        calibration=calibration,
+        files={name: sha256(content).hexdigest() for name, content in predictor.files().items()},
+    )
+    return Model(manifest, predictor)
+
+
+def train_from_files(
+    candidate: str, trips: Path, folder: Path, *, taxi: str, data: Mapping[str, str], trials: int
+) -> float:
+    """Train a candidate on a folder of good trips, and write its model folder.
+
+    The trials of a search are written beside the model, as ``trials.json``.
+
+    Args:
+        candidate: One of ``tripcast.models.CANDIDATES``.
+        trips: Folder of parquet files, a file a month.
+        folder: Where the model folder goes.
+        taxi: ``green`` or ``yellow``.
+        data: SHA-256 of each training month's data, by month.
+        trials: How many parameter sets a search tries.
+
+    Returns:
+        The seconds that training took.
+
+    Raises:
+        InvalidRequest: As ``train``.
+        StorageError: If the folder cannot be written.
+    """
+    record: list[dict[str, Any]] = []
+
+    def on_trial(number: int, parameters: dict[str, Any], rmse: float) -> None:
+        print(f"Trial {number}: RMSE {rmse:.4f} minutes with {parameters}", flush=True)
+        record.append({"number": number, "parameters": parameters, "rmse": rmse})
+
+    started = time.perf_counter()
+    model = train(
+        candidate, read_trips(sorted(trips.glob("*.parquet"))), taxi=taxi, data=data, trials=trials, on_trial=on_trial
+    )
+    seconds = time.perf_counter() - started
+    model.save(folder)
+    if record:
+        with writing(folder / TRIALS):
+            (folder / TRIALS).write_text(json.dumps(record, indent=1), encoding="utf-8")
+    return round(seconds, 2)
+
+
+def _split(trips: Trips) -> tuple[Trips, Trips]:
+    """The earlier and the later of the latest trips, each in time order."""
+    order = np.argsort(trips.pickup_datetime, kind="stable")[-_REHEARSAL_TRIPS:]
+    cut = int(_EARLIER * len(order))
+    return trips[order[:cut]], trips[order[cut:]]
+
+
+def _calibrate(trips: Trips, predicted: Floats) -> tuple[dict[str, Interval], Calibration]:
+    actual = trips.duration_minutes
+    assert actual is not None
+    measured = believable(trips)
+    intervals = {
+        name: Interval.calibrate(predicted[rows], actual[rows])
+        for name, mask in (("measured", measured), ("unmeasured", ~measured))
+        for rows in (mask if mask.sum() >= _ENOUGH else np.ones_like(mask),)
+    }
+    prediction = with_interval(intervals, trips, predicted)
+    errors = prediction.minutes - actual
+    return intervals, Calibration(
+        trips=len(trips),
+        rmse=round(float(np.sqrt(np.mean(errors**2))), 4),
+        mae=round(float(np.mean(np.abs(errors))), 4),
+        bias=round(float(np.mean(errors)), 4),
+        interval_minutes=round(float(np.mean(prediction.upper - prediction.lower)), 4),
+    )
