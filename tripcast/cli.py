@@ -125,7 +125,7 @@ def main() -> None:
 def train(
     source: str, taxi: str, train_months: str, test_month: str, candidates: str, trials: int, as_json: bool
 ) -> None:
-    """Train candidates on some months, judge them on a later one, and promote the best if it passes the gate.
+    r"""Train candidates on some months, judge them on a later one, and promote the best if it passes the gate.
 
     \b
     Examples:
@@ -214,8 +214,8 @@ def rollback(reason: str, taxi: str) -> None:
 @click.option("--check", is_flag=True, help="Write nothing; fail with a diff if a file there is not what it would be.")
 def compile_pipelines(image: str | None, output: Path, check: bool) -> None:
     """Compile every pipeline to YAML, for the Kubeflow Pipelines UI and for review."""
-    from pipelines.compilation import check_compiled, compile_all
     from components.step import IMAGE
+    from pipelines.compilation import check_compiled, compile_all
 
     if not check:
         for file in compile_all(output, image or IMAGE):

@@ -30,7 +30,6 @@ PAIR_FEATURES = (
     "pickup_pace",
     "dropoff_pace",
     "pair_pace",
-    "pair_trips",
     "usual_miles",
     "pickup_x",
     "pickup_y",
@@ -56,7 +55,7 @@ FOLDS = 5
 #: Zones are indices 0 to 265; 0 stands for any number that is not a zone.
 _ZONES = LAST_ZONE + 1
 _PAIRS = _ZONES**2
-#: Half hours and hours of a working day, then those of a day at the weekend.
+#: Half hours and hours of a working day, then those of a free one.
 _HALF_HOURS = 2 * 48
 _HOURS = 2 * 24
 
@@ -81,17 +80,48 @@ def believable(trips: Trips) -> npt.NDArray[np.bool_]:
     return (trips.trip_distance_miles > 0) & (trips.trip_distance_miles <= BELIEVABLE_MILES)
 
 
+#: The index of each 16-bit number, negative ones at its end: one look-up instead of comparisons.
+_INDEX = np.where(np.arange(1 << 16) <= LAST_ZONE, np.arange(1 << 16), 0)
+
+
 def _zone(numbers: npt.NDArray[np.int16]) -> Integers:
-    return np.where((numbers >= 1) & (numbers <= LAST_ZONE), numbers, 0).astype(np.intp)
+    return _INDEX[numbers.astype(np.uint16)]
 
 
 def _pair(trips: Trips) -> Integers:
     return _zone(trips.pickup_zone) * _ZONES + _zone(trips.dropoff_zone)
 
 
+def _federal_holidays() -> npt.NDArray[np.bool_]:
+    """Whether a date is a holiday of the United States that empties offices, by [month - 1, day - 1, weekday].
+
+    Source: 5 U.S.C. 6103. Left out are Columbus and Veterans Day, when most of New York works.
+    """
+    monday, thursday = 0, 3
+    first, third, fourth = slice(0, 7), slice(14, 21), slice(21, 28)
+    last = slice(24, 31)  # of a month of 31 days
+    holidays = np.zeros((12, 31, 7), bool)
+    holidays[0, 0, :] = True  # New Year's Day
+    holidays[0, third, monday] = True  # Martin Luther King Jr.
+    holidays[1, third, monday] = True  # Washington's birthday
+    holidays[4, last, monday] = True  # Memorial Day
+    holidays[5, 18, :] = True  # Juneteenth
+    holidays[6, 3, :] = True  # Independence Day
+    holidays[8, first, monday] = True  # Labor Day
+    holidays[10, fourth, thursday] = True  # Thanksgiving
+    holidays[11, 24, :] = True  # Christmas Day
+    return holidays
+
+
+_HOLIDAYS = _federal_holidays()
+
+
 @dataclass(frozen=True)
 class _Clock:
-    """Pickup times taken apart: second of the day, weekday (Monday is 0), half hour and hour of the kind of day."""
+    """Pickup times taken apart: second of the day, weekday (Monday is 0), half hour and hour of the kind of day.
+
+    Days are of two kinds: those that people work on, and weekends and holidays.
+    """
 
     second: npt.NDArray[np.int64]
     weekday: npt.NDArray[np.int64]
@@ -100,10 +130,12 @@ class _Clock:
 
     @classmethod
     def of(cls, trips: Trips) -> _Clock:
-        day, second = np.divmod(trips.pickup_datetime.astype("datetime64[s]").astype(np.int64), 86_400)
-        weekday = (day + 3) % 7  # 1970-01-01 was a Thursday
-        weekend = weekday >= 5
-        return cls(second, weekday, second // 1800 + 48 * weekend, second // 3600 + 24 * weekend)
+        date = trips.pickup_datetime.astype("datetime64[D]")
+        month = date.astype("datetime64[M]")
+        second = (trips.pickup_datetime - date).astype(np.int64) // 1_000_000
+        weekday = (date.astype(np.int64) + 3) % 7  # 1970-01-01 was a Thursday
+        free = (weekday >= 5) | _HOLIDAYS[month.astype(np.int64) % 12, (date - month).astype(np.int64), weekday]
+        return cls(second, weekday, second // 1800 + 48 * free, second // 3600 + 24 * free)
 
 
 @dataclass(frozen=True)
@@ -182,13 +214,12 @@ class Pace:
 
     Attributes:
         for_miles: float32 (40,), log minutes at the knots of distance.
-        half_hour: float32 (96,), of a working day, then of a day at the weekend.
+        half_hour: float32 (96,), of a working day, then of a free one.
         pickup: float32 (266,), by pickup zone.
         dropoff: float32 (266,), by dropoff zone.
         pair: float32 (266 * 266,), by pickup zone times 266 plus dropoff zone.
         pickup_hour: float32 (266 * 48,), by pickup zone times 48 plus hour of the kind of day.
         dropoff_hour: float32 (266 * 48,), by dropoff zone times 48 plus hour of the kind of day.
-        pair_trips: float32 (266 * 266,), how many trips the pair's effect rests on.
     """
 
     for_miles: Matrix
@@ -198,7 +229,6 @@ class Pace:
     pair: Matrix
     pickup_hour: Matrix
     dropoff_hour: Matrix
-    pair_trips: Matrix
 
 
 class PaceFit:
@@ -249,8 +279,7 @@ class PaceFit:
         zone_hours = _ZONES * _HOURS
         pickup_hour = _shrunken_means(pickups.astype(np.int32) * _HOURS + hours, left, zone_hours, _PRIOR_ZONE_HOUR)
         dropoff_hour = _shrunken_means(dropoffs.astype(np.int32) * _HOURS + hours, left, zone_hours, _PRIOR_ZONE_HOUR)
-        pair_trips = np.bincount(pairs, minlength=_PAIRS).astype(np.float64)
-        effects = (for_miles, half_hour, pickup, dropoff, pair, pickup_hour, dropoff_hour, pair_trips)
+        effects = (for_miles, half_hour, pickup, dropoff, pair, pickup_hour, dropoff_hour)
         return Pace(*(effect.astype(np.float32) for effect in effects))
 
 
@@ -295,7 +324,6 @@ class FeatureTables:
                 pace.pickup[pickup],
                 pace.dropoff[dropoff],
                 pace.pair,
-                pace.pair_trips,
                 geography.usual_miles.ravel(),
                 start,
                 end,
@@ -312,7 +340,7 @@ class FeatureTables:
             trips: Any trips; durations are not looked at.
 
         Returns:
-            float32 (n, 18), columns as in ``FEATURES``. An unbelievable distance is NaN, and the pair's usual one
+            float32 (n, 17), columns as in ``FEATURES``. An unbelievable distance is NaN, and the pair's usual one
             stands in for it in the estimate. ``estimate`` is in minutes: the exponential of the sum of all effects.
         """
         clock = _Clock.of(trips)
@@ -392,7 +420,7 @@ class OutOfFold:
         return len(self._trips)
 
     def __getitem__(self, rows: slice | Integers) -> Matrix:
-        """The features of some training trips, float32 (rows, 18)."""
+        """The features of some training trips, float32 (rows, 17)."""
         trips, fold = self._trips[rows], self._fold[rows]
         features: Matrix = np.empty((len(trips), len(FEATURES)), np.float32)
         for number, tables in enumerate(self._parts):

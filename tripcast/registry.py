@@ -3,7 +3,8 @@
 The promotion record is the truth and the aliases are its projection: a move is written down first, then the aliases
 are set from the record, so a process that dies in between leaves nothing that the next one does not put right.
 
-``champion`` serves; ``challenger`` stands beside it on a share of the traffic; ``previous`` is what a rollback restores.
+``champion`` serves, ``challenger`` stands beside it on a share of the traffic, and ``previous`` is what a rollback
+restores.
 """
 
 from __future__ import annotations

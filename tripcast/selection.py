@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from tripcast import __version__
+from tripcast.errors import StorageError
 from tripcast.evaluation import Evaluation, Scores, evaluate
 from tripcast.gate import Decision, decide
 from tripcast.models import Model
@@ -182,23 +183,32 @@ def select(
 
     Raises:
         TrackingError: If the registry cannot be reached.
-        StorageError: If the champion's model folder is damaged.
     """
     truth = read_trips(sorted(trips.glob("*.parquet")))
     registry = Registry(taxi, Settings.load())
     version = registry.alias("champion")
-    champion = registry.load(version) if version else None
+    champion, problem = _load_champion(registry, version)
     evaluation = evaluate(
         truth,
         {candidate.name: candidate.model.predict(truth) for candidate in candidates},
         champion.predict(truth) if champion else None,
     )
+    if problem:
+        evaluation = replace(evaluation, champion_problem=problem)
     identical = [candidate.name for candidate in candidates if champion and candidate.model.digest == champion.digest]
     decision = decide(evaluation, identical=identical)
     by_name = {candidate.name: candidate for candidate in candidates}
-    return Selection(
-        taxi, pipeline_run, by_name, version, evaluation, decision, _months(months)
-    )
+    return Selection(taxi, pipeline_run, by_name, version, evaluation, decision, _months(months))
+
+
+def _load_champion(registry: Registry, version: Version | None) -> tuple[Model | None, str | None]:
+    """The model in service, or why it cannot be judged: one that nobody can load must not bar its successor."""
+    if version is None:
+        return None, None
+    try:
+        return registry.load(version), None
+    except StorageError as error:
+        return None, str(error)
 
 
 def _months(described: Sequence[Mapping[str, Any]]) -> list[MonthUsed]:

@@ -73,7 +73,9 @@ def test_every_parameter_is_described(compiled, name):
 
 
 def test_another_image_is_written_into_every_task(tmp_path):
-    result = CliRunner().invoke(main, ["compile", "--image", "registry.example/tripcast@sha256:ab", "--output", str(tmp_path)])
+    result = CliRunner().invoke(
+        main, ["compile", "--image", "registry.example/tripcast@sha256:ab", "--output", str(tmp_path)]
+    )
 
     assert result.exit_code == 0
     executors = specification(tmp_path / "training.yaml")["deploymentSpec"]["executors"]

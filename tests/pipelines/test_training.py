@@ -55,11 +55,7 @@ def run(summary) -> Path:
 
 
 def registry(home: Path) -> Registry:
-    os.environ["TRIPCAST_HOME"] = str(home)
-    try:
-        return Registry("green", Settings.load())
-    finally:
-        del os.environ["TRIPCAST_HOME"]
+    return Registry("green", Settings(home, f"sqlite:///{home / 'mlflow.db'}", commit="", image=""))
 
 
 def test_the_better_candidate_is_promoted(summary):
@@ -126,9 +122,7 @@ def test_the_registered_model_is_the_winner(home, run, summary):
 def test_mlflow_holds_a_parent_run_with_a_run_for_each_candidate(home, summary):
     client = mlflow.MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
     parent = client.get_run(summary["run_id"])
-    children = client.search_runs(
-        [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
-    )
+    children = client.search_runs([parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
 
     assert parent.info.status == "FINISHED"
     assert parent.data.metrics["rmse"] == summary["candidates"]["lightgbm"]["rmse"]
@@ -183,9 +177,7 @@ def test_every_trial_of_a_search_is_a_nested_run(tmp_path):
     (candidate,) = client.search_runs(
         [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
     )
-    trials = client.search_runs(
-        [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{candidate.info.run_id}'"
-    )
+    trials = client.search_runs([parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{candidate.info.run_id}'")
     assert {trial.info.run_name for trial in trials} == {"trial 0", "trial 1"}
     assert all(trial.data.metrics["rmse"] > 0 and trial.data.params for trial in trials)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -223,10 +222,10 @@ print("pandas" in sys.modules)
     assert child.stdout == "False\n"
 
 
-def test_published_months_keep_the_notebooks_trips(tmp_path: Path) -> None:
+def test_published_months_keep_the_notebooks_trips(tmp_path: Path, tlc: Path) -> None:
     months = [
         ingest(
-            os.environ["TRIPCAST_TLC_DIR"],
+            str(tlc),
             "green",
             month,
             output=tmp_path / f"{month}.parquet",

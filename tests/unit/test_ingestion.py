@@ -406,12 +406,11 @@ def test_an_output_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         ingest_month(write_month(tmp_path / "raw", month_table()), tmp_path / "file")
 
 
-def test_published_months_are_read_as_they_are(tmp_path: Path) -> None:
-    source = Path(os.environ["TRIPCAST_TLC_DIR"])
+def test_published_months_are_read_as_they_are(tmp_path: Path, tlc: Path) -> None:
     ingested = ingest(
-        str(source), "green", JANUARY, output=tmp_path / "m.parquet", downloads=tmp_path, snapshots=tmp_path / "s"
+        str(tlc), "green", JANUARY, output=tmp_path / "m.parquet", downloads=tmp_path, snapshots=tmp_path / "s"
     )
-    raw = pq.read_table(source / "green_tripdata_2021-01.parquet")
+    raw = pq.read_table(tlc / "green_tripdata_2021-01.parquet")
     typed = pq.read_table(ingested.file)
     assert ingested.rows == 76_518
     assert pc.sum(typed["pickup_zone"]) == pc.sum(raw["PULocationID"])

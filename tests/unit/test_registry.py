@@ -187,8 +187,8 @@ def test_a_model_loads_where_tripcast_is_not_installed(settings, registry, regis
         "print(sys.modules['tripcast'].__file__)\n"
         "print(model.predict(model.input_example).shape)\n"
     )
-    # -S without site-packages' .pth files: the editable installation of tripcast is not found.
-    blocked = "import sys; sys.path_hooks = sys.path_hooks; sys.meta_path = [f for f in sys.meta_path if 'editable' not in repr(f)]\n"
+    # Without the finder of editable installations, tripcast is not to be found.
+    blocked = "import sys; sys.meta_path = [finder for finder in sys.meta_path if 'editable' not in repr(finder)]\n"
     result = subprocess.run(
         [sys.executable, "-c", blocked + script],
         cwd=tmp_path,

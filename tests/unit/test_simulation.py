@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -126,9 +125,8 @@ def test_a_month_has_the_columns_and_types_of_the_publisher(taxi: str, columns: 
     assert schema.names == list(columns)
 
 
-@pytest.mark.skipif("TRIPCAST_TLC_DIR" not in os.environ, reason="TRIPCAST_TLC_DIR names no folder of real months")
-def test_a_month_has_the_schema_of_the_real_file() -> None:
-    real = pq.read_schema(Path(os.environ["TRIPCAST_TLC_DIR"]) / "green_tripdata_2021-01.parquet")
+def test_a_month_has_the_schema_of_the_real_file(tlc: Path) -> None:
+    real = pq.read_schema(tlc / "green_tripdata_2021-01.parquet")
     assert table().schema.equals(real)
 
 

@@ -64,9 +64,7 @@ def test_the_commit_is_on_every_run(tracker, monkeypatch, settings):
 
 def test_a_month_is_logged_as_an_input_with_its_hash(tracker):
     with tracker.pipeline_run("job", "parent") as run_id:
-        tracker.log_dataset(
-            run_id, name="2021-01", sha256="ab" * 32, location="s3://bucket/trips", context="training"
-        )
+        tracker.log_dataset(run_id, name="2021-01", sha256="ab" * 32, location="s3://bucket/trips", context="training")
 
     (logged,) = tracker.client.get_run(run_id).inputs.dataset_inputs
     assert logged.dataset.name == "2021-01"

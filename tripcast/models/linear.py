@@ -83,7 +83,7 @@ def fit(trips: Trips, parameters: Mapping[str, Any]) -> Linear:
     """Fit to trips; there are no parameters."""
     from scipy.sparse import csr_array
     from sklearn.linear_model import LinearRegression
-    from threadpoolctl import threadpool_limits
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     pairs = _pair(trips)
     seen = np.flatnonzero(np.bincount(pairs))

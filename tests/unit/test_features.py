@@ -1,0 +1,160 @@
+"""Features: what they say about a trip, what they do with dirt, and that no training trip sees its own duration."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tripcast.features import FEATURES, FeatureTables, Geography, OutOfFold, PaceFit
+from tripcast.trips import Trips
+
+MONDAY = np.datetime64("2021-01-04T00:00:00", "us")
+
+
+def trips_of(pickup, dropoff, miles, minutes=None, start=MONDAY, every_seconds=600) -> Trips:
+    count = len(pickup)
+    return Trips(
+        start + (np.arange(count) * every_seconds).astype("timedelta64[s]"),
+        np.asarray(pickup, np.int16),
+        np.asarray(dropoff, np.int16),
+        np.asarray(miles, np.float64),
+        None if minutes is None else np.asarray(minutes, np.float64),
+    )
+
+
+@pytest.fixture(scope="module")
+def month() -> Trips:
+    """Four weeks among ten zones on a line a mile apart; trips from zone 3 take half as long again."""
+    random = np.random.default_rng(0)
+    pickup, dropoff = random.integers(1, 11, (2, 4032))
+    miles = np.abs(pickup - dropoff) + random.uniform(0.3, 0.5, 4032)
+    minutes = 4 * miles * np.where(pickup == 3, 1.5, 1.0) * random.lognormal(0, 0.2, 4032)
+    return trips_of(pickup, dropoff, miles, np.clip(minutes, 1, 60))
+
+
+@pytest.fixture(scope="module")
+def tables(month) -> FeatureTables:
+    return OutOfFold(month).tables
+
+
+def column(rows, name):
+    return rows[:, FEATURES.index(name)]
+
+
+def test_the_clock_is_read_in_local_time(tables):
+    trips = trips_of([1, 1], [2, 2], [1.0, 1.0], start=np.datetime64("2021-01-10T17:45:00", "us"), every_seconds=86_400)
+    rows = tables(trips)
+    assert column(rows, "hour_of_day").tolist() == [17.75, 17.75]
+    assert column(rows, "weekday").tolist() == [6, 0]  # a Sunday, then a Monday
+
+
+@pytest.mark.parametrize(
+    ("holiday", "working_day"), [("2021-01-18", "2021-01-25"), ("2024-11-28", "2024-11-21"), ("2021-12-25", None)]
+)
+def test_a_holiday_has_the_hours_of_a_weekend(tables, holiday, working_day):
+    at_five = np.timedelta64(17, "h")
+    sunday, that_day = (
+        column(tables(trips_of([1], [2], [1.0], start=np.datetime64(day, "us") + at_five)), "hour_pace")
+        for day in ("2021-01-10", holiday)
+    )
+    assert that_day == sunday
+    if working_day:
+        other = tables(trips_of([1], [2], [1.0], start=np.datetime64(working_day, "us") + at_five))
+        assert column(other, "hour_pace") != sunday
+
+
+def test_the_map_puts_zones_as_far_apart_as_trips_are_long(tables):
+    rows = tables(trips_of([1, 1, 4], [10, 2, 9], [9.0, 1.0, 5.0]))
+    apart = np.hypot(column(rows, "east"), column(rows, "north"))
+    np.testing.assert_allclose(apart, [9.4, 1.4, 5.4], atol=0.5)
+    np.testing.assert_allclose(column(rows, "usual_miles"), [9.4, 1.4, 5.4], atol=0.1)
+
+
+def test_a_slow_zone_has_a_slow_pace(tables):
+    slow, ordinary = tables(trips_of([3, 5], [7, 9], [4.4, 4.4]))
+    gap = slow[FEATURES.index("pickup_pace")] - ordinary[FEATURES.index("pickup_pace")]
+    assert gap == pytest.approx(np.log(1.5), abs=0.05)
+
+
+def test_the_estimate_is_close_to_what_trips_take(tables):
+    rows = tables(trips_of([3, 5], [7, 9], [4.4, 4.4]))
+    np.testing.assert_allclose(column(rows, "estimate"), [26.4, 17.6], rtol=0.15)  # by night the averages are of few
+
+
+@pytest.mark.parametrize("miles", [0.0, -1.0, 244_152.01, np.nan, np.inf])
+def test_an_unbelievable_distance_is_a_missing_one(tables, miles):
+    dirty, missing = (tables(trips_of([2], [6], [value])) for value in (miles, np.nan))
+    np.testing.assert_array_equal(dirty, missing)
+    assert np.isnan(column(dirty, "miles"))
+    usual = tables(trips_of([2], [6], [column(dirty, "usual_miles")[0]]))
+    assert column(dirty, "estimate") == column(usual, "estimate")
+
+
+def test_absurd_distances_do_not_enter_what_is_usual(month):
+    absurd = month.trip_distance_miles.copy()
+    absurd[::7] = 244_152.01
+    usual = Geography.fit(replace(month, trip_distance_miles=absurd)).usual_miles
+    np.testing.assert_allclose(usual[1:11, 1:11], Geography.fit(month).usual_miles[1:11, 1:11], atol=0.1)
+
+
+def test_a_pair_without_trips_takes_the_way_over_others():
+    trips = trips_of([1, 2] * 50, [2, 3] * 50, [1.5, 2.5] * 50, [5.0] * 100)
+    assert Geography.fit(trips).usual_miles[1, 3] == pytest.approx(4.0)
+
+
+@pytest.mark.parametrize("zone", [-32_768, -1, 0, 200, 266, 32_767])
+def test_a_zone_never_seen_still_has_an_estimate(tables, zone):
+    rows = tables(trips_of([zone, 2], [2, zone], [3.0, np.nan]))
+    assert np.isfinite(column(rows, "estimate")).all()
+    assert column(rows, "pair_pace").tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("year", ["1970", "2009", "2099"])
+def test_a_year_never_seen_still_has_an_estimate(tables, year):
+    assert np.isfinite(column(tables(trips_of([1], [2], [1.0], start=np.datetime64(year, "us"))), "estimate")).all()
+
+
+def test_one_trip_has_the_features_it_has_in_a_batch(tables, month):
+    batch = tables(month[:50])
+    singly = np.concatenate([tables(month[row : row + 1]) for row in range(50)])
+    np.testing.assert_array_equal(singly, batch)
+
+
+def test_no_trips_have_no_features(tables, month):
+    assert tables(month[:0]).shape == (0, len(FEATURES))
+
+
+def test_tables_are_the_same_after_reading_them_back(tables, month):
+    again = FeatureTables.load(tables.files())
+    np.testing.assert_array_equal(again(month), tables(month))
+
+
+def test_the_duration_of_a_trip_does_not_enter_its_own_features(month):
+    row = 1234
+    changed = month.duration_minutes.copy()
+    changed[row] = 60.0 if changed[row] < 30 else 1.0
+    before, after = OutOfFold(month), OutOfFold(replace(month, duration_minutes=changed))
+
+    np.testing.assert_array_equal(after[row : row + 1], before[row : row + 1])
+    day = month.pickup_datetime.astype("datetime64[D]")
+    same_day = np.flatnonzero(day == day[row])
+    np.testing.assert_array_equal(after[same_day], before[same_day])
+    assert (after[:] != before[:]).any(), "the duration does enter the features of other days"
+
+
+def test_random_durations_leave_training_features_without_knowledge(month):
+    random = np.random.default_rng(1)
+    noise = replace(month, duration_minutes=random.lognormal(2, 0.7, len(month)).clip(1, 60))
+    truth = np.log(noise.duration_minutes)
+    leaky = FeatureTables(Geography.fit(noise), PaceFit(noise, np.zeros(len(noise), np.int8)).without(1))
+
+    for name in ("pair_pace", "estimate"):
+        assert abs(np.corrcoef(column(OutOfFold(noise)[:], name), truth)[0, 1]) < 0.04
+        assert np.corrcoef(column(leaky(noise), name), truth)[0, 1] > 0.1
+
+
+def test_out_of_fold_features_do_not_depend_on_how_they_are_asked_for(month):
+    features = OutOfFold(month)
+    whole = features[:]
+    np.testing.assert_array_equal(np.concatenate([features[:1000], features[1000:]]), whole)
+    np.testing.assert_array_equal(features[np.array([5, 3000])], whole[[5, 3000]])

@@ -1,0 +1,260 @@
+"""Models: what they predict, their folder, and the published months' figures."""
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from sklearn.feature_extraction import DictVectorizer
+from sklearn.linear_model import LinearRegression
+
+from tests.conftest import make_trips
+from tripcast.errors import StorageError
+from tripcast.models import CANDIDATES, Model, lightgbm, linear
+from tripcast.training import train
+from tripcast.trips import Trips
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, Model]:
+    """A model of each candidate, with few trees; one distance of a hundred is absurd."""
+    trips, data = make_trips(3000), {"2021-01": "ab" * 32}
+    trips.trip_distance_miles[::100] = 50_000.0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(lightgbm.DEFAULTS, "rounds", 100)
+        return {name: train(name, trips, taxi="green", data=data, trials=1) for name in CANDIDATES}
+
+
+@pytest.fixture(params=CANDIDATES)
+def model(request, models) -> Model:
+    return models[request.param]
+
+
+def test_linear_is_the_notebooks_pipeline():
+    trips = make_trips(800)
+    trips.trip_distance_miles[3] = 244_152.01
+    train_trips, other = trips[:600], trips[600:]
+
+    def as_dictionaries(trips):
+        columns = (trips.pickup_zone, trips.dropoff_zone, trips.trip_distance_miles)
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        return [{"PU_DO": f"{pickup}_{dropoff}", "trip_distance": miles} for pickup, dropoff, miles in rows]
+
+    vectorizer = DictVectorizer()
+    notebook = LinearRegression().fit(
+        vectorizer.fit_transform(as_dictionaries(train_trips)), train_trips.duration_minutes
+    )
+    expected = notebook.predict(vectorizer.transform(as_dictionaries(other)))
+    np.testing.assert_allclose(linear.fit(train_trips, {}).predict(other), expected, rtol=1e-6)
+
+
+def test_linear_gives_unseen_pairs_intercept_and_distance_alone(models):
+    predictor = models["linear"].predictor
+    trips = replace(make_trips(2), pickup_zone=np.array([1, 1], np.int16), trip_distance_miles=np.array([0.0, 2.0]))
+    assert predictor.predict(trips) == pytest.approx(
+        [predictor.intercept, predictor.intercept + 2 * predictor.per_mile]
+    )
+
+
+def test_lightgbm_comes_closer_than_linear_which_believes_absurd_distances(models):
+    trips = make_trips(2000, seed=1)
+    linear_error, lightgbm_error = (
+        np.sqrt(np.mean((models[name].predict(trips).minutes - trips.duration_minutes) ** 2))
+        for name in ("linear", "lightgbm")
+    )
+    assert lightgbm_error < 0.6 * linear_error
+
+
+def test_anything_within_the_types_has_a_prediction(model):
+    zones = np.array([-32_768, -1, 0, 1, 41, 265, 266, 32_767], np.int16)
+    miles = np.array([np.nan, -1.0, 0.0, 1e-300, 3.0, 100.0, 244_152.01, 1e300, np.inf])
+    times = np.array(["1582-10-15", "2008-12-31T23:59:59", "2021-02-03T04:05:06", "2400-01-01"], "datetime64[us]")
+    pickup, dropoff, distance, time = (axis.ravel() for axis in np.meshgrid(zones, zones, miles, times))
+    prediction = model.predict(Trips(time, pickup, dropoff, distance))
+    for values in (prediction.minutes, prediction.lower, prediction.upper):
+        assert values.dtype == np.float64
+        assert np.isfinite(values).all()
+        assert (values > 0).all()
+    assert (prediction.lower <= prediction.minutes).all()
+    assert (prediction.minutes <= prediction.upper).all()
+
+
+def test_no_trips_have_no_predictions(model):
+    assert len(model.predict(make_trips(1)[:0]).minutes) == 0
+
+
+def test_one_trip_is_predicted_as_in_a_batch(model):
+    trips = make_trips(20, seed=1)
+    singly = [model.predict(trips[row : row + 1]).minutes[0] for row in range(20)]
+    np.testing.assert_array_equal(singly, model.predict(trips).minutes)
+
+
+def test_a_trip_without_a_distance_has_a_wider_interval(monkeypatch):
+    monkeypatch.setitem(lightgbm.DEFAULTS, "rounds", 50)
+    trips = make_trips(4000)
+    trips.trip_distance_miles[::10] = 0
+    model = train("lightgbm", trips, taxi="green", data={})
+    measured = make_trips(500, seed=1)
+    unmeasured = replace(measured, trip_distance_miles=np.zeros(500))
+    widths = [float(np.mean(found.upper - found.lower)) for found in map(model.predict, (measured, unmeasured))]
+    assert widths[1] > 1.5 * widths[0]
+
+
+def test_a_saved_model_predicts_the_same(model, tmp_path):
+    model.save(tmp_path / "model")
+    loaded = Model.load(tmp_path / "model")
+    trips = make_trips(500, seed=1)
+    assert loaded.manifest == model.manifest
+    assert loaded.digest == model.digest
+    for name in ("minutes", "lower", "upper"):
+        np.testing.assert_array_equal(getattr(loaded.predict(trips), name), getattr(model.predict(trips), name))
+
+
+def test_a_model_folder_is_of_open_formats(model, tmp_path):
+    model.save(tmp_path)
+    assert {file.suffix for file in tmp_path.iterdir()} <= {".json", ".csv", ".txt", ".npy"}
+    for table in tmp_path.glob("*.npy"):
+        np.load(table, allow_pickle=False)
+
+
+def test_the_manifest_tells_what_the_model_was_made_from(model, tmp_path):
+    model.save(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["taxi"] == "green"
+    assert manifest["data"] == {"2021-01": "ab" * 32}
+    assert manifest["trips"] == 3000
+    assert manifest["first_pickup"].startswith("2021-01-01T")
+    assert manifest["calibration"]["trips"] == 450
+    assert model.manifest.train_months == ["2021-01"]
+
+
+def test_the_digest_changes_with_the_data(models):
+    other = train("linear", make_trips(3000, seed=1), taxi="green", data={"2021-01": "ab" * 32})
+    assert re.fullmatch("[0-9a-f]{64}", other.digest)
+    assert other.digest != models["linear"].digest
+
+
+def test_a_folder_without_a_model_is_named(tmp_path):
+    with pytest.raises(StorageError, match=r"nothing/manifest\.json cannot be read: No such file"):
+        Model.load(tmp_path / "nothing")
+
+
+def test_a_missing_file_is_named(model, tmp_path):
+    model.save(tmp_path)
+    name = min(model.manifest.files)
+    (tmp_path / name).unlink()
+    with pytest.raises(StorageError, match=f"{name} cannot be read"):
+        Model.load(tmp_path)
+
+
+def test_a_truncated_file_is_named(model, tmp_path):
+    model.save(tmp_path)
+    file = tmp_path / min(model.manifest.files)
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(StorageError, match=f"{file.name} is not the file that the model was saved with"):
+        Model.load(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": 1}', '{"format": "one"}', "\xff"])
+def test_a_damaged_manifest_is_named(tmp_path, text):
+    (tmp_path / "manifest.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(StorageError, match=r"manifest\.json is not the manifest of a model"):
+        Model.load(tmp_path)
+
+
+def test_a_later_format_is_refused(models, tmp_path):
+    replace(models["linear"], manifest=replace(models["linear"].manifest, format=2)).save(tmp_path)
+    with pytest.raises(StorageError, match="model format 2, and this tripcast reads up to 1"):
+        Model.load(tmp_path)
+
+
+def test_an_unknown_candidate_in_a_folder_is_refused(models, tmp_path):
+    replace(models["linear"], manifest=replace(models["linear"].manifest, candidate="oracle")).save(tmp_path)
+    with pytest.raises(StorageError, match="'oracle', and this tripcast knows linear, lightgbm, tuned"):
+        Model.load(tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_named(model, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StorageError, match="cannot be written"):
+        model.save(tmp_path / "file" / "model")
+
+
+def test_loading_and_predicting_import_numpy_and_lightgbm_only(models, tmp_path):
+    models["lightgbm"].save(tmp_path)
+    script = """
+import sys
+from pathlib import Path
+import lightgbm
+brought = set(sys.modules)
+import numpy as np
+from tripcast.models import Model
+from tripcast.trips import Trips
+one = Trips(np.array(["2021-02-03T04:05"], "M8[us]"), np.array([41], "i2"), np.array([42], "i2"), np.array([1.5]))
+Model.load(Path(sys.argv[1])).predict(one)
+heavy = {"pandas", "sklearn", "pyarrow", "mlflow", "optuna", "matplotlib", "boto3", "kfp"}
+print(sorted(heavy & (set(sys.modules) - brought)))
+print(sorted({"optuna", "mlflow", "kfp", "boto3"} & set(sys.modules)))
+"""
+    child = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert child.stdout == "[]\n[]\n"
+
+
+def test_naming_the_candidates_imports_none_of_them():
+    script = "import sys; from tripcast.models import CANDIDATES; print({'lightgbm', 'sklearn'} & set(sys.modules))"
+    child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert child.stdout == "set()\n"
+
+
+def published(folder: Path, months: list[str]) -> Trips:
+    """The trips of green months that keep the contract, by the notebook's rule."""
+    names = ["lpep_pickup_datetime", "lpep_dropoff_datetime", "PULocationID", "DOLocationID", "trip_distance"]
+    table = pa.concat_tables(
+        pq.read_table(folder / f"green_tripdata_{month}.parquet", columns=names) for month in months
+    )
+    pickup, dropoff, start, end, miles = (column.to_numpy() for column in table.columns)
+    minutes = (dropoff - pickup) / np.timedelta64(1, "m")
+    trips = Trips(pickup.astype("M8[us]"), start.astype(np.int16), end.astype(np.int16), miles, minutes)
+    return trips[(minutes >= 1) & (minutes <= 60)]
+
+
+def scores(model: Model, trips: Trips) -> tuple[float, float, float]:
+    """RMSE and MAE in minutes, and the coverage of the interval."""
+    found, actual = model.predict(trips), trips.duration_minutes
+    errors = found.minutes - actual
+    within = (found.lower <= actual) & (actual <= found.upper)
+    return float(np.sqrt(np.mean(errors**2))), float(np.mean(np.abs(errors))), float(np.mean(within))
+
+
+SPLITS = (["2021-01"], "2021-02"), (["2021-01", "2021-02"], "2021-03"), (["2022-01"], "2022-02")
+MOST_RMSE_AND_MAE = (5.35, 3.46), (4.95, 3.23), (4.70, 3.00)
+
+
+def test_linear_reproduces_the_notebook_on_published_months(tlc):
+    trips, later = published(tlc, ["2021-01"]), published(tlc, ["2021-02"])
+    assert (len(trips), len(later)) == (73_908, 61_921)
+    rmse, mae, _ = scores(train("linear", trips, taxi="green", data={}), later)
+    assert rmse == pytest.approx(7.759, abs=0.005)
+    assert mae == pytest.approx(5.340, abs=0.005)
+
+
+@pytest.mark.parametrize(("months", "test"), SPLITS)
+def test_the_interval_of_linear_is_honest_on_published_months(tlc, months, test):
+    _, _, coverage = scores(train("linear", published(tlc, months), taxi="green", data={}), published(tlc, [test]))
+    assert 0.78 <= coverage <= 0.82
+
+
+@pytest.mark.parametrize(("split", "most"), zip(SPLITS, MOST_RMSE_AND_MAE, strict=True))
+def test_lightgbm_is_accurate_and_its_interval_honest_on_published_months(tlc, split, most):
+    months, test = split
+    model = train("lightgbm", published(tlc, months), taxi="green", data={})
+    rmse, mae, coverage = scores(model, published(tlc, [test]))
+    assert rmse <= most[0]
+    assert mae <= most[1]
+    assert 0.78 <= coverage <= 0.82

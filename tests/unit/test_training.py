@@ -1,0 +1,157 @@
+"""Training: what it refuses, what it holds out, and that it gives the same model every time."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import optuna
+import pytest
+
+from tests.conftest import make_trips
+from tripcast.errors import InvalidRequest
+from tripcast.models import CANDIDATES, lightgbm, linear
+from tripcast.models.model import Search
+from tripcast.training import train
+
+DATA = {"2021-01": "cd" * 32}
+
+
+@pytest.fixture(autouse=True)
+def few_trees(monkeypatch):
+    """Fewer trees than a real model has, so that tests are quick."""
+    monkeypatch.setitem(lightgbm.DEFAULTS, "rounds", 50)
+    monkeypatch.setitem(lightgbm.DEFAULTS, "learning_rate", 0.15)
+
+
+def test_an_unknown_candidate_is_refused_with_the_known_ones():
+    with pytest.raises(InvalidRequest, match="no candidate 'forest': choose among linear, lightgbm, tuned"):
+        train("forest", make_trips(600), taxi="green", data=DATA)
+
+
+def test_too_few_trips_are_refused_with_the_number_needed():
+    with pytest.raises(InvalidRequest, match="499 good trips are too few to train on: at least 500"):
+        train("linear", make_trips(499), taxi="green", data=DATA)
+
+
+def test_a_search_without_trials_is_refused():
+    with pytest.raises(InvalidRequest, match="at least 1"):
+        train("tuned", make_trips(600), taxi="green", data=DATA, trials=0)
+
+
+@pytest.mark.parametrize("candidate", CANDIDATES)
+def test_five_hundred_trips_suffice(candidate):
+    model = train(candidate, make_trips(500), taxi="green", data=DATA, trials=1)
+    assert model.manifest.trips == 500
+    assert np.std(model.predict(make_trips(100, seed=1)).minutes) > 1
+
+
+@pytest.mark.parametrize("candidate", CANDIDATES)
+def test_trips_of_a_single_day_suffice(candidate):
+    trips = make_trips(20_000)
+    day = trips[trips.pickup_datetime < np.datetime64("2021-01-02")]
+    model = train(candidate, day, taxi="green", data=DATA, trials=1)
+    assert np.isfinite(model.predict(day).minutes).all()
+
+
+def test_choices_are_made_on_the_later_trips(monkeypatch):
+    seen = {}
+    rehearse = linear.rehearse
+
+    def watch(earlier, later, search):
+        seen.update(earlier=earlier, later=later)
+        return rehearse(earlier, later, search)
+
+    monkeypatch.setattr(linear, "rehearse", watch)
+    trips = make_trips(1000)
+    shuffled = trips[np.random.default_rng(0).permutation(1000)]
+    model = train("linear", shuffled, taxi="green", data=DATA)
+    assert len(seen["earlier"]) == 850
+    assert len(seen["later"]) == 150
+    assert seen["earlier"].pickup_datetime.max() <= seen["later"].pickup_datetime.min()
+    assert model.manifest.trips == 1000
+
+
+def test_the_calibration_is_that_of_trips_held_out():
+    trips = make_trips(4000)
+    model = train("lightgbm", trips, taxi="green", data=DATA)
+    found = model.manifest.calibration
+    rehearsed, _ = lightgbm.rehearse(trips[:3400], trips[3400:], Search(1, 0, None))
+    errors = rehearsed.predict(trips[3400:]) - trips.duration_minutes[3400:]
+    assert found.trips == 600
+    assert found.rmse == pytest.approx(np.sqrt(np.mean(errors**2)), abs=1e-4)
+    assert found.mae == pytest.approx(np.mean(np.abs(errors)), abs=1e-4)
+    assert found.bias == pytest.approx(np.mean(errors), abs=1e-4)
+
+
+def test_slower_traffic_at_the_end_lifts_the_level_halfway():
+    trips = make_trips(8000)
+    trips.duration_minutes[6800:] *= 1.2
+    np.clip(trips.duration_minutes, 1, 60, out=trips.duration_minutes)
+    assert train("lightgbm", trips, taxi="green", data=DATA).manifest.parameters["level"] == pytest.approx(
+        1.1, abs=0.02
+    )
+
+
+def test_a_search_tells_of_every_trial_and_keeps_the_best():
+    told = []
+    model = train(
+        "tuned", make_trips(800), taxi="green", data=DATA, trials=4, on_trial=lambda *trial: told.append(trial)
+    )
+    assert [number for number, _, _ in told] == [0, 1, 2, 3]
+    assert told[0][1] == lightgbm.DEFAULTS
+    _, best, _ = min(told, key=lambda trial: trial[2])
+    assert {name: model.manifest.parameters[name] for name in best} == best
+
+
+def test_a_search_that_finds_nothing_better_returns_the_defaults(monkeypatch):
+    play = lightgbm.Rehearsal.play
+
+    def worse_than_the_defaults(self, parameters):
+        predictor, rmse = play(self, parameters)
+        return predictor, rmse + (parameters != lightgbm.DEFAULTS)
+
+    monkeypatch.setattr(lightgbm.Rehearsal, "play", worse_than_the_defaults)
+    trips = make_trips(800)
+    tuned = train("tuned", trips, taxi="green", data=DATA, trials=3)
+    default = train("lightgbm", trips, taxi="green", data=DATA)
+    assert tuned.manifest.parameters == default.manifest.parameters
+    assert tuned.manifest.files == default.manifest.files
+
+
+def test_another_seed_searches_elsewhere():
+    def tried(seed):
+        told = []
+        train(
+            "tuned", make_trips(600), taxi="green", data=DATA, trials=2, seed=seed, on_trial=lambda *t: told.append(t)
+        )
+        return told[1][1]
+
+    assert tried(1) == tried(1)
+    assert tried(1) != tried(2)
+
+
+def test_a_search_does_not_write_to_the_console(capfd):
+    train("tuned", make_trips(600), taxi="green", data=DATA, trials=2)
+    assert capfd.readouterr() == ("", "")
+    assert optuna.logging.get_verbosity() == optuna.logging.WARNING
+
+
+@pytest.mark.parametrize("candidate", ["linear", "lightgbm"])
+def test_the_same_trips_give_the_same_bytes_whatever_the_number_of_threads(candidate, tmp_path):
+    script = f"""
+import sys
+from pathlib import Path
+from tests.conftest import make_trips
+from tripcast.models import lightgbm
+from tripcast.training import train
+lightgbm.DEFAULTS["rounds"] = 20
+trips = make_trips(20_000)
+trips.trip_distance_miles[::500] = 50_000.0
+train("{candidate}", trips, taxi="green", data={DATA}).save(Path(sys.argv[1]))
+"""
+    for threads in ("1", "2"):
+        environment = {**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
+        subprocess.run([sys.executable, "-c", script, str(tmp_path / threads)], check=True, env=environment)
+    one, two = ({file.name: file.read_bytes() for file in (tmp_path / threads).iterdir()} for threads in ("1", "2"))
+    assert one == two
