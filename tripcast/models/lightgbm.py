@@ -55,6 +55,10 @@ _BIN_ROWS = 200_000
 #: Rows of features that exist at a time.
 _BATCH_ROWS = 500_000
 
+#: Fewer trips than this are predicted by one thread: starting others would take longer than the work. More are by as
+#: many as ``OMP_NUM_THREADS`` allows.
+_ALONE = 10_000
+
 _BOOSTER = "booster.txt"
 
 
@@ -74,8 +78,8 @@ class Boosted:
 
     def predict(self, trips: Trips) -> Floats:
         """Durations in minutes, (n,), within the contract's 1 to 60."""
-        # One thread: for a trip, starting more would take longer than the work.
-        minutes = self.booster.predict(self.tables(trips), num_threads=1) if len(trips) else np.empty(0)
+        threads = 1 if len(trips) < _ALONE else 0
+        minutes = self.booster.predict(self.tables(trips), num_threads=threads) if len(trips) else np.empty(0)
         return np.clip(self.level * np.asarray(minutes, np.float64), SHORTEST, LONGEST)
 
     def files(self) -> dict[str, bytes]:
@@ -164,6 +168,8 @@ def load(files: Mapping[str, bytes], parameters: Mapping[str, Any]) -> Boosted:
         booster = lightgbm.Booster(model_str=files[_BOOSTER].decode())
     except lightgbm.basic.LightGBMError as trouble:
         raise ValueError(str(trouble)) from trouble
+    if booster.feature_name() != list(FEATURES):
+        raise ValueError("it was trained on other features than this tripcast computes")
     return Boosted(FeatureTables.load(files), booster, parameters["level"])
 
 

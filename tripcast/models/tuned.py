@@ -44,7 +44,7 @@ def rehearse(earlier: Trips, later: Trips, search: Search) -> tuple[Boosted, dic
 
 def _suggest(trial: optuna.Trial) -> dict[str, Any]:
     return {
-        "rounds": trial.suggest_int("rounds", 100, 500, log=True),
+        "rounds": trial.suggest_int("rounds", 50, 500, log=True),
         "learning_rate": trial.suggest_float("learning_rate", 0.03, 0.15, log=True),
         "num_leaves": trial.suggest_int("num_leaves", 15, 127, log=True),
         "min_child_samples": trial.suggest_int("min_child_samples", 10, 300, log=True),
