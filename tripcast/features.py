@@ -92,35 +92,51 @@ def _pair(trips: Trips) -> Integers:
     return _zone(trips.pickup_zone) * _ZONES + _zone(trips.dropoff_zone)
 
 
-def _federal_holidays() -> npt.NDArray[np.bool_]:
-    """Whether a date is a holiday of the United States that empties offices, by [month - 1, day - 1, weekday].
+#: The calendar repeats after 400 years.
+_CALENDAR_DAYS = 146_097
+
+
+def _free_days() -> npt.NDArray[np.bool_]:
+    """Which days people do not work on: weekends, and the federal holidays that empty offices.
 
     Source: 5 U.S.C. 6103. Left out are Columbus and Veterans Day, when most of New York works.
+
+    Returns:
+        (146097,), by the day's number since 1970-01-01 modulo the length of the calendar.
     """
-    monday, thursday = 0, 3
-    first, third, fourth = slice(0, 7), slice(14, 21), slice(21, 28)
-    last = slice(24, 31)  # of a month of 31 days
-    holidays = np.zeros((12, 31, 7), bool)
-    holidays[0, 0, :] = True  # New Year's Day
-    holidays[0, third, monday] = True  # Martin Luther King Jr.
-    holidays[1, third, monday] = True  # Washington's birthday
-    holidays[4, last, monday] = True  # Memorial Day
-    holidays[5, 18, :] = True  # Juneteenth
-    holidays[6, 3, :] = True  # Independence Day
-    holidays[8, first, monday] = True  # Labor Day
-    holidays[10, fourth, thursday] = True  # Thanksgiving
-    holidays[11, 24, :] = True  # Christmas Day
-    return holidays
+    date = np.datetime64("1970-01-01") + np.arange(_CALENDAR_DAYS)
+    month = date.astype("datetime64[M]")
+    number, day = month.astype(np.int64) % 12 + 1, (date - month).astype(np.int64) + 1
+    weekday = _weekday(date.astype(np.int64))
+    monday, thursday, nth = weekday == 0, weekday == 3, (day + 6) // 7
+    free: npt.NDArray[np.bool_] = (
+        (weekday >= 5)
+        | ((number == 1) & (day == 1))  # New Year's Day
+        | ((number == 1) & monday & (nth == 3))  # Martin Luther King Jr.
+        | ((number == 2) & monday & (nth == 3))  # Washington's birthday
+        | ((number == 5) & monday & (day > 24))  # Memorial Day
+        | ((number == 6) & (day == 19))  # Juneteenth
+        | ((number == 7) & (day == 4))  # Independence Day
+        | ((number == 9) & monday & (nth == 1))  # Labor Day
+        | ((number == 11) & thursday & (nth == 4))  # Thanksgiving
+        | ((number == 12) & (day == 25))  # Christmas Day
+    )
+    return free
 
 
-_HOLIDAYS = _federal_holidays()
+def _weekday(day: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Monday is 0; days count from 1970-01-01, a Thursday."""
+    return (day + 3) % 7
+
+
+_FREE_DAYS = _free_days()
 
 
 @dataclass(frozen=True)
 class _Clock:
     """Pickup times taken apart: second of the day, weekday (Monday is 0), half hour and hour of the kind of day.
 
-    Days are of two kinds: those that people work on, and weekends and holidays.
+    Days are of two kinds: those that people work on, and free ones.
     """
 
     second: npt.NDArray[np.int64]
@@ -130,12 +146,9 @@ class _Clock:
 
     @classmethod
     def of(cls, trips: Trips) -> _Clock:
-        date = trips.pickup_datetime.astype("datetime64[D]")
-        month = date.astype("datetime64[M]")
-        second = (trips.pickup_datetime - date).astype(np.int64) // 1_000_000
-        weekday = (date.astype(np.int64) + 3) % 7  # 1970-01-01 was a Thursday
-        free = (weekday >= 5) | _HOLIDAYS[month.astype(np.int64) % 12, (date - month).astype(np.int64), weekday]
-        return cls(second, weekday, second // 1800 + 48 * free, second // 3600 + 24 * free)
+        day, second = np.divmod(trips.pickup_datetime.astype("datetime64[s]").astype(np.int64), 86_400)
+        free = _FREE_DAYS[day % _CALENDAR_DAYS]
+        return cls(second, _weekday(day), second // 1800 + 48 * free, second // 3600 + 24 * free)
 
 
 @dataclass(frozen=True)

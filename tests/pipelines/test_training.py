@@ -231,9 +231,9 @@ def test_a_step_that_breaks_ends_with_1_and_names_its_log(tmp_path):
 
 
 def test_an_interrupted_run_leaves_nothing_half_registered(tmp_path):
-    command = [str(TRIPCAST), "train", "--source", CITY, *MONTHS, "--home", str(tmp_path), "--json"]
+    arguments = ["train", "--source", CITY, *MONTHS, "--candidates", "linear", "--home", str(tmp_path), "--json"]
     interrupted = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+        [str(TRIPCAST), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
     )
     assert interrupted.stderr is not None
     for line in interrupted.stderr:
@@ -246,7 +246,7 @@ def test_an_interrupted_run_leaves_nothing_half_registered(tmp_path):
     assert "Interrupted" in errors
     assert registry(tmp_path).versions() == []
 
-    again = tripcast("train", "--source", CITY, *MONTHS, "--home", tmp_path, "--json")
+    again = tripcast(*arguments)
 
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["version"] == 1
