@@ -21,13 +21,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any
 
 from kfp import local
 from kfp.dsl.graph_component import GraphComponent
 from kfp.local import subprocess_task_handler
 
 from tripcast import errors
+from tripcast.progress import StepEvent
 from tripcast.storage import writing
 
 #: The last line of a traceback that ends in one of tripcast's own errors.
@@ -38,25 +39,6 @@ _PROGRESS = re.compile(r"\d+%\|")
 
 #: Parameters that tell the tasks of a fan-out apart.
 _LABELS = ("month", "candidate")
-
-
-@dataclass(frozen=True)
-class StepEvent:
-    """Something that happened to a task.
-
-    Attributes:
-        step: The step's name, for example ``train``.
-        label: The task's name, for example ``train lightgbm``.
-        state: What happened.
-        seconds: How long the task has run.
-        text: The progress line, where the state is ``progress``.
-    """
-
-    step: str
-    label: str
-    state: Literal["started", "progress", "succeeded", "failed"]
-    seconds: float = 0.0
-    text: str = ""
 
 
 class StepFailed(errors.TripcastError):

@@ -135,7 +135,8 @@ def train(
     """
     from pipelines.local import run_locally
     from pipelines.training import training
-    from tripcast import console
+    from tripcast.console import print_summary
+    from tripcast.progress import Progress
 
     settings = Settings.load()
     if "://" not in source and source != "tlc" and not source.startswith("simulated"):
@@ -148,7 +149,7 @@ def train(
         "candidates": [name.strip() for name in candidates.split(",") if name.strip()],
         "trials": trials,
     }
-    with console.Progress() as progress:
+    with Progress() as progress:
         run = run_locally(training, arguments, settings.runs, progress)
     evaluated = run.output("evaluate")
     summary = json.loads(Path(evaluated["decision"]).read_text())
@@ -161,7 +162,7 @@ def train(
     if as_json:
         click.echo(json.dumps(summary, indent=2))
     else:
-        console.print_summary(summary, settings)
+        print_summary(summary, settings)
     sys.exit(REFUSED if summary["decision"] == "refused" else PROMOTED)
 
 
@@ -170,11 +171,11 @@ def train(
 @_home
 def models(taxi: str) -> None:
     """List the registered versions and the record of promotions."""
-    from tripcast import console
+    from tripcast.console import print_models
     from tripcast.registry import Registry
 
     registry = Registry(taxi, Settings.load())
-    console.print_models(registry.name, registry.versions(), registry.moves())
+    print_models(registry.name, registry.versions(), registry.moves())
 
 
 @main.command()

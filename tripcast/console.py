@@ -1,22 +1,16 @@
-"""What a person sees in the terminal: progress while a pipeline runs, and what came of it."""
+"""What a person sees in the terminal when it is done: what came of a run, and what the registry holds."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
-from threading import Lock
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.live import Live
 from rich.table import Table
-from rich.text import Text
 
 from tripcast.settings import Settings
 
 if TYPE_CHECKING:
-    from pipelines.local import StepEvent
     from tripcast.registry import Move, Version
 
 #: Columns of the candidates' table: the figure's name in the summary, the heading, and how it is written.
@@ -28,68 +22,6 @@ _FIGURES = (
     ("interval_coverage", "in 10-90 % interval", "{:.1%}"),
     ("seconds", "training s", "{:.1f}"),
 )
-
-
-class Progress:
-    """Shows the tasks of a run on standard error: live in a terminal, a line each elsewhere.
-
-    Call it with what happens; it may be called from several threads.
-
-    Attributes:
-        seconds: How long each finished step took, by the step's name; where it fanned out, from its first task's
-            start to its last one's end. ``total`` is the whole run.
-    """
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._began = time.monotonic()
-        self._spans: dict[str, tuple[float, float]] = {}
-        self._events: dict[str, StepEvent] = {}
-        self._starts: dict[str, float] = {}
-        self._console = Console(stderr=True)
-        self._live = Live(console=self._console, refresh_per_second=8, get_renderable=self._render)
-
-    def __enter__(self) -> Progress:
-        if self._console.is_terminal:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._console.is_terminal:
-            self._live.stop()
-
-    def __call__(self, event: StepEvent) -> None:
-        """Take in what happened to a task."""
-        now = time.monotonic()
-        with self._lock:
-            self._events[event.label] = event
-            self._starts.setdefault(event.label, now)
-            if event.state in ("succeeded", "failed"):
-                first, _ = self._spans.get(event.step, (now - event.seconds, now))
-                self._spans[event.step] = (min(first, now - event.seconds), now)
-        if not self._console.is_terminal and event.state != "progress":
-            took = f" in {event.seconds:.1f} s" if event.state != "started" else ""
-            self._console.print(f"{event.label}: {event.state}{took}", highlight=False)
-
-    @property
-    def seconds(self) -> dict[str, float]:
-        """See the class."""
-        steps = {step: round(last - first, 2) for step, (first, last) in self._spans.items()}
-        return {**steps, "total": round(time.monotonic() - self._began, 2)}
-
-    def _render(self) -> Table:
-        table = Table.grid(padding=(0, 2))
-        marks = {"started": "…", "progress": "…", "succeeded": "✓", "failed": "✗"}
-        colours = {"started": "cyan", "progress": "cyan", "succeeded": "green", "failed": "red"}
-        with self._lock:
-            for label, event in self._events.items():
-                running = event.state in ("started", "progress")
-                seconds = time.monotonic() - self._starts[label] if running else event.seconds
-                mark = Text(marks[event.state], style=colours[event.state])
-                table.add_row(mark, label, Text(f"{seconds:5.1f} s", style="dim"), Text(event.text, style="dim"))
-        return table
 
 
 def print_summary(summary: Mapping[str, Any], settings: Settings) -> None:

@@ -12,8 +12,9 @@ from kfp import dsl
 from kfp.local import subprocess_task_handler
 
 from components.step import step
-from pipelines.local import StepEvent, StepFailed, run_locally
+from pipelines.local import StepFailed, run_locally
 from tripcast.errors import SourceError
+from tripcast.progress import StepEvent
 
 
 @step
