@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from tripcast import __version__
-from tripcast.errors import ContractError, InvalidRequest, SourceError, TripcastError
+from tripcast.errors import ContractError, InvalidRequest, SourceError, SourceUnreachable, TripcastError
 from tripcast.settings import Settings
 
 #: Exit codes, for scripts; `tripcast --help` lists them.
@@ -24,7 +24,7 @@ PROMOTED, FAILURE, BAD_INPUT, REFUSED, INTERRUPTED = 0, 1, 2, 3, 130
 _EXIT_CODES = """\b
 Exit codes:
   0    done: a model was promoted, or the champion is this very model already
-  1    failure: a step broke, or MLflow or a store cannot be reached
+  1    failure: a step broke, or MLflow, the source or a store cannot be reached
   2    bad input: an unknown option, month, candidate or version; trips that are missing or unusable
   3    done, and refused: no candidate passed the gate, the champion stays
   130  interrupted; run it again, nothing is left half done"""
@@ -36,12 +36,10 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (ContractError, InvalidRequest, SourceError) as error:
-            _say_error(error)
-            ctx.exit(BAD_INPUT)
         except TripcastError as error:
             _say_error(error)
-            ctx.exit(FAILURE)
+            bad_input = isinstance(error, (ContractError, InvalidRequest, SourceError))
+            ctx.exit(BAD_INPUT if bad_input and not isinstance(error, SourceUnreachable) else FAILURE)
         except KeyboardInterrupt:
             click.echo("Interrupted: nothing was left half registered. Run it again.", err=True)
             ctx.exit(INTERRUPTED)

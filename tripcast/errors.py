@@ -14,7 +14,11 @@ class InvalidRequest(TripcastError):
 
 
 class SourceError(TripcastError):
-    """A month could not be had from its source: missing, truncated, not a table, or the source cannot be reached."""
+    """A month could not be had from its source: missing, truncated, or not a table."""
+
+
+class SourceUnreachable(SourceError):
+    """A source does not answer: the network, the endpoint or the credentials are wrong, not the month."""
 
 
 class ContractError(TripcastError):

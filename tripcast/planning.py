@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tripcast.errors import InvalidRequest, SourceError
+from tripcast.errors import InvalidRequest, SourceError, SourceUnreachable
 from tripcast.models import CANDIDATES
 from tripcast.months import Month, parse_months
 from tripcast.settings import Settings
@@ -27,7 +27,8 @@ def plan(source: str, taxi: str, train: str, test: str, candidates: Sequence[str
 
     Raises:
         InvalidRequest: If a taxi or candidate is unknown, a month cannot be read, or training is not before the test.
-        SourceError: If months are missing at the source, or it cannot be reached.
+        SourceError: If months are missing at the source.
+        SourceUnreachable: If the source does not answer.
         TrackingError: If the tracking server does not answer.
     """
     if taxi not in TAXIS:
@@ -42,6 +43,8 @@ def plan(source: str, taxi: str, train: str, test: str, candidates: Sequence[str
     for month in months:
         try:
             editions[month] = opened.edition(taxi, month)
+        except SourceUnreachable:
+            raise  # it would not answer for the other months either
         except SourceError as error:
             missing.append(str(error))
     if missing:

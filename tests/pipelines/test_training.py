@@ -13,8 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from tripcast.models import Model
+from tripcast.months import Month
 from tripcast.registry import Registry
 from tripcast.settings import Settings
+from tripcast.simulation import City
 
 TRIPCAST = Path(sys.executable).parent / "tripcast"
 CITY = "simulated?trips=5000&seed=7"
@@ -67,6 +69,13 @@ def test_the_better_candidate_is_promoted(summary):
         assert set(figures) == {"rmse", "mae", "r2", "p90_error", "interval_coverage", "seconds"}
         assert 0 < figures["mae"] < figures["rmse"]
         assert 0.7 < figures["interval_coverage"] < 0.9
+
+
+def test_the_best_model_comes_close_to_the_best_there_can_be(summary):
+    best = City.parse(CITY).irreducible_rmse("green", Month(2021, 3))
+
+    assert 0.97 * best < summary["candidates"]["lightgbm"]["rmse"] < 1.25 * best
+    assert summary["candidates"]["linear"]["rmse"] > 1.4 * best
 
 
 def test_progress_goes_to_standard_error_and_names_every_task(first, summary):
@@ -218,6 +227,23 @@ def test_a_tracking_server_that_is_not_there_ends_with_1_before_any_work(tmp_pat
     assert result.returncode == 1
     assert "No MLflow server answers at http://127.0.0.1:9" in result.stderr
     assert "ingest" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("source", "settings", "sentence"),
+    [
+        ("s3://trips", {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9"}, "s3://trips cannot be read"),
+        ("s3://trips", {"AWS_ACCESS_KEY_ID": ""}, "s3://trips needs credentials"),
+    ],
+)
+def test_a_source_that_does_not_answer_ends_with_1(tmp_path, source, settings, sentence):
+    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_EC2_METADATA_DISABLED": "true"}
+
+    result = tripcast("train", "--source", source, "--home", tmp_path, **keys | settings)
+
+    assert result.returncode == 1
+    assert sentence in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_a_step_that_breaks_ends_with_1_and_names_its_log(tmp_path):

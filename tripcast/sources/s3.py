@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tripcast.errors import InvalidRequest, SourceError
+from tripcast.errors import InvalidRequest, SourceError, SourceUnreachable
 from tripcast.months import Month
 from tripcast.sources.downloads import Download, progress
 from tripcast.sources.files import RawMonth, missing_month, month_file, open_month_file
@@ -97,7 +97,7 @@ class S3:
         try:
             yield
         except NoCredentialsError as trouble:
-            raise SourceError(
+            raise SourceUnreachable(
                 f"{self._url} needs credentials, and there are none: set AWS_ACCESS_KEY_ID and "
                 "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE."
             ) from trouble
@@ -111,6 +111,6 @@ class S3:
             }.get(code, "Check the bucket, the credentials and AWS_ENDPOINT_URL_S3")
             raise SourceError(f"{self._url} cannot be read, S3 answers {code}: {trouble}. {step}.") from trouble
         except (BotoCoreError, Boto3Error) as trouble:
-            raise SourceError(
+            raise SourceUnreachable(
                 f"{self._url} cannot be read: {trouble}. Check the network and AWS_ENDPOINT_URL_S3, then run again."
             ) from trouble

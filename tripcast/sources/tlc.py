@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tripcast.errors import SourceError
+from tripcast.errors import SourceError, SourceUnreachable
 from tripcast.months import Month
 from tripcast.sources.downloads import Download, progress
 from tripcast.sources.files import RawMonth, open_month_file
@@ -122,7 +122,7 @@ def _copy_or_raise(url: str, download: Download, what: str, trouble: Exception) 
     """Fall back on the copy that is here, and give its edition."""
     edition = download.edition()
     if edition is None:
-        raise SourceError(
+        raise SourceUnreachable(
             f"The {what} cannot be downloaded from {url}: {trouble}. Check the network, then run again: what "
             "has arrived is kept. Or use a folder, or simulated, as the source."
         ) from trouble
