@@ -18,17 +18,11 @@ from tripcast.errors import ContractError
 from tripcast.ingestion import Ingested, read_ingested
 from tripcast.months import Month
 from tripcast.storage import parquet_writer, writing
-from tripcast.trips import recorded_schema, trips_schema
+from tripcast.trips import FARTHEST_MILES, LONGEST_MINUTES, SHORTEST_MINUTES, recorded_schema, trips_schema
 from tripcast.zones import LAST_ZONE
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-#: The trips that are kept last this long, both inclusive: the rule of the notebook whose figures tripcast reproduces.
-SHORTEST_MINUTES, LONGEST_MINUTES = 1, 60
-
-#: A trip of more miles than this is kept, for its duration is good, but flagged: no taxi drives that far in an hour.
-FARTHEST_MILES = 100
 
 _MINUTE = 60_000_000  # in microseconds, the unit of time in the files
 

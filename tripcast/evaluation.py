@@ -25,12 +25,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tripcast.errors import ContractError
+from tripcast.models import Prediction
 from tripcast.trips import Trips
 from tripcast.zones import AIRPORTS, LAST_ZONE, ZONES
 
@@ -80,22 +81,6 @@ DENSITY_MINUTES = 60
 
 #: No number beyond this, some two years, is taken for a prediction; nor is NaN.
 MAX_MINUTES = 1e6
-
-
-class Prediction(Protocol):
-    """What a model says about n trips, in minutes."""
-
-    @property
-    def minutes(self) -> Floats:
-        """The predicted durations, (n,)."""
-
-    @property
-    def lower(self) -> Floats:
-        """The lower ends (10 %) of the prediction intervals, (n,)."""
-
-    @property
-    def upper(self) -> Floats:
-        """The upper ends (90 %) of the prediction intervals, (n,)."""
 
 
 @dataclass(frozen=True)

@@ -29,10 +29,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tripcast.contract import FARTHEST_MILES, LONGEST_MINUTES, SHORTEST_MINUTES
 from tripcast.errors import InvalidRequest
 from tripcast.months import Month
-from tripcast.trips import Trips
+from tripcast.trips import FARTHEST_MILES, LONGEST_MINUTES, SHORTEST_MINUTES, Trips
 from tripcast.zones import AIRPORTS, LAST_ZONE, ZONES
 
 Floats = npt.NDArray[np.float64]

@@ -19,6 +19,12 @@ PICKUP_COLUMNS = ("pickup_datetime", "pickup_zone", "dropoff_zone", "trip_distan
 #: What a model predicts, in minutes.
 TARGET = "duration_minutes"
 
+#: The trips that are kept last this long, both inclusive: the rule of the notebook whose figures tripcast reproduces.
+SHORTEST_MINUTES, LONGEST_MINUTES = 1, 60
+
+#: A trip of more miles than this is kept, for its duration is good, but flagged: no taxi drives that far in an hour.
+FARTHEST_MILES = 100
+
 
 def recorded_schema() -> pa.Schema:
     """The trip record as ingested: one type a column whatever the month had, every value nullable, no row removed.

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tripcast.features import FEATURES, FeatureTables, OutOfFold
-from tripcast.models.model import LONGEST, SHORTEST, Search
-from tripcast.trips import Trips
+from tripcast.models.model import Search
+from tripcast.trips import LONGEST_MINUTES, SHORTEST_MINUTES, Trips
 
 Floats = npt.NDArray[np.float64]
 
@@ -80,7 +80,7 @@ class Boosted:
         """Durations in minutes, (n,), within the contract's 1 to 60."""
         threads = 1 if len(trips) < _ALONE else 0
         minutes = self.booster.predict(self.tables(trips), num_threads=threads) if len(trips) else np.empty(0)
-        return np.clip(self.level * np.asarray(minutes, np.float64), SHORTEST, LONGEST)
+        return np.clip(self.level * np.asarray(minutes, np.float64), SHORTEST_MINUTES, LONGEST_MINUTES)
 
     def files(self) -> dict[str, bytes]:
         """The booster in its native text, and the tables."""

@@ -23,7 +23,7 @@ from tripcast.errors import StorageError
 from tripcast.features import believable
 from tripcast.intervals import Interval
 from tripcast.storage import writing
-from tripcast.trips import Trips
+from tripcast.trips import LONGEST_MINUTES, SHORTEST_MINUTES, Trips
 
 Floats = npt.NDArray[np.float64]
 
@@ -36,9 +36,6 @@ CANDIDATES = {
 
 #: Format of the model folder; a reader refuses folders of a later one.
 FORMAT = 1
-
-#: Durations of trips that keep the contract, in minutes: no interval needs to reach beyond.
-SHORTEST, LONGEST = 1.0, 60.0
 
 #: No prediction is shorter, whatever the candidate computed: six seconds.
 _FLOOR = 0.1
@@ -266,8 +263,8 @@ def with_interval(intervals: Mapping[str, Interval], trips: Trips, minutes: Floa
         other_lower, other_upper = intervals["unmeasured"].around(minutes)
         lower, upper = np.where(measured, lower, other_lower), np.where(measured, upper, other_upper)
     # The ends keep to what the contract allows, and around the duration even where that does not.
-    lower = np.minimum(np.maximum(lower, SHORTEST), minutes)
-    upper = np.maximum(np.minimum(upper, LONGEST), minutes)
+    lower = np.minimum(np.maximum(lower, SHORTEST_MINUTES), minutes)
+    upper = np.maximum(np.minimum(upper, LONGEST_MINUTES), minutes)
     return Prediction(minutes, lower, upper)
 
 
