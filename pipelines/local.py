@@ -37,6 +37,9 @@ _EXPECTED_ERROR = re.compile(r"^tripcast\.errors\.(\w+): ", re.MULTILINE)
 #: A line of a progress bar: `ingest 2021-01:  45%|████▌     | ...`.
 _PROGRESS = re.compile(r"\d+%\|")
 
+#: kfp runs two tasks of a fan-out at a time: each computes on half of the cores.
+_THREADS = str(max(1, (os.cpu_count() or 1) // 2))
+
 #: Parameters that tell the tasks of a fan-out apart.
 _LABELS = ("month", "candidate")
 
@@ -114,7 +117,7 @@ class LocalRun:
             stderr=subprocess.STDOUT,
             text=True,  # with universal newlines, so that each refresh of a progress bar is a line
             errors="replace",
-            env={**os.environ, **(env_vars or {})},
+            env={"OMP_NUM_THREADS": _THREADS, **os.environ, **(env_vars or {})},
             start_new_session=True,  # the command is a shell with the step below it: they are ended together
         ) as process:
             with self._lock:
