@@ -161,14 +161,13 @@ class Tracker:
                     self.client.set_tag(run_id, tag, value)
             assert run_id is not None
             self.client.update_run(run_id, status="RUNNING")
+        status = "FAILED"
         try:
             yield run_id
-        except BaseException:
+            status = "FINISHED"
+        finally:
             with tracking_errors(self.uri, f"closing the run '{name}'"):
-                self.client.set_terminated(run_id, "FAILED")
-            raise
-        with tracking_errors(self.uri, f"closing the run '{name}'"):
-            self.client.set_terminated(run_id, "FINISHED")
+                self.client.set_terminated(run_id, status)
 
     def _find(self, key: str) -> Run | None:
         runs = self.client.search_runs([self.experiment_id], f"tags.`{KEY}` = '{key}'", max_results=1)
