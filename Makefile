@@ -60,4 +60,6 @@ lock: .venv/installer ## Pin all dependencies anew
 	$(LOCK) --upgrade requirements/installer.in -o requirements/installer.txt
 	$(LOCK) --upgrade pyproject.toml --extra dev -o requirements/dev.txt
 	$(LOCK) pyproject.toml --extra laptop -c requirements/dev.txt -o requirements/laptop.txt
-	$(LOCK) pyproject.toml --extra pipeline -c requirements/dev.txt -o requirements/image.txt
+	$(LOCK) pyproject.toml --extra pipeline -c requirements/dev.txt -o requirements/pipeline.txt
+	$(LOCK) pyproject.toml --extra serving -c requirements/dev.txt -o requirements/serving.txt
+	$(LOCK) pyproject.toml --extra server -c requirements/dev.txt -o requirements/mlflow.txt
