@@ -18,10 +18,19 @@ def ingest(source: str, taxi: str, month: str, edition: str, records: Output[Dat
     """
     from pathlib import Path
 
+    from tripcast.artifacts import open_store
     from tripcast.ingestion import ingest
     from tripcast.months import Month
     from tripcast.settings import Settings
 
-    folders = {"downloads": Settings.load().downloads, "snapshots": Settings.load().snapshots}
-    ingested = ingest(source, taxi, Month.parse(month), edition=edition, output=Path(records.path), **folders)
+    settings = Settings.load()
+    ingested = ingest(
+        source,
+        taxi,
+        Month.parse(month),
+        edition=edition,
+        output=Path(records.path),
+        downloads=settings.downloads,
+        store=open_store(settings.artifacts),
+    )
     records.metadata.update(ingested.to_dict())

@@ -1,8 +1,9 @@
-"""Running a pipeline on this machine, each step a process: kfp's local runner, with what it lacks.
+"""Running a pipeline on this machine: kfp's local runner, with what it lacks.
 
 kfp prints every step's log to standard output, forgets the reason of a failure and leaves running steps behind when
-it is interrupted. So this module puts its own function in the place of the one that starts a step's process. That
-function is private to kfp, which is therefore pinned exactly; tests/pipelines/test_local.py fails if it changes.
+it is interrupted. So tripcast puts functions of its own in the place of those that start a step's process or container
+(``pipelines/processes.py``, ``pipelines/containers.py``). They are private to kfp, which is therefore pinned exactly;
+tests/pipelines/test_local.py and tests/containers/test_containers.py fail if they change.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import logging
 import os
 import re
 import signal
-import subprocess
 import threading
 import time
 import warnings
@@ -21,13 +21,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Protocol
 
 from kfp import local
 from kfp.dsl.graph_component import GraphComponent
-from kfp.local import subprocess_task_handler
 
+from pipelines.run_artifacts import RunArtifacts
 from tripcast import errors
+from tripcast.artifacts import Store
 from tripcast.progress import StepEvent
 from tripcast.storage import writing
 
@@ -37,11 +38,43 @@ _EXPECTED_ERROR = re.compile(r"^tripcast\.errors\.(\w+): ", re.MULTILINE)
 #: A line of a progress bar: `ingest 2021-01:  45%|████▌     | ...`.
 _PROGRESS = re.compile(r"\d+%\|")
 
-#: kfp runs two tasks of a fan-out at a time: each computes on half of the cores.
-_THREADS = str(max(1, (os.cpu_count() or 1) // 2))
-
 #: Parameters that tell the tasks of a fan-out apart.
 _LABELS = ("month", "candidate")
+
+
+#: Takes a line of a step's output.
+Say = Callable[[str], None]
+
+#: Carries out a step's command, given the step's folder, and gives the exit code.
+Execute = Callable[[Path, Say], int]
+
+#: Runs a step, given its command and what carries it out; gives the exit code.
+RunStep = Callable[[list[str], Execute], int]
+
+
+class Runner(Protocol):
+    """What carries out the steps of a run."""
+
+    def prepare(self, root: Path) -> None:
+        """Make sure that steps can run, with their files below a folder.
+
+        Raises:
+            TripcastError: If they cannot.
+        """
+
+    def kfp_runner(self) -> Any:
+        """What kfp is to be initialised with."""
+
+    def in_place_of_kfp(self, run_step: RunStep, scratch: Path) -> contextlib.AbstractContextManager[None]:
+        """Have kfp's steps run by a function, and started by this, while the body runs.
+
+        Args:
+            run_step: The function.
+            scratch: A folder for temporary files of the run.
+        """
+
+    def stop(self) -> None:
+        """End every step that runs."""
 
 
 class StepFailed(errors.TripcastError):
@@ -68,7 +101,7 @@ class LocalRun:
     root: Path
     _notify: Callable[[StepEvent], None]
     _folder: Path | None = None
-    _processes: set[subprocess.Popen[str]] = field(default_factory=set)
+    _published: RunArtifacts | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _failure: Exception | None = None
     _stopped: bool = False
@@ -96,9 +129,9 @@ class LocalRun:
             return {**artifacts, **output.get("parameterValues", {})}
         raise KeyError(f"The step '{step}' did not run.")
 
-    def _run_step(self, full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
-        """Stands in for kfp's function of the same signature: run a step's command, give its exit code."""
-        executor_input = json.loads(full_command[full_command.index("--executor_input") + 1])
+    def _run_step(self, command: list[str], execute: Execute) -> int:
+        """Have a step's command carried out, watch it, and give its exit code."""
+        executor_input = json.loads(command[command.index("--executor_input") + 1])
         folder = Path(executor_input["outputs"]["outputFile"]).parent
         self._folder = self.root / folder.relative_to(self.root).parts[0]
         parameters = executor_input.get("inputs", {}).get("parameterValues", {})
@@ -111,44 +144,36 @@ class LocalRun:
             return 1
         started = time.monotonic()
         self._notify(StepEvent(step, label, "started"))
-        with subprocess.Popen(
-            full_command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,  # with universal newlines, so that each refresh of a progress bar is a line
-            errors="replace",
-            env={"OMP_NUM_THREADS": _THREADS, **os.environ, **(env_vars or {})},
-            start_new_session=True,  # the command is a shell with the step below it: they are ended together
-        ) as process:
-            with self._lock:
-                self._processes.add(process)
-            assert process.stdout is not None
-            with log.open("w") as file:
-                for line in process.stdout:
-                    if _PROGRESS.search(line):
-                        seconds = time.monotonic() - started
-                        self._notify(StepEvent(step, label, "progress", seconds, line.strip()))
-                    else:
-                        file.write(line)
-                        file.flush()
-            code = process.wait()
+        failure: Exception | None = None
+        with log.open("w") as file:
+
+            def say(line: str) -> None:
+                if _PROGRESS.search(line):
+                    self._notify(StepEvent(step, label, "progress", time.monotonic() - started, line.strip()))
+                else:
+                    file.write(line)
+                    file.flush()
+
+            try:
+                code = execute(folder, say)
+                if code == 0 and self._published:
+                    self._published.publish(folder)
+            except errors.TripcastError as error:
+                code, failure = 1, error
         with self._lock:
-            self._processes.discard(process)
             if code != 0 and self._failure is None:
-                self._failure = _failure(label, log, code)
+                self._failure = failure or _failure(label, log, code)
         self._notify(StepEvent(step, label, "failed" if code else "succeeded", time.monotonic() - started))
         return code
 
-    def _stop(self) -> None:
-        """End the steps that run, and start no more."""
-        self._stopped = True
-        for process in list(self._processes):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-
 
 def run_locally(
-    pipeline: GraphComponent, arguments: dict[str, Any], root: Path, notify: Callable[[StepEvent], None]
+    pipeline: GraphComponent,
+    arguments: dict[str, Any],
+    root: Path,
+    notify: Callable[[StepEvent], None],
+    runner: Runner,
+    store: Store | None = None,
 ) -> LocalRun:
     """Run a pipeline on this machine and wait for its end.
 
@@ -157,6 +182,8 @@ def run_locally(
         arguments: Its parameters, by name.
         root: Folder in which the run gets a folder of its own; made if it is not there.
         notify: Called with everything that happens, from several threads.
+        runner: What carries the steps out.
+        store: Where every step's artifacts go as well, when it has succeeded; None keeps them in the folder alone.
 
     Returns:
         The run, to read its outputs from.
@@ -168,13 +195,15 @@ def run_locally(
     """
     with writing(root):
         root.mkdir(parents=True, exist_ok=True)
-    run = LocalRun(root, notify)
-    with TemporaryDirectory(prefix="tripcast-") as scratch, _in_place_of_kfp(run, scratch), _stopping(run):
-        local.init(
-            runner=local.SubprocessRunner(use_venv=False),
-            pipeline_root=str(root),
-            workspace_root=scratch + "/workspace",
-        )
+    runner.prepare(root)
+    run = LocalRun(root, notify, _published=RunArtifacts(store, root) if store else None)
+    with (
+        TemporaryDirectory(prefix="tripcast-") as scratch,
+        runner.in_place_of_kfp(run._run_step, Path(scratch)),
+        _quiet_kfp(scratch),
+        _stopping(run, runner),
+    ):
+        local.init(runner=runner.kfp_runner(), pipeline_root=str(root), workspace_root=scratch + "/workspace")
         try:
             pipeline(**arguments)
         except RuntimeError:
@@ -186,11 +215,9 @@ def run_locally(
 
 
 @contextlib.contextmanager
-def _in_place_of_kfp(run: LocalRun, scratch: str) -> Iterator[None]:
-    """Run steps with `LocalRun._run_step`, and keep kfp's own talk off standard output: the steps' logs say more."""
-    original = subprocess_task_handler.run_local_subprocess
+def _quiet_kfp(scratch: str) -> Iterator[None]:
+    """Keep kfp's own talk off standard output: the steps' logs say more. And its temporary folders in one place."""
     temporary = os.environ.get("TMPDIR")
-    subprocess_task_handler.run_local_subprocess = run._run_step
     os.environ["TMPDIR"] = scratch  # each step leaves a folder behind there
     logging.disable(logging.CRITICAL)
     try:
@@ -200,7 +227,6 @@ def _in_place_of_kfp(run: LocalRun, scratch: str) -> Iterator[None]:
             yield
     finally:
         logging.disable(logging.NOTSET)
-        subprocess_task_handler.run_local_subprocess = original
         if temporary is None:
             del os.environ["TMPDIR"]
         else:
@@ -208,11 +234,12 @@ def _in_place_of_kfp(run: LocalRun, scratch: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _stopping(run: LocalRun) -> Iterator[None]:
-    """On Ctrl-C or SIGTERM, end the steps that run before anything waits for them."""
+def _stopping(run: LocalRun, runner: Runner) -> Iterator[None]:
+    """On Ctrl-C or SIGTERM, end the steps that run before anything waits for them, and start no more."""
 
     def stop(signum: int, frame: object) -> None:
-        run._stop()
+        run._stopped = True
+        runner.stop()
         raise KeyboardInterrupt
 
     signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()

@@ -67,6 +67,11 @@ def _home(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def _set_artifacts(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        os.environ["TRIPCAST_ARTIFACTS"] = value if "://" in value else str(Path(value).expanduser().absolute())
+
+
 def _taxi(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--taxi", type=click.Choice(["green", "yellow"]), default="green", show_default=True, help="Which taxis."
@@ -118,10 +123,32 @@ def main() -> None:
     type=click.IntRange(min=1),
     help="How many parameter sets 'tuned' tries.",
 )
+@click.option(
+    "--runner",
+    type=click.Choice(["process", "docker"]),
+    default="process",
+    show_default=True,
+    help="What a step is: a process here, or a container of the image that a cluster runs ('make images').",
+)
+@click.option(
+    "--artifacts",
+    metavar="PLACE",
+    callback=_set_artifacts,
+    expose_value=False,
+    help="Keep data snapshots, and every dataset, model and report of the run, in 's3://bucket/prefix' or a folder.  "
+    "[default: $TRIPCAST_ARTIFACTS, or the home]",
+)
 @_home
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON document, for scripts.")
 def train(
-    source: str, taxi: str, train_months: str, test_month: str, candidates: str, trials: int, as_json: bool
+    source: str,
+    taxi: str,
+    train_months: str,
+    test_month: str,
+    candidates: str,
+    trials: int,
+    runner: str,
+    as_json: bool,
 ) -> None:
     r"""Train candidates on some months, judge them on a later one, and promote the best if it passes the gate.
 
@@ -130,15 +157,23 @@ def train(
       tripcast train --source ../trips --train 2021-01..2021-02 --test 2021-03
       tripcast train --source tlc --taxi yellow --train 2024-01 --test 2024-02
       tripcast train --source simulated --candidates linear,tuned --trials 50
+      tripcast train --source simulated --runner docker --artifacts s3://tripcast
     """
+    from pipelines.containers import Containers
     from pipelines.local import run_locally
+    from pipelines.processes import Processes
     from pipelines.training import training
+    from tripcast.artifacts import open_store
     from tripcast.console import print_summary
     from tripcast.progress import Progress
 
     settings = Settings.load()
+    folders = []
     if "://" not in source and source != "tlc" and not source.startswith("simulated"):
-        source = str(Path(source).expanduser().absolute())
+        folders = [Path(source).expanduser().absolute()]
+        source = str(folders[0])
+    # The home is the runs' own place; anywhere else gets copies.
+    store = open_store(settings.artifacts) if settings.artifacts != str(settings.home) else None
     arguments = {
         "source": source,
         "taxi": taxi,
@@ -148,7 +183,8 @@ def train(
         "trials": trials,
     }
     with Progress() as progress:
-        run = run_locally(training, arguments, settings.runs, progress)
+        how = Containers(settings, folders) if runner == "docker" else Processes()
+        run = run_locally(training, arguments, settings.runs, progress, how, store)
     evaluated = run.output("evaluate")
     summary = json.loads(Path(evaluated["decision"]).read_text())
     if evaluated["Output"]:
@@ -157,6 +193,7 @@ def train(
     report = run.folder / "report.html"
     report.hardlink_to(evaluated["report"])
     summary |= {"report": str(report), "seconds": progress.seconds}
+    summary["artifacts"] = f"{store.uri}/runs/{run.folder.name}" if store else str(run.folder)
     if as_json:
         click.echo(json.dumps(summary, indent=2))
     else:

@@ -53,6 +53,8 @@ def print_summary(summary: Mapping[str, Any], settings: Settings) -> None:
     console.print()
     console.print(f"Model    {summary['model']}" + (f" version {summary['version']}" if summary["version"] else ""))
     console.print(f"Report   {summary['report']}", soft_wrap=True)
+    if "://" in summary["artifacts"]:
+        console.print(f"Files    {summary['artifacts']}", soft_wrap=True)
     console.print(f"MLflow   tripcast ui   (run {summary['run_id']} in {settings.tracking_uri})", soft_wrap=True)
     console.print(f"Seconds  {steps}")
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tripcast.artifacts import Store
 from tripcast.batches import ahead, constant
 from tripcast.errors import ContractError, InvalidRequest, SourceError
 from tripcast.months import Month
 from tripcast.sources import TAXIS, open_source
 from tripcast.sources.files import RawMonth, open_month_file
-from tripcast.storage import parquet_writer, writing
+from tripcast.storage import parquet_writer
 from tripcast.trips import recorded_schema
 
 if TYPE_CHECKING:
@@ -87,7 +86,7 @@ def ingest(
     *,
     output: Path,
     downloads: Path,
-    snapshots: Path,
+    store: Store,
     edition: str | None = None,
 ) -> Ingested:
     """Bring one month of one taxi into the typed form, whatever types its source has this time.
@@ -101,7 +100,7 @@ def ingest(
         month: The month to ingest.
         output: The typed parquet file to write. It appears whole or not at all.
         downloads: Folder that keeps what has to be downloaded.
-        snapshots: Folder that keeps the typed file as ``{sha256}.parquet``: once for the same values, for good.
+        store: Keeps the typed file as ``snapshots/{sha256}.parquet``: once for the same values, for good.
         edition: The edition to ingest, as the source named it; None for whichever is there.
 
     Raises:
@@ -125,7 +124,7 @@ def ingest(
         ingested = Ingested(output, taxi, month, raw.location, rows, content.hexdigest())
         said = {"taxi": taxi, "month": str(month), "location": raw.location, "sha256": ingested.sha256}
         writer.add_key_value_metadata({_PROVENANCE: json.dumps(said).encode()})
-    _keep_snapshot(ingested, snapshots)
+    store.put(output, f"snapshots/{ingested.sha256}.parquet")
     return ingested
 
 
@@ -326,25 +325,3 @@ def read_ingested(ingested: Ingested) -> Iterator[pa.RecordBatch]:
         SourceError: If the file is damaged.
     """
     return open_month_file(ingested.file, str(ingested.file), ".parquet").read(recorded_schema().names)
-
-
-def _keep_snapshot(ingested: Ingested, snapshots: Path) -> None:
-    snapshot = snapshots / f"{ingested.sha256}.parquet"
-    with writing(snapshot):
-        snapshots.mkdir(parents=True, exist_ok=True)
-        if snapshot.exists():
-            return
-        # Another process may be keeping the same month: each under a name of its own, the last one stays.
-        part = snapshots / f".{ingested.sha256}.{os.getpid()}.part"
-        try:
-            _link_or_copy(ingested.file, part)
-            part.replace(snapshot)
-        finally:
-            part.unlink(missing_ok=True)
-
-
-def _link_or_copy(file: Path, to: Path) -> None:
-    try:
-        to.hardlink_to(file)
-    except OSError:  # another file system, or one without links
-        shutil.copyfile(file, to)

@@ -17,12 +17,15 @@ class Settings:
 
     Attributes:
         home: Folder for everything that a laptop keeps: tracking store, snapshots, downloads, runs. ``TRIPCAST_HOME``.
+        artifacts: Where snapshots of data are kept, and the files of runs: ``s3://bucket/prefix`` or a folder;
+            ``TRIPCAST_ARTIFACTS``, or the home.
         tracking_uri: MLflow's store; ``MLFLOW_TRACKING_URI``, or an SQLite file in the home.
         commit: The git commit of this code; ``TRIPCAST_COMMIT`` (set in images), or asked of git, or ``unknown``.
         image: The container image that runs this code; ``TRIPCAST_IMAGE``, or ``none``.
     """
 
     home: Path
+    artifacts: str
     tracking_uri: str
     commit: str
     image: str
@@ -33,6 +36,7 @@ class Settings:
         home = Path(os.environ.get("TRIPCAST_HOME") or Path.home() / ".tripcast").expanduser().absolute()
         return cls(
             home=home,
+            artifacts=os.environ.get("TRIPCAST_ARTIFACTS") or str(home),
             tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}",
             commit=os.environ.get("TRIPCAST_COMMIT") or _git_commit(),
             image=os.environ.get("TRIPCAST_IMAGE") or "none",
@@ -42,11 +46,6 @@ class Settings:
     def downloads(self) -> Path:
         """Folder for files as their publisher serves them."""
         return self.home / "downloads"
-
-    @property
-    def snapshots(self) -> Path:
-        """Folder for ingested months, each under its content hash."""
-        return self.home / "snapshots"
 
     @property
     def runs(self) -> Path:

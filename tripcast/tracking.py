@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,11 +37,15 @@ def tracking_errors(uri: str, doing: str) -> Iterator[None]:
         TrackingError: Naming the store, what was being done, and what to do.
     """
     from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
 
+    expected: tuple[type[Exception], ...] = (MlflowException, OSError)
+    with suppress(ImportError):  # it is there where a store can be a file
+        from sqlalchemy.exc import SQLAlchemyError
+
+        expected += (SQLAlchemyError,)
     try:
         yield
-    except (MlflowException, SQLAlchemyError, OSError) as error:
+    except expected as error:
         raise TrackingError(
             f"MLflow at {uri} failed while {doing}: {_first_line(error)} "
             "Check MLFLOW_TRACKING_URI, that the server runs, and its log; then run again."

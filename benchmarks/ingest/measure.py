@@ -91,6 +91,7 @@ def polars_way(file: Path, out: Path, write: bool) -> tuple[int, int]:
 
 def tripcast_way(file: Path, out: Path, write: bool) -> tuple[int, int]:
     """Clean as the steps do; counts of kept and rejected rows."""
+    from tripcast.artifacts import FolderStore
     from tripcast.contract import sort_rows, validate
     from tripcast.ingestion import ahead, ingest, typed_batches
     from tripcast.months import Month
@@ -98,9 +99,7 @@ def tripcast_way(file: Path, out: Path, write: bool) -> tuple[int, int]:
 
     source, month = str(file.parent), Month.parse(MONTH)
     if write:
-        ingested = ingest(
-            source, "yellow", month, output=out / "typed.parquet", downloads=out, snapshots=out / "snapshots"
-        )
+        ingested = ingest(source, "yellow", month, output=out / "typed.parquet", downloads=out, store=FolderStore(out))
         (check,) = validate([ingested], kept=out / "kept", rejected=out / "rejected")
         return check.kept, check.rejected.total()
     kept = rejected = 0

@@ -13,6 +13,7 @@ from kfp.local import subprocess_task_handler
 
 from components.step import step
 from pipelines.local import StepFailed, run_locally
+from pipelines.processes import Processes
 from tripcast.errors import SourceError
 from tripcast.progress import StepEvent
 
@@ -76,7 +77,7 @@ def killed():
 
 
 def test_a_steps_outputs_can_be_read(tmp_path):
-    run = run_locally(shouting, {"month": "june"}, tmp_path, lambda event: None)
+    run = run_locally(shouting, {"month": "june"}, tmp_path, lambda event: None, Processes())
 
     output = run.output("shout")
     assert output["Output"] == 4
@@ -85,7 +86,7 @@ def test_a_steps_outputs_can_be_read(tmp_path):
 
 
 def test_a_step_that_did_not_run_has_no_output(tmp_path):
-    run = run_locally(shouting, {}, tmp_path, lambda event: None)
+    run = run_locally(shouting, {}, tmp_path, lambda event: None, Processes())
 
     with pytest.raises(KeyError, match="'register' did not run"):
         run.output("register")
@@ -94,7 +95,7 @@ def test_a_step_that_did_not_run_has_no_output(tmp_path):
 def test_every_task_is_announced_by_its_month(tmp_path):
     events: list[StepEvent] = []
 
-    run_locally(fanned_out, {}, tmp_path, events.append)
+    run_locally(fanned_out, {}, tmp_path, events.append, Processes())
 
     for month in ("may", "june", "july"):
         assert [event.state for event in events if event.label == f"shout {month}"] == ["started", "succeeded"]
@@ -102,7 +103,7 @@ def test_every_task_is_announced_by_its_month(tmp_path):
 
 
 def test_standard_output_stays_empty_and_the_log_is_kept(tmp_path, capfd):
-    run_locally(shouting, {}, tmp_path, lambda event: None)
+    run_locally(shouting, {}, tmp_path, lambda event: None, Processes())
 
     assert capfd.readouterr().out == ""
     (log,) = tmp_path.glob("shouting-*/shout/log.txt")
@@ -115,32 +116,32 @@ def test_no_folder_is_left_behind_for_temporary_files(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(scratch))
     monkeypatch.setattr("tempfile.tempdir", None)
 
-    run_locally(shouting, {}, tmp_path / "run", lambda event: None)
+    run_locally(shouting, {}, tmp_path / "run", lambda event: None, Processes())
 
     assert list(scratch.iterdir()) == []
 
 
 def test_an_error_of_tripcast_comes_back_as_itself(tmp_path):
     with pytest.raises(SourceError) as caught:
-        run_locally(missing, {}, tmp_path, lambda event: None)
+        run_locally(missing, {}, tmp_path, lambda event: None, Processes())
 
     assert str(caught.value) == "There is no 2021-13.\nAsk for another."
 
 
 def test_any_other_failure_names_the_step_the_reason_and_the_log(tmp_path):
     with pytest.raises(StepFailed, match=r"'break-down' failed: ZeroDivisionError: one by none.*log\.txt"):
-        run_locally(breaking, {}, tmp_path, lambda event: None)
+        run_locally(breaking, {}, tmp_path, lambda event: None, Processes())
 
 
 def test_a_killed_step_fails_the_run(tmp_path):
     with pytest.raises(StepFailed, match="ended by signal SIGKILL"):
-        run_locally(killed, {}, tmp_path, lambda event: None)
+        run_locally(killed, {}, tmp_path, lambda event: None, Processes())
 
 
 def test_kfps_own_function_is_put_back(tmp_path):
     before = subprocess_task_handler.run_local_subprocess
 
-    run_locally(shouting, {}, tmp_path, lambda event: None)
+    run_locally(shouting, {}, tmp_path, lambda event: None, Processes())
 
     assert subprocess_task_handler.run_local_subprocess is before
     assert before.__module__ == "kfp.local.subprocess_task_handler"
@@ -152,6 +153,7 @@ from pathlib import Path
 from kfp import dsl
 from components.step import step
 from pipelines.local import run_locally
+from pipelines.processes import Processes
 
 @step
 def sleep(marker: str):
@@ -164,7 +166,7 @@ def sleep(marker: str):
 def sleeping(marker: str):
     sleep(marker=marker)
 
-run_locally(sleeping, {"marker": sys.argv[1]}, Path(sys.argv[2]), lambda event: None)
+run_locally(sleeping, {"marker": sys.argv[1]}, Path(sys.argv[2]), lambda event: None, Processes())
 """
 
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tripcast.artifacts import FolderStore
 from tripcast.contract import MonthCheck, MonthRules, metrics, summary, validate
 from tripcast.errors import ContractError, SourceError
 from tripcast.ingestion import Ingested, ingest
@@ -230,7 +231,7 @@ def test_published_months_keep_the_notebooks_trips(tmp_path: Path, tlc: Path) ->
             month,
             output=tmp_path / f"{month}.parquet",
             downloads=tmp_path,
-            snapshots=tmp_path / "snapshots",
+            store=FolderStore(tmp_path),
         )
         for month in parse_months("2021-01..2021-03,2022-01..2022-03")
     ]

@@ -19,6 +19,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
+from tripcast.artifacts import FolderStore
 from tripcast.errors import ContractError, InvalidRequest, SourceError, StorageError
 from tripcast.ingestion import Ingested, ingest
 from tripcast.months import Month
@@ -57,7 +58,7 @@ def write_month(folder: Path, table: pa.Table, **options: Any) -> Path:
 
 def ingest_month(source: Path, to: Path, taxi: str = "green") -> Ingested:
     return ingest(
-        str(source), taxi, JANUARY, output=to / "month.parquet", downloads=to / "downloads", snapshots=to / "snapshots"
+        str(source), taxi, JANUARY, output=to / "month.parquet", downloads=to / "downloads", store=FolderStore(to)
     )
 
 
@@ -356,6 +357,7 @@ CHILD = """
 import os, resource, signal, sys
 from pathlib import Path
 from tripcast import ingestion
+from tripcast.artifacts import FolderStore
 from tripcast.errors import StorageError
 from tripcast.months import Month
 source, to, spoil = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
@@ -364,7 +366,8 @@ if spoil == "kill":
 if spoil == "full":
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
-    ingestion.ingest(str(source), "green", Month(2021, 1), output=to / "month.parquet", downloads=to, snapshots=to)
+    month = Month(2021, 1)
+    ingestion.ingest(str(source), "green", month, output=to / "month.parquet", downloads=to, store=FolderStore(to))
 except StorageError as error:
     sys.exit(str(error))
 print("pandas" in sys.modules)
@@ -408,7 +411,7 @@ def test_an_output_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 def test_published_months_are_read_as_they_are(tmp_path: Path, tlc: Path) -> None:
     ingested = ingest(
-        str(tlc), "green", JANUARY, output=tmp_path / "m.parquet", downloads=tmp_path, snapshots=tmp_path / "s"
+        str(tlc), "green", JANUARY, output=tmp_path / "m.parquet", downloads=tmp_path, store=FolderStore(tmp_path)
     )
     raw = pq.read_table(tlc / "green_tripdata_2021-01.parquet")
     typed = pq.read_table(ingested.file)

@@ -7,18 +7,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tripcast.errors import InvalidRequest, SourceError, SourceUnreachable
+from tripcast import s3
+from tripcast.errors import SourceError, SourceUnreachable
 from tripcast.months import Month
 from tripcast.sources.downloads import Download, progress
 from tripcast.sources.files import RawMonth, missing_month, month_file, open_month_file
 from tripcast.storage import writing
 
+#: How often a request is tried: a source that does not answer is given up within half a minute.
+_ATTEMPTS = 4
+
 
 class S3:
     """The files under ``s3://bucket/prefix``, named as the publisher names them.
 
-    Endpoint, region and credentials come from the environment (``AWS_ENDPOINT_URL_S3``, ``AWS_PROFILE``, ...) as for
-    every program that uses AWS's libraries. A month is downloaded once, and again when the object has changed.
+    A month is downloaded once, and again when the object has changed.
     """
 
     def __init__(self, url: str, downloads: Path) -> None:
@@ -27,11 +30,8 @@ class S3:
         Raises:
             InvalidRequest: If the address names no bucket.
         """
-        self._bucket, _, prefix = url.removeprefix("s3://").partition("/")
-        if not self._bucket:
-            raise InvalidRequest(f"'{url}' names no bucket: write s3://bucket/prefix.")
+        self._bucket, self._folder = s3.split(url)
         self._url, self._downloads = url, downloads
-        self._folder = f"{prefix.strip('/')}/".lstrip("/")
 
     def edition(self, taxi: str, month: Month) -> str:
         """The month's object with its ETag.
@@ -39,7 +39,7 @@ class S3:
         Raises:
             SourceError: As ``month``, but for what is wrong with the file.
         """
-        name, item = self._find(self._client(), taxi, month)
+        name, item = self._find(s3.client(_ATTEMPTS), taxi, month)
         return f"{name} {item['ETag']}"
 
     def month(self, taxi: str, month: Month) -> RawMonth:
@@ -50,22 +50,13 @@ class S3:
                 cannot be reached, or the file is no table.
             StorageError: If the download cannot be written.
         """
-        client = self._client()
+        client = s3.client(_ATTEMPTS)
         name, item = self._find(client, taxi, month)
         location = f"s3://{self._bucket}/{self._folder}{name}"
         download = Download(self._downloads / "s3" / self._bucket / f"{self._folder}{name}")
         if download.edition() != item["ETag"]:
             self._fetch(client, item, download, location)
         return open_month_file(download.file, location)
-
-    def _client(self) -> Any:
-        import boto3
-        from botocore.config import Config
-
-        # Bounded waiting: about half a minute until an endpoint that does not answer is given up.
-        patience = Config(connect_timeout=5, read_timeout=30, retries={"mode": "standard", "max_attempts": 4})
-        with self._trouble():
-            return boto3.client("s3", config=patience)
 
     def _find(self, client: Any, taxi: str, month: Month) -> tuple[str, dict[str, Any]]:
         """A month's file name, and what S3 says of the object."""
@@ -90,27 +81,5 @@ class S3:
 
     @contextmanager
     def _trouble(self) -> Iterator[None]:
-        """Say what S3's errors mean."""
-        from boto3.exceptions import Boto3Error
-        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
-
-        try:
+        with s3.s3_errors(f"{self._url} cannot be read", self._url, SourceError, SourceUnreachable):
             yield
-        except NoCredentialsError as trouble:
-            raise SourceUnreachable(
-                f"{self._url} needs credentials, and there are none: set AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE."
-            ) from trouble
-        except ClientError as trouble:
-            code = trouble.response["Error"]["Code"]
-            step = {
-                "NoSuchBucket": f"Create the bucket {self._bucket}, or correct the source",
-                "InvalidAccessKeyId": "Check AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL_S3",
-                "SignatureDoesNotMatch": "Check AWS_SECRET_ACCESS_KEY",
-                "AccessDenied": "Permit these credentials to list and read the bucket",
-            }.get(code, "Check the bucket, the credentials and AWS_ENDPOINT_URL_S3")
-            raise SourceError(f"{self._url} cannot be read, S3 answers {code}: {trouble}. {step}.") from trouble
-        except (BotoCoreError, Boto3Error) as trouble:
-            raise SourceUnreachable(
-                f"{self._url} cannot be read: {trouble}. Check the network and AWS_ENDPOINT_URL_S3, then run again."
-            ) from trouble
