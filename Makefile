@@ -7,10 +7,10 @@ BIN := .venv/bin
 INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --python .venv
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run ui test check format compile images lock clean
+.PHONY: help setup run ui serve test check format compile images stack-up stack-train stack-down lock clean
 
 help: ## Show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 setup: .venv/laptop ## Make .venv with everything a laptop needs
 
@@ -20,6 +20,10 @@ run: .venv/laptop ## Train, judge and register a model on a simulated city: no n
 
 ui: .venv/laptop ## Open MLflow on what was tracked
 	$(BIN)/tripcast ui
+
+serve: .venv/laptop ## Predict with the model of `make run`: a web service and a page
+	@(sleep 3; $(BIN)/python -m webbrowser -t http://127.0.0.1:8080 >/dev/null 2>&1) &
+	$(BIN)/tripcast serve
 
 test: .venv/dev ## Run the tests; with TRIPCAST_TLC_DIR=folder also those on real months
 	$(BIN)/pytest
@@ -46,6 +50,22 @@ images: ## Build the container images: tripcast/pipeline, tripcast/serving and t
 		DOCKER_BUILDKIT=1 $(DOCKER) build --file docker/Dockerfile --target $$image --tag tripcast/$$image:$(VERSION) \
 			--build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT) . || exit 1; \
 	done
+
+COMPOSE ?= docker compose
+STACK = TRIPCAST_VERSION=$(VERSION) $(COMPOSE) --project-name tripcast --env-file docker/.env \
+	--file docker/compose.yaml $(if $(filter minio,$(S3)),--file docker/compose.minio.yaml)
+stack-up: images docker/.env ## Start object store, PostgreSQL, MLflow and the prediction service (S3=minio for MinIO)
+	$(STACK) up --detach
+	@echo "MLflow is at http://localhost:5000, predictions are at http://localhost:8080. Next: make stack-train"
+
+stack-train: .venv/laptop docker/.env ## Train in containers on the running stack (TRAIN="--source ..." for other trips)
+	set -a && . docker/.env && $(BIN)/tripcast train --runner docker $(or $(TRAIN),--source simulated)
+
+stack-down: docker/.env ## Stop the stack; its data stays in Docker's volumes
+	$(STACK) down
+
+docker/.env:
+	umask 077 && $(PYTHON) docker/new_env.py > $@
 
 clean: ## Remove .venv and caches
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

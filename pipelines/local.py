@@ -157,8 +157,8 @@ class LocalRun:
             try:
                 code = execute(folder, say)
                 if code == 0 and self._published:
-                    self._published.publish(folder)
-            except errors.TripcastError as error:
+                    self._published.publish(folder, executor_input)
+            except Exception as error:  # kfp would swallow it
                 code, failure = 1, error
         with self._lock:
             if code != 0 and self._failure is None:

@@ -32,11 +32,12 @@ class RunArtifacts:
         self._listed: list[dict[str, Any]] = []
         self._lock = threading.Lock()
 
-    def publish(self, step: Path) -> None:
+    def publish(self, step: Path, executor_input: dict[str, Any]) -> None:
         """Keep the artifacts of a step that has succeeded.
 
         Args:
             step: The step's folder.
+            executor_input: What kfp told the step; it names the types of the artifacts.
 
         Raises:
             StorageError: If one cannot be kept.
@@ -45,8 +46,9 @@ class RunArtifacts:
         if not output.is_file():  # a step without outputs
             return
         place = step.relative_to(self._root)
+        declared = executor_input["outputs"].get("artifacts", {})
         artifacts = [
-            self._keep(name, entry, place)
+            self._keep(name, declared[name]["artifacts"][0]["type"]["schemaTitle"], entry, place)
             for name, list_of_one in json.loads(output.read_text()).get("artifacts", {}).items()
             for entry in list_of_one["artifacts"]
             if Path(entry["uri"]).exists()
@@ -57,8 +59,8 @@ class RunArtifacts:
             listing.write_text(json.dumps(self._listed, indent=1) + "\n")
             self._store.put(listing, f"runs/{place.parts[0]}/artifacts.json", "application/json")
 
-    def _keep(self, name: str, entry: dict[str, Any], place: Path) -> dict[str, Any]:
-        path, kind = Path(entry["uri"]), entry["type"]["schemaTitle"]
+    def _keep(self, name: str, kind: str, entry: dict[str, Any], place: Path) -> dict[str, Any]:
+        path = Path(entry["uri"])
         key = f"runs/{place}/{name}"
         files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
         hashes = {}

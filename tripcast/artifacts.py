@@ -20,14 +20,22 @@ from tripcast import s3
 from tripcast.errors import StorageError
 from tripcast.storage import writing
 
-#: How often a request to S3 is tried: through a restart of the store.
+#: How often a request to S3 is tried: through a restart of the store; and before there is anything to lose.
 _ATTEMPTS = 10
+_ATTEMPTS_BEFOREHAND = 3
 
 
 class Store(Protocol):
     """A place for files under keys, which are relative paths such as ``snapshots/4f2a.parquet``."""
 
     uri: str
+
+    def check(self) -> None:
+        """Find out whether the store can be used, before any work is done that would be lost without it.
+
+        Raises:
+            StorageError: If it does not answer or refuses, or the folder cannot be made.
+        """
 
     def put(self, file: Path, key: str, content_type: str | None = None) -> str:
         """Keep a file under a key, in place of what was there.
@@ -88,6 +96,11 @@ class FolderStore:
         self.uri = str(folder)
         self._folder = folder
 
+    def check(self) -> None:
+        """See ``Store``."""
+        with writing(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+
     def put(self, file: Path, key: str, content_type: str | None = None) -> str:
         """See ``Store``: links the file where the file system can, and copies it otherwise."""
         kept = self._folder / key
@@ -114,7 +127,8 @@ class FolderStore:
 
     def list(self, prefix: str) -> list[str]:
         """See ``Store``."""
-        files = (path for path in self._folder.rglob("*") if path.is_file() and not path.name.endswith(".part"))
+        folder = self._folder / prefix.rpartition("/")[0]
+        files = (path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(".part"))
         keys = (path.relative_to(self._folder).as_posix() for path in files)
         return sorted(key for key in keys if key.startswith(prefix))
 
@@ -135,6 +149,12 @@ class S3Store:
     def __init__(self, uri: str) -> None:
         self.uri = uri.rstrip("/")
         self._bucket, self._prefix = s3.split(uri)
+
+    def check(self) -> None:
+        """See ``Store``."""
+        # Fewer attempts: nothing is lost yet. And a listing, because S3 tells the reason of a refusal in a body.
+        with self._errors(f"{self.uri} cannot be used"):
+            s3.client(_ATTEMPTS_BEFOREHAND).list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
 
     def put(self, file: Path, key: str, content_type: str | None = None) -> str:
         """See ``Store``."""

@@ -29,5 +29,9 @@ class TrackingError(TripcastError):
     """The tracking server or the model registry cannot be reached, refused, or holds something unexpected."""
 
 
+class DeploymentError(TripcastError):
+    """The prediction service did not take up a version that was to serve."""
+
+
 class StorageError(TripcastError):
     """An artifact could not be written or read back: disk full, no permission, store out of reach."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tripcast.artifacts import open_store
 from tripcast.errors import InvalidRequest, SourceError, SourceUnreachable
 from tripcast.models import CANDIDATES
 from tripcast.months import Month, parse_months
@@ -30,14 +31,17 @@ def plan(source: str, taxi: str, train: str, test: str, candidates: Sequence[str
         SourceError: If months are missing at the source.
         SourceUnreachable: If the source does not answer.
         TrackingError: If the tracking server does not answer.
+        StorageError: If the artifact store does not, or refuses.
     """
     if taxi not in TAXIS:
         raise InvalidRequest(f"There is no taxi '{taxi}': choose one of {', '.join(TAXIS)}.")
     _check_candidates(candidates)
     months = _check_order(parse_months(train), parse_months(test))
-    check_reachable(Settings.load().tracking_uri)
+    settings = Settings.load()
+    check_reachable(settings.tracking_uri)
+    open_store(settings.artifacts).check()
 
-    opened = open_source(source, Settings.load().downloads)
+    opened = open_source(source, settings.downloads)
     editions: dict[Month, str] = {}
     missing: list[str] = []
     for month in months:

@@ -17,6 +17,7 @@ _REMEDIES = {
     "NoSuchBucket": "Create the bucket {bucket}, or correct its name",
     "InvalidAccessKeyId": "Check AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL_S3",
     "SignatureDoesNotMatch": "Check AWS_SECRET_ACCESS_KEY",
+    "403": "Check the credentials, and that they permit to read and write the bucket {bucket}",
     "AccessDenied": "Permit these credentials to list, read and write the bucket {bucket}",
     "RequestTimeTooSkewed": "Set this machine's clock, or the store's: they differ by more than a quarter of an hour",
     "XMinioStorageFull": "Free some space in the store",

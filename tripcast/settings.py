@@ -20,6 +20,7 @@ class Settings:
         artifacts: Where snapshots of data are kept, and the files of runs: ``s3://bucket/prefix`` or a folder;
             ``TRIPCAST_ARTIFACTS``, or the home.
         tracking_uri: MLflow's store; ``MLFLOW_TRACKING_URI``, or an SQLite file in the home.
+        service_url: Where the prediction service answers, if there is one; ``TRIPCAST_SERVICE_URL``.
         commit: The git commit of this code; ``TRIPCAST_COMMIT`` (set in images), or asked of git, or ``unknown``.
         image: The container image that runs this code; ``TRIPCAST_IMAGE``, or ``none``.
     """
@@ -27,6 +28,7 @@ class Settings:
     home: Path
     artifacts: str
     tracking_uri: str
+    service_url: str | None
     commit: str
     image: str
 
@@ -38,6 +40,7 @@ class Settings:
             home=home,
             artifacts=os.environ.get("TRIPCAST_ARTIFACTS") or str(home),
             tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}",
+            service_url=os.environ.get("TRIPCAST_SERVICE_URL") or None,
             commit=os.environ.get("TRIPCAST_COMMIT") or _git_commit(),
             image=os.environ.get("TRIPCAST_IMAGE") or "none",
         )

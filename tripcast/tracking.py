@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 # MLflow reports its use to its makers unless told not to.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
+# A minute of trying again, in which a server can be restarted; MLflow's own measure is four.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")
+
 #: Tag that makes a run findable by the step that continues it.
 KEY = "tripcast.key"
 
@@ -36,9 +39,10 @@ def tracking_errors(uri: str, doing: str) -> Iterator[None]:
     Raises:
         TrackingError: Naming the store, what was being done, and what to do.
     """
+    from botocore.exceptions import BotoCoreError, ClientError
     from mlflow.exceptions import MlflowException
 
-    expected: tuple[type[Exception], ...] = (MlflowException, OSError)
+    expected: tuple[type[Exception], ...] = (MlflowException, BotoCoreError, ClientError, OSError)
     with suppress(ImportError):  # it is there where a store can be a file
         from sqlalchemy.exc import SQLAlchemyError
 

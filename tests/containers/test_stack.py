@@ -1,0 +1,105 @@
+"""The stack as people start it: make stack-up, make stack-train, make stack-down."""
+
+import json
+import os
+import shutil
+import subprocess
+import urllib.request
+from pathlib import Path
+
+import docker
+import pytest
+from conftest import program
+
+STANDINS = Path(__file__).parent / "standins"
+
+
+def compose() -> str:
+    """`docker compose`, or its predecessor of the same language."""
+    if subprocess.run(["docker", "compose", "version"], capture_output=True).returncode == 0:
+        return "docker compose"
+    return program("docker-compose", "Install Docker's compose plugin, or docker-compose.")
+
+
+def make(target: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    settings = [f"COMPOSE={compose()}", *arguments]
+    if Path("/usr/bin/docker").exists():
+        settings.append("DOCKER=/usr/bin/docker")  # where another one, without a builder, comes first on the path
+    return subprocess.run(["make", target, *settings], capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def images(engine, tmp_path_factory) -> None:
+    """The published images that the stack names, or stand-ins where they cannot be pulled."""
+    go_programs = Path(os.environ.get("GOPATH", Path.home() / "go")) / "bin"
+    context = Path(shutil.copytree(STANDINS, tmp_path_factory.mktemp("standins"), dirs_exist_ok=True))
+    programs = {"seaweedfs": ("weed", Path(".venv/bin")), "minio": ("minio", go_programs)}
+    published = {
+        "seaweedfs": "chrislusf/seaweedfs:4.44",
+        "minio": "quay.io/minio/minio:RELEASE.2025-09-07T16-13-09Z",
+        "postgres": "postgres:17.6",
+    }
+    for name, tag in published.items():
+        try:
+            engine.images.get(tag)
+            continue
+        except docker.errors.ImageNotFound:
+            pass
+        try:
+            engine.images.pull(tag)
+        except docker.errors.APIError:
+            if name in programs:
+                found, place = programs[name]
+                shutil.copy(program(found, "It is needed for a stand-in of an image.", place), context / found)
+            engine.images.build(path=str(context), target=name, tag=tag, rm=True, forcerm=True)
+
+
+def ask(url: str, body: dict | None = None) -> dict:
+    request = urllib.request.Request(
+        url, json.dumps(body).encode() if body else None, {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.loads(answer.read())
+
+
+@pytest.mark.parametrize("store", ["seaweedfs", "minio"])
+def test_the_stack_starts_trains_serves_and_stops(images, engine, store, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRIPCAST_HOME", str(tmp_path / "home"))
+    try:
+        up = make("stack-up", f"S3={store}")
+        assert up.returncode == 0, up.stdout[-3000:] + up.stderr[-3000:]
+        trained = make(
+            "stack-train",
+            "TRAIN=--source simulated?trips=4000 --train 2021-01 --test 2021-02 --candidates lightgbm --json",
+        )
+        assert trained.returncode == 0, trained.stderr[-3000:]
+        summary = json.loads(trained.stdout[trained.stdout.index("{\n") :])
+        assert summary["decision"] == "promoted"
+        assert summary["artifacts"].startswith("s3://tripcast/runs/training-")
+
+        ready = urllib.request.Request("http://127.0.0.1:8080/reload", b"", {"Authorization": f"Bearer {token()}"})
+        with urllib.request.urlopen(ready, timeout=60) as answer:
+            assert answer.status == 200
+        trip = {"pickup_zone": 74, "dropoff_zone": 236, "pickup_datetime": "2021-03-10T08:15:00"}
+        predicted = ask("http://127.0.0.1:8080/predict", trip)
+        assert predicted["version"] == summary["version"]
+        assert 1 <= predicted["lower_minutes"] <= predicted["duration_minutes"] <= predicted["upper_minutes"] <= 60
+    finally:
+        logs = {c.name: c.logs(tail=20).decode() for c in engine.containers.list(all=True)}
+        down = make("stack-down")
+        for volume in engine.volumes.list():
+            if volume.name.startswith("tripcast_"):
+                volume.remove()
+    assert down.returncode == 0, down.stderr + str(logs)
+
+
+def token() -> str:
+    lines = Path("docker/.env").read_text().splitlines()
+    return next(line.partition("=")[2] for line in lines if line.startswith("TRIPCAST_ADMIN_TOKEN="))
+
+
+def test_the_passwords_are_for_their_owner_alone_and_never_committed():
+    subprocess.run(["make", "docker/.env"], check=True, capture_output=True)
+
+    assert Path("docker/.env").stat().st_mode & 0o077 == 0
+    assert subprocess.run(["git", "check-ignore", "--quiet", "docker/.env"]).returncode == 0
