@@ -11,10 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from io import BytesIO
+from math import exp, log, nan
 
 import numpy as np
 import numpy.typing as npt
 
+from tripcast.interpolation import interpolator
 from tripcast.trips import Trips
 from tripcast.zones import LAST_ZONE
 
@@ -24,6 +26,9 @@ Integers = npt.NDArray[np.intp]
 
 #: Trips last an hour at most, and hardly a taxi does a mile a minute for an hour: a longer distance is an error.
 BELIEVABLE_MILES = 60.0
+
+#: Meters count hundredths of a mile: no way is shorter, whatever a record says.
+_METER_STEP = 0.01
 
 #: The columns that depend on the two zones alone, then all others.
 PAIR_FEATURES = (
@@ -48,6 +53,7 @@ FEATURES = (
     "minutes_for_miles",
     "estimate",
 )
+_USUAL_MILES = FEATURES.index("usual_miles")
 
 #: Training rows take their pace from the days of the other folds.
 FOLDS = 5
@@ -130,6 +136,7 @@ def _weekday(day: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 
 _FREE_DAYS = _free_days()
+_FREE_DAY_ITEMS = _FREE_DAYS.data
 
 
 @dataclass(frozen=True)
@@ -176,6 +183,7 @@ class Geography:
             usual = np.where(np.isfinite(ways) & (ways > 0), (count * median + ways) / (count + 1), median)
         anywhere = np.median(trips.trip_distance_miles) if len(trips) else 1.0
         usual = np.where((count > 0) | (np.isfinite(usual) & (usual > 0)), usual, anywhere)
+        usual = np.maximum(usual, _METER_STEP)
         return cls(usual.astype(np.float32), _places(ways, busiest=int(count.sum(axis=0).argmax())))
 
 
@@ -345,6 +353,13 @@ class FeatureTables:
         )
         self._zone_pace = self._pair_features[:, :3].sum(axis=1)
         self._knots = np.log(_KNOTS)
+        # The same again for one trip: an item of a memoryview is a plain number, which one of an array is not.
+        self._pair_items = self._pair_features.ravel().data
+        self._zone_pace_items = self._zone_pace.data
+        self._half_hour_items = pace.half_hour.data
+        self._pickup_hour_items = pace.pickup_hour.data
+        self._dropoff_hour_items = pace.dropoff_hour.data
+        self._for_miles = interpolator(self._knots, pace.for_miles)
 
     def __call__(self, trips: Trips) -> Matrix:
         """The features of trips.
@@ -362,7 +377,7 @@ class FeatureTables:
         rows: Matrix = np.empty((len(trips), len(FEATURES)), np.float32)
         shared = len(PAIR_FEATURES)
         rows[:, :shared] = self._pair_features[pair]
-        usual = rows[:, PAIR_FEATURES.index("usual_miles")]
+        usual = rows[:, _USUAL_MILES]
         miles = np.where(believable(trips), trips.trip_distance_miles, np.nan)
         for_miles = np.interp(np.log(np.where(np.isnan(miles), usual, miles)), self._knots, self.pace.for_miles)
         rows[:, shared] = miles
@@ -379,6 +394,45 @@ class FeatureTables:
             + self.pace.dropoff_hour[dropoff * _HOURS + clock.hour]
         )
         return rows
+
+    def write_row(
+        self, row: memoryview[float], pickup_zone: int, dropoff_zone: int, trip_distance_miles: float, pickup: int
+    ) -> None:
+        """The features of one trip, as ``__call__`` computes them, to the precision of float32.
+
+        Args:
+            row: Where they go, float32 (17,).
+            pickup_zone: Taxi zone number.
+            dropoff_zone: Taxi zone number.
+            trip_distance_miles: Any number; an unbelievable one counts as unknown.
+            pickup: Seconds since 1970-01-01, New York local time.
+        """
+        # Line by line what ``__call__`` does: a change to one is a change to both.
+        day, second = divmod(pickup, 86_400)
+        free = _FREE_DAY_ITEMS[day % _CALENDAR_DAYS]
+        hour = second // 3600 + 24 * free
+        start = pickup_zone if 0 < pickup_zone <= LAST_ZONE else 0
+        end = dropoff_zone if 0 < dropoff_zone <= LAST_ZONE else 0
+        pair = start * _ZONES + end
+        shared = len(PAIR_FEATURES)
+        row[:shared] = self._pair_items[pair * shared : (pair + 1) * shared]
+        usual = row[_USUAL_MILES]
+        known = 0 < trip_distance_miles <= BELIEVABLE_MILES
+        miles = trip_distance_miles if known else nan
+        for_miles = self._for_miles(log(miles if known else usual))
+        row[shared] = miles
+        row[shared + 1] = miles / usual
+        row[shared + 2] = second / 3600
+        row[shared + 3] = (day + 3) % 7
+        row[shared + 4] = hour_pace = self._half_hour_items[second // 1800 + 48 * free]
+        row[shared + 5] = exp(for_miles)
+        row[shared + 6] = exp(
+            for_miles
+            + self._zone_pace_items[pair]
+            + hour_pace
+            + self._pickup_hour_items[start * _HOURS + hour]
+            + self._dropoff_hour_items[end * _HOURS + hour]
+        )
 
     def files(self) -> dict[str, bytes]:
         """Each table as the content of a ``.npy`` file, by the file's name."""

@@ -94,7 +94,8 @@ def bare_way(work: Path) -> dict[str, Any]:
     """The same booster on the ready matrix: dataset and rounds, nothing else."""
     import lightgbm
 
-    from tripcast.models.lightgbm import _FIXED, DEFAULTS
+    from tripcast.models.boosting import _FIXED
+    from tripcast.models.lightgbm import DEFAULTS
 
     matrix, minutes = np.load(work / "matrix.npy"), np.load(work / f"{TARGET}.npy")
     parameters = {**_FIXED, **{name: value for name, value in DEFAULTS.items() if name != "rounds"}}

@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tripcast.features import FEATURES, FeatureTables, Geography, OutOfFold, PaceFit
 from tripcast.trips import Trips
@@ -102,6 +104,15 @@ def test_a_pair_without_trips_takes_the_way_over_others():
     assert Geography.fit(trips).usual_miles[1, 3] == pytest.approx(4.0)
 
 
+def test_a_pair_of_vanishing_distances_still_has_features():
+    trips = trips_of([1] * 20, [1] * 20, [1e-300] * 20, [5.0] * 20)
+    tables = OutOfFold(trips).tables
+    row = np.empty(len(FEATURES), np.float32)
+    tables.write_row(row.data, 1, 1, 60.0, 0)
+    assert row[FEATURES.index("miles_to_usual")] == 6000
+    np.testing.assert_array_max_ulp(row, tables(trips_of([1], [1], [60.0], start=np.datetime64(0, "us")))[0], maxulp=1)
+
+
 @pytest.mark.parametrize("zone", [-32_768, -1, 0, 200, 266, 32_767])
 def test_a_zone_never_seen_still_has_an_estimate(tables, zone):
     rows = tables(trips_of([zone, 2], [2, zone], [3.0, np.nan]))
@@ -118,6 +129,21 @@ def test_one_trip_has_the_features_it_has_in_a_batch(tables, month):
     batch = tables(month[:50])
     singly = np.concatenate([tables(month[row : row + 1]) for row in range(50)])
     np.testing.assert_array_equal(singly, batch)
+
+
+@given(
+    pickup=st.sampled_from([-32_768, -1, 0, 1, 3, 10, 200, 264, 265, 266, 32_767]),
+    dropoff=st.integers(-32_768, 32_767) | st.integers(1, 10),
+    miles=st.sampled_from([np.nan, np.inf, -np.inf, -1.0, 0.0, 1e-300, 0.1, 60.0, 60.01, 200.0, 1e300])
+    | st.floats(0, 70),
+    pickup_time=st.integers(0, 4_133_980_799) | st.sampled_from(["2021-01-18T00:00", "2021-12-25T23:59:59"]),
+)
+def test_a_row_by_itself_is_that_of_a_batch(tables, pickup, dropoff, miles, pickup_time):
+    time = np.datetime64(pickup_time, "s")
+    row = np.empty(len(FEATURES), np.float32)
+    tables.write_row(row.data, pickup, dropoff, miles, int(time.astype(int)))
+    trip = trips_of([pickup], [dropoff], [miles], start=time.astype("datetime64[us]"))
+    np.testing.assert_array_max_ulp(row, tables(trip)[0], maxulp=1)
 
 
 def test_no_trips_have_no_features(tables, month):

@@ -5,12 +5,15 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.feature_extraction import DictVectorizer
 from sklearn.linear_model import LinearRegression
 
@@ -93,6 +96,37 @@ def test_one_trip_is_predicted_as_in_a_batch(model):
     trips = make_trips(20, seed=1)
     singly = [model.predict(trips[row : row + 1]).minutes[0] for row in range(20)]
     np.testing.assert_array_equal(singly, model.predict(trips).minutes)
+
+
+@pytest.mark.parametrize("candidate", CANDIDATES)
+@given(
+    pickup_zone=st.integers(-32_768, 32_767) | st.sampled_from([0, 41, 42, 74, 264, 265, 266]),
+    dropoff_zone=st.integers(0, 300) | st.sampled_from([41, 42, 74, 244]),
+    miles=st.sampled_from([np.nan, np.inf, -1.0, 0.0, 1e-300, 60.0, 60.01, 200.0, 244_152.01, 1e300])
+    | st.floats(0.01, 20),
+    pickup=st.integers(0, 4_133_980_799)  # the last second of 2100
+    | st.sampled_from([1_609_459_200, 1_610_928_000, 1_612_915_199, 1_640_476_799]),  # midnights and holidays
+)
+def test_one_trip_by_itself_is_predicted_as_in_a_batch(models, candidate, pickup_zone, dropoff_zone, miles, pickup):
+    model = models[candidate]
+    trip = Trips(
+        np.array([pickup], "datetime64[s]").astype("datetime64[us]"),
+        np.array([pickup_zone], np.int16),
+        np.array([dropoff_zone], np.int16),
+        np.array([miles]),
+    )
+    found, expected = model.predict_one(pickup_zone, dropoff_zone, miles, pickup), model.predict(trip)
+    assert [type(number) for number in found] == [float] * 3
+    np.testing.assert_allclose(found, [expected.minutes[0], expected.lower[0], expected.upper[0]], rtol=1e-12)
+
+
+def test_a_trip_by_itself_leaves_nothing_behind_for_the_next(model):
+    trips = make_trips(20, seed=1)
+    seconds = trips.pickup_datetime.astype("datetime64[s]").astype(int).tolist()
+    columns = (trips.pickup_zone.tolist(), trips.dropoff_zone.tolist(), trips.trip_distance_miles.tolist(), seconds)
+    found = [model.predict_one(*trip) for trip in zip(*columns, strict=True)]
+    expected = model.predict(trips)
+    np.testing.assert_allclose(found, np.column_stack([expected.minutes, expected.lower, expected.upper]), rtol=1e-12)
 
 
 def test_a_trip_without_a_distance_has_a_wider_interval(monkeypatch):
@@ -186,24 +220,35 @@ def test_a_folder_that_cannot_be_written_is_named(model, tmp_path):
         model.save(tmp_path / "file" / "model")
 
 
-def test_loading_and_predicting_import_numpy_and_lightgbm_only(models, tmp_path):
+def test_loading_and_predicting_import_numpy_alone(models, tmp_path):
     models["lightgbm"].save(tmp_path)
     script = """
 import sys
 from pathlib import Path
-import lightgbm
-brought = set(sys.modules)
 import numpy as np
 from tripcast.models import Model
 from tripcast.trips import Trips
 one = Trips(np.array(["2021-02-03T04:05"], "M8[us]"), np.array([41], "i2"), np.array([42], "i2"), np.array([1.5]))
-Model.load(Path(sys.argv[1])).predict(one)
-heavy = {"pandas", "sklearn", "pyarrow", "mlflow", "optuna", "matplotlib", "boto3", "kfp"}
-print(sorted(heavy & (set(sys.modules) - brought)))
-print(sorted({"optuna", "mlflow", "kfp", "boto3"} & set(sys.modules)))
+model = Model.load(Path(sys.argv[1]))
+model.predict(one)
+model.predict_one(41, 42, 1.5, 1_612_325_100)
+heavy = {"lightgbm", "scipy", "sklearn", "pandas", "pyarrow", "mlflow", "optuna", "matplotlib", "boto3", "kfp"}
+print(sorted(heavy & set(sys.modules)))
 """
     child = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)
-    assert child.stdout == "[]\n[]\n"
+    assert child.stdout == "[]\n"
+
+
+def test_trees_cut_short_are_refused_even_where_the_manifest_agrees(models, tmp_path):
+    folder = tmp_path / "model"
+    models["lightgbm"].save(folder)
+    text = (folder / "booster.txt").read_bytes()[:-5000]
+    (folder / "booster.txt").write_bytes(text)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"]["booster.txt"] = sha256(text).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(StorageError, match=r"cannot be read \(the trees are not LightGBM's text format, or not all of"):
+        Model.load(folder)
 
 
 def test_naming_the_candidates_imports_none_of_them():

@@ -13,7 +13,9 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from io import StringIO
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -53,6 +55,17 @@ class Linear:
         place = np.minimum(np.searchsorted(self.pairs, pairs), len(self.pairs) - 1)
         known = np.where(self.pairs[place] == pairs, self.minutes[place], 0)
         return known + self.per_mile * miles + self.intercept
+
+    def predict_one(self, pickup_zone: int, dropoff_zone: int, trip_distance_miles: float, pickup: int) -> float:
+        """The duration of one trip in minutes, as ``predict`` computes it; the time of the pickup is not looked at."""
+        miles = trip_distance_miles if isfinite(trip_distance_miles) else 0.0
+        start = pickup_zone if 0 < pickup_zone < _ZONES else 0
+        end = dropoff_zone if 0 < dropoff_zone < _ZONES else 0
+        return self._minutes_of_pair.get(start * _ZONES + end, 0.0) + self.per_mile * miles + self.intercept
+
+    @cached_property
+    def _minutes_of_pair(self) -> dict[int, float]:
+        return dict(zip(self.pairs.tolist(), self.minutes.tolist(), strict=True))
 
     def files(self) -> dict[str, bytes]:
         """One table of terms and their coefficients; pairs are named as the notebook names them."""

@@ -46,7 +46,7 @@ def _suggest(trial: optuna.Trial) -> dict[str, Any]:
     return {
         "rounds": trial.suggest_int("rounds", 50, 500, log=True),
         "learning_rate": trial.suggest_float("learning_rate", 0.03, 0.15, log=True),
-        "num_leaves": trial.suggest_int("num_leaves", 15, 127, log=True),
+        "num_leaves": trial.suggest_int("num_leaves", 15, 255, log=True),
         "min_child_samples": trial.suggest_int("min_child_samples", 10, 300, log=True),
         "feature_fraction": trial.suggest_float("feature_fraction", 0.3, 1.0),
         "bagging_fraction": trial.suggest_float("bagging_fraction", 0.5, 1.0),
