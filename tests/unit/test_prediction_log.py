@@ -1,0 +1,659 @@
+"""The prediction log on real folders, in processes that are killed, on an S3 endpoint, and on a store that is down."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from math import nan
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from tripcast import prediction_log
+from tripcast.artifacts import FolderStore, Store, open_store
+from tripcast.errors import InvalidRequest, StorageError
+from tripcast.models.model import Prediction
+from tripcast.prediction_log import Counts, PredictionLog, prediction_schema, read_log
+from tripcast.trips import Trips
+
+#: Longer than any test: what is to be written is written because of something else.
+NEVER = 1000.0
+
+PICKUP = datetime(2021, 2, 10, 8, 15)
+PICKUP_SECONDS = 1_612_944_900
+
+ALL_TIME = (datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 2, 1, tzinfo=UTC))
+
+
+class Outage(FolderStore):
+    """A folder that can be out of reach."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.down = True
+        self.accepted: list[str] = []
+
+    def put(self, file: Path, key: str, content_type: str | None = None) -> str:
+        if self.down:
+            raise StorageError(f"{self.uri} does not answer. Start the store.")
+        self.accepted.append(key)
+        return super().put(file, key, content_type)
+
+
+class Clock:
+    """The time of day as the log sees it, settable; nanoseconds since 1970."""
+
+    def __init__(self, now: datetime) -> None:
+        self.set(now)
+
+    def set(self, now: datetime) -> None:
+        self.now = (now - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) * 1000
+
+    def __call__(self) -> int:
+        return self.now
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """It is noon, until a test says otherwise."""
+    clock = Clock(datetime(2026, 1, 10, 12, tzinfo=UTC))
+    monkeypatch.setattr(prediction_log, "time_ns", clock)
+    return clock
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(str(tmp_path / "store"))
+
+
+@pytest.fixture
+def outage(tmp_path: Path) -> Outage:
+    return Outage(tmp_path / "store")
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Path:
+    return tmp_path / "home" / "spool"
+
+
+def answer(log: PredictionLog, rider_id: str | None = None, minutes: float = 12.5) -> str:
+    """Log one answer."""
+    return log.append(
+        "tripcast-green", 3, "champion", rider_id, 74, 236, 2.25, PICKUP_SECONDS, (minutes, minutes - 4, minutes + 6)
+    )
+
+
+def batch(size: int) -> tuple[Trips, Prediction]:
+    """Trips of 0, 1, 2, ... miles and as many minutes."""
+    zones = np.arange(1, size + 1, dtype=np.int16)
+    count = np.arange(size, dtype=np.float64)
+    trips = Trips(np.datetime64(PICKUP, "us") + count.astype("timedelta64[m]"), zones, zones[::-1], count)
+    return trips, Prediction(count, count - 0.5, count + 0.5)
+
+
+def balanced(counts: Counts) -> bool:
+    return counts.appended + counts.inherited == counts.written + counts.pending + counts.dropped
+
+
+def until(happened: Callable[[], bool]) -> None:
+    """Wait for something that a thread does."""
+    end = time.monotonic() + 60
+    while not happened():
+        assert time.monotonic() < end, "did not happen"
+        time.sleep(0.005)
+
+
+def minutes_of(store: Store) -> list[float]:
+    return read_log(store, *ALL_TIME)["duration_minutes"].to_pylist()
+
+
+def files_in(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.parquet"))
+
+
+# What is logged.
+
+
+def test_an_answer_comes_back_as_it_was_given(store, spool, clock):
+    log = PredictionLog(store, spool)
+    first = log.append("tripcast-green", 3, "champion", None, 74, 236, 2.25, PICKUP_SECONDS, (12.5, 8.5, 18.5))
+    clock.now += 1_234_567_890
+    second = log.append("tripcast-green", 4, "challenger", "Zoë 🚕", 1, 265, nan, PICKUP_SECONDS + 1, (0.1, 0.1, 1.0))
+    third = log.append("tripcast-green", 3, "champion", "", 1, 1, 0.0, 0, (1.0, 1.0, 1.0))
+    assert log.close(60) == Counts(appended=3, inherited=0, written=3, spooled=0, waiting=0, dropped=0)
+
+    rows = read_log(store, *ALL_TIME)
+    assert rows.schema == prediction_schema()
+    noon = datetime(2026, 1, 10, 12, tzinfo=UTC)
+    assert rows.to_pylist() == [
+        {
+            "prediction_id": first,
+            "predicted_at": noon,
+            "model": "tripcast-green",
+            "version": 3,
+            "arm": "champion",
+            "rider_id": None,
+            "pickup_datetime": PICKUP,
+            "pickup_zone": 74,
+            "dropoff_zone": 236,
+            "trip_distance_miles": 2.25,
+            "duration_minutes": 12.5,
+            "lower_minutes": 8.5,
+            "upper_minutes": 18.5,
+        },
+        {
+            "prediction_id": second,
+            "predicted_at": noon + timedelta(microseconds=1_234_567),
+            "model": "tripcast-green",
+            "version": 4,
+            "arm": "challenger",
+            "rider_id": "Zoë 🚕",
+            "pickup_datetime": PICKUP + timedelta(seconds=1),
+            "pickup_zone": 1,
+            "dropoff_zone": 265,
+            "trip_distance_miles": None,
+            "duration_minutes": 0.1,
+            "lower_minutes": 0.1,
+            "upper_minutes": 1.0,
+        },
+        {
+            "prediction_id": third,
+            "predicted_at": noon + timedelta(microseconds=1_234_567),
+            "model": "tripcast-green",
+            "version": 3,
+            "arm": "champion",
+            "rider_id": "",
+            "pickup_datetime": datetime(1970, 1, 1),
+            "pickup_zone": 1,
+            "dropoff_zone": 1,
+            "trip_distance_miles": 0.0,
+            "duration_minutes": 1.0,
+            "lower_minutes": 1.0,
+            "upper_minutes": 1.0,
+        },
+    ]
+
+
+def test_a_batch_comes_back_in_its_order_with_its_riders(store, spool):
+    log = PredictionLog(store, spool)
+    trips, prediction = batch(5_000)  # more than are converted at a time
+    riders = [None if place % 3 == 0 else f"rider-{place}" for place in range(5_000)]
+    before = answer(log, "alone")
+    ids = log.extend("tripcast-yellow", 7, "challenger", riders, trips, prediction)
+    assert log.close(60).written == 5_001
+
+    rows = read_log(store, *ALL_TIME)
+    assert rows["prediction_id"].to_pylist() == [before, *ids]
+    assert rows["rider_id"].to_pylist() == ["alone", *riders]
+    rows = rows.slice(1)
+    assert rows["model"].unique().to_pylist() == ["tripcast-yellow"]
+    assert rows["version"].unique().to_pylist() == [7]
+    assert rows["arm"].unique().to_pylist() == ["challenger"]
+    for column, expected in {
+        "pickup_datetime": trips.pickup_datetime,
+        "pickup_zone": trips.pickup_zone,
+        "dropoff_zone": trips.dropoff_zone,
+        "trip_distance_miles": trips.trip_distance_miles,
+        "duration_minutes": prediction.minutes,
+        "lower_minutes": prediction.lower,
+        "upper_minutes": prediction.upper,
+    }.items():
+        np.testing.assert_array_equal(rows[column].to_numpy(), expected)
+
+
+def test_an_unknown_distance_in_a_batch_is_null(store, spool):
+    log = PredictionLog(store, spool)
+    trips, prediction = batch(2)
+    trips.trip_distance_miles[1] = nan
+    log.extend("tripcast-green", 3, "champion", [None, None], trips, prediction)
+    log.close(60)
+    assert read_log(store, *ALL_TIME)["trip_distance_miles"].to_pylist() == [0.0, None]
+
+
+def test_ids_are_unique_among_processes_and_sort_by_answer(store, spool, clock):
+    logs = []
+    for _ in range(3):
+        logs.append(PredictionLog(store, spool, seconds=NEVER))
+        clock.now += 1_000_000  # a millisecond
+    trips, prediction = batch(20)
+    ids = []
+    for log in logs:
+        ids += [answer(log), *log.extend("tripcast-green", 3, "champion", [None] * 20, trips, prediction), answer(log)]
+    for log in logs:
+        log.close(60)
+    assert len(set(ids)) == 66
+    assert sorted(ids) == ids
+    assert {len(prediction_id) for prediction_id in ids} == {35}
+    assert read_log(store, *ALL_TIME).num_rows == 66
+
+
+def test_processes_of_one_millisecond_have_other_ids(store, spool):
+    logs = [PredictionLog(store, spool, seconds=NEVER) for _ in range(2)]
+    first, second = (answer(log) for log in logs)
+    for log in logs:
+        log.close(60)
+    assert first[:11] == second[:11]
+    assert first != second
+
+
+def test_the_days_of_midnight_are_two_partitions(store, spool, clock, tmp_path):
+    log = PredictionLog(store, spool, seconds=NEVER)
+    clock.set(datetime(2026, 1, 10, 23, 59, 59, 999_999, tzinfo=UTC))
+    answer(log, minutes=10.0)
+    answer(log, minutes=11.0)
+    clock.set(datetime(2026, 1, 11, tzinfo=UTC))
+    answer(log, minutes=20.0)
+    log.close(60)
+
+    folder = tmp_path / "store" / "predictions"
+    partitions = {part.name: pq.read_table(part)["duration_minutes"].to_pylist() for part in folder.iterdir()}
+    assert partitions == {"date=2026-01-10": [10.0, 11.0], "date=2026-01-11": [20.0]}
+
+
+def test_a_file_is_named_by_host_process_and_number(store, spool, tmp_path):
+    log = PredictionLog(store, spool, rows=1)
+    first = answer(log)
+    until(lambda: log.counts().written == 1)
+    answer(log)
+    log.close(60)
+    names = [file.name for file in files_in(tmp_path / "store")]
+    start = first.rsplit("-", 1)[0]
+    assert names == [f"{os.uname().nodename}-{os.getpid()}-{start}-{number:06d}.parquet" for number in range(2)]
+
+
+# When it is written.
+
+
+def test_as_many_rows_as_a_file_holds_are_written_at_once(store, spool):
+    log = PredictionLog(store, spool, seconds=NEVER, rows=3)
+    answer(log)
+    answer(log)
+    assert log.counts() == Counts(appended=2, inherited=0, written=0, spooled=0, waiting=2, dropped=0)
+    answer(log)
+    until(lambda: log.counts().written == 3)
+    log.close(60)
+
+
+def test_a_full_batch_is_written_at_once(store, spool):
+    log = PredictionLog(store, spool, seconds=NEVER, rows=3)
+    log.extend("tripcast-green", 3, "champion", [None] * 4, *batch(4))
+    until(lambda: log.counts().written == 4)
+    log.close(60)
+
+
+def test_a_few_rows_are_written_after_the_time(store, spool):
+    log = PredictionLog(store, spool, seconds=0.05)
+    answer(log)
+    until(lambda: log.counts().written == 1)
+    log.close(60)
+
+
+def test_closing_writes_what_is_waiting(store, spool, tmp_path):
+    log = PredictionLog(store, spool, seconds=NEVER, rows=4)
+    for minutes in range(10):
+        answer(log, minutes=float(minutes))
+    assert log.close(60).written == 10
+    assert minutes_of(store) == [float(minutes) for minutes in range(10)]
+    assert all(pq.read_metadata(file).num_rows <= 4 for file in files_in(tmp_path / "store"))
+    assert list(spool.iterdir()) == []
+
+
+def test_an_answer_after_closing_is_dropped(store, spool):
+    log = PredictionLog(store, spool)
+    log.close(60)
+    answer(log)
+    log.extend("tripcast-green", 3, "champion", [None] * 4, *batch(4))
+    assert log.counts() == Counts(appended=5, inherited=0, written=0, spooled=0, waiting=0, dropped=5)
+
+
+# What does not fit.
+
+
+def test_rows_beyond_the_bound_are_dropped_and_counted(store, spool):
+    log = PredictionLog(store, spool, seconds=NEVER, max_waiting=3)
+    ids = [answer(log, minutes=float(minutes)) for minutes in range(5)]
+    assert log.counts() == Counts(appended=5, inherited=0, written=0, spooled=0, waiting=3, dropped=2)
+    log.extend("tripcast-green", 3, "champion", [None] * 4, *batch(4))
+    assert log.close(60) == Counts(appended=9, inherited=0, written=3, spooled=0, waiting=0, dropped=6)
+    assert minutes_of(store) == [0.0, 1.0, 2.0]
+    assert len(set(ids)) == 5
+
+
+@pytest.mark.parametrize("wrong", [{"pickup_zone": 40_000}, {"rider_id": 5}, {"prediction": (1.0, None, 2.0)}])
+def test_a_row_of_the_wrong_type_is_dropped_and_hinders_no_other(store, spool, wrong):
+    log = PredictionLog(store, spool)
+    right = {
+        "model": "tripcast-green",
+        "version": 3,
+        "arm": "champion",
+        "rider_id": None,
+        "pickup_zone": 74,
+        "dropoff_zone": 236,
+        "trip_distance_miles": 2.25,
+        "pickup": PICKUP_SECONDS,
+        "prediction": (1.0, 1.0, 2.0),
+    }
+    ids = [log.append(**right), log.append(**right | wrong), log.append(**right)]
+    assert log.close(60) == Counts(appended=3, inherited=0, written=2, spooled=0, waiting=0, dropped=1)
+    assert read_log(store, *ALL_TIME)["prediction_id"].to_pylist() == [ids[0], ids[2]]
+
+
+def test_a_batch_of_the_wrong_length_is_dropped(store, spool):
+    log = PredictionLog(store, spool)
+    trips, prediction = batch(4)
+    log.extend("tripcast-green", 3, "champion", [None] * 3, trips, prediction)
+    assert log.close(60).dropped == 4
+
+
+def test_text_that_is_no_unicode_does_not_hinder_the_file(store, spool):
+    log = PredictionLog(store, spool)
+    answer(log, "half a \ud83d taxi")
+    log.close(60)
+    assert read_log(store, *ALL_TIME)["rider_id"].to_pylist() == ["half a ? taxi"]
+
+
+def test_a_full_spool_drops_its_oldest_files_and_counts_their_rows(tmp_path, spool):
+    class Hanging(FolderStore):
+        sending, goes_on = threading.Event(), threading.Event()
+
+        def put(self, file: Path, key: str, content_type: str | None = None) -> str:
+            self.sending.set()
+            assert self.goes_on.wait(60)
+            return super().put(file, key, content_type)
+
+    store = Hanging(tmp_path / "store")
+    log = PredictionLog(store, spool, rows=1, max_spool_bytes=20_000)
+    answer(log, minutes=0.0)
+    assert store.sending.wait(60)
+    for minutes in range(1, 12):
+        answer(log, minutes=float(minutes))
+        until(lambda: log.counts().waiting == 0)
+        assert balanced(log.counts())
+    until(
+        lambda: (
+            log.counts().spooled == len(files_in(spool))
+            and sum(file.stat().st_size for file in files_in(spool)) <= 20_000
+        )
+    )
+    counts = log.counts()
+    assert 0 < counts.dropped == 12 - counts.spooled
+    store.goes_on.set()
+    assert log.close(60).written == counts.spooled
+    # The one that was being sent, and the latest.
+    assert minutes_of(store) == [0.0, *(float(minutes) for minutes in range(1 + counts.dropped, 12))]
+
+
+# Outages.
+
+
+def test_a_store_that_is_out_of_reach_loses_nothing(outage, spool, caplog):
+    log = PredictionLog(outage, spool, seconds=0.02, rows=1)
+    (folder,) = spool.iterdir()
+    for minutes in range(3):
+        answer(log, minutes=float(minutes))
+        until(lambda: log.counts().waiting == 0)
+    assert log.counts() == Counts(appended=3, inherited=0, written=0, spooled=3, waiting=0, dropped=0)
+    outage.down = False
+    until(lambda: log.counts().written == 3)
+    log.close(60)
+    assert minutes_of(outage) == [0.0, 1.0, 2.0]
+    assert outage.accepted == sorted(outage.accepted)
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [
+        f"Predictions are kept in {folder}: {outage.uri} does not answer. Start the store.",
+        "Predictions are sent again.",
+    ]
+
+
+def test_what_cannot_be_sent_before_the_end_is_sent_by_the_next_process(outage, spool):
+    log = PredictionLog(outage, spool, seconds=NEVER)
+    prediction_id = answer(log)
+    assert log.close(60) == Counts(appended=1, inherited=0, written=0, spooled=1, waiting=0, dropped=0)
+
+    outage.down = False
+    successor = PredictionLog(outage, spool, seconds=NEVER)
+    answer(successor)
+    assert successor.close(60) == Counts(appended=1, inherited=1, written=2, spooled=0, waiting=0, dropped=0)
+    assert prediction_id in read_log(outage, *ALL_TIME)["prediction_id"].to_pylist()
+    assert list(spool.iterdir()) == []
+
+
+def test_a_file_whose_sending_was_not_confirmed_is_not_there_twice(tmp_path, spool):
+    class Silent(Outage):
+        def put(self, file: Path, key: str, content_type: str | None = None) -> str:
+            FolderStore.put(self, file, key, content_type)
+            return super().put(file, key, content_type)
+
+    store = Silent(tmp_path / "store")
+    log = PredictionLog(store, spool, seconds=0.02)
+    prediction_id = answer(log)
+    until(lambda: len(files_in(tmp_path / "store")) == 1)
+    assert log.counts().written == 0
+    store.down = False
+    assert log.close(60).written == 1
+    assert read_log(store, *ALL_TIME)["prediction_id"].to_pylist() == [prediction_id]
+
+
+def test_the_files_of_a_process_that_lives_are_left_to_it(tmp_path, outage, spool):
+    living = PredictionLog(outage, spool, rows=1)
+    answer(living)
+    until(lambda: living.counts().spooled == 1)
+    other = PredictionLog(FolderStore(tmp_path / "store"), spool, seconds=0.02)
+    answer(other)
+    until(lambda: other.counts().written == 1)
+    assert other.counts().inherited == 0
+
+    living.close(0.5)
+    until(lambda: other.counts().inherited == 1)
+    assert other.close(60).written == 2
+    assert read_log(outage, *ALL_TIME).num_rows == 2
+
+
+def test_rows_wait_while_the_disk_refuses_them(store, spool, caplog):
+    log = PredictionLog(store, spool, seconds=0.02)
+    (folder,) = spool.iterdir()
+    shutil.rmtree(folder)
+    answer(log)
+    until(lambda: any("Predictions wait in memory" in record.getMessage() for record in caplog.records))
+    assert log.counts().waiting == 1
+    folder.mkdir()
+    until(lambda: log.counts().written == 1)
+    log.close(60)
+
+
+def test_a_file_that_somebody_removes_does_not_hold_up_the_others(outage, spool):
+    log = PredictionLog(outage, spool, seconds=0.02, rows=1)
+    for minutes in range(3):
+        answer(log, minutes=float(minutes))
+        until(lambda: log.counts().waiting == 0)
+    files_in(spool)[0].unlink()
+    outage.down = False
+    until(lambda: log.counts().written == 2)
+    assert log.close(60).dropped == 1
+    assert minutes_of(outage) == [1.0, 2.0]
+
+
+def test_a_damaged_file_is_set_aside_and_an_unfinished_one_removed(store, spool):
+    folder = spool / "019c0000000-0000000000"
+    folder.mkdir(parents=True)
+    (folder / "2026-01-09_host-1-019c0000000-0000000000-000001.parquet").write_bytes(b"PAR1 and then nothing")
+    (folder / "2026-01-09_host-1-019c0000000-0000000000-000002.part").write_bytes(b"PAR1")
+    log = PredictionLog(store, spool, seconds=0.02)
+    answer(log)
+    until(lambda: log.counts().written == 1)
+    log.close(60)
+    assert [file.name for file in folder.iterdir()] == ["2026-01-09_host-1-019c0000000-0000000000-000001.damaged"]
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from tripcast.errors import StorageError
+from tripcast.prediction_log import PredictionLog
+
+class Down:
+    def put(self, file, key, content_type=None):
+        raise StorageError("The store does not answer. Start it.")
+
+log = PredictionLog(Down(), Path(sys.argv[1]), seconds=1000, rows=100)
+for row in range(250):
+    print(log.append("tripcast-green", 3, "champion", None, 74, 236, 2.25, 0, (float(row), 1.0, 2.0)), flush=True)
+    while row % 100 == 99 and log.counts().waiting:
+        time.sleep(0.005)
+print("killed now", flush=True)
+time.sleep(1000)
+"""
+
+
+def test_what_a_killed_process_had_in_the_spool_is_sent_by_the_next(store, spool, clock):
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(spool)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    ids = []
+    while (line := process.stdout.readline().strip()) != "killed now":
+        ids.append(line)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+    clock.set(datetime.now(UTC))
+    log = PredictionLog(store, spool, seconds=0.02)
+    until(lambda: log.counts().written == 200)
+    assert log.close(60) == Counts(appended=0, inherited=200, written=200, spooled=0, waiting=0, dropped=0)
+    now = datetime.now(UTC)
+    rows = read_log(store, now - timedelta(hours=1), now)
+    assert rows["prediction_id"].to_pylist() == ids[:200]
+    assert rows["duration_minutes"].to_pylist() == [float(row) for row in range(200)]
+    assert list(spool.iterdir()) == []
+
+
+def test_the_counts_add_up_at_any_time(outage, spool):
+    log = PredictionLog(outage, spool, seconds=0.01, rows=50, max_waiting=400, max_spool_bytes=60_000)
+    trips, prediction = batch(30)
+    for turn in range(300):
+        outage.down = turn % 100 < 60
+        for _ in range(10):
+            answer(log)
+        log.extend("tripcast-green", 3, "champion", [None] * 30, trips, prediction)
+        assert balanced(log.counts())
+    outage.down = False
+    counts = log.close(60)
+    assert balanced(counts)
+    assert counts.appended == 300 * 40
+    assert counts.pending == 0
+    assert counts.written == read_log(outage, *ALL_TIME).num_rows
+    assert len(set(read_log(outage, *ALL_TIME)["prediction_id"].to_pylist())) == counts.written
+
+
+# S3.
+
+
+@contextmanager
+def s3_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+    """An S3 endpoint in the standard AWS environment; gives what makes the bucket ``log``."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ENDPOINT_URL_S3": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": "/dev/null",
+        "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it remembers credentials
+    try:
+        yield lambda: boto3.client("s3").create_bucket(Bucket="log")
+    finally:
+        server.stop()
+
+
+def test_a_bucket_that_comes_late_gets_the_whole_log(spool, monkeypatch):
+    with s3_bucket(monkeypatch) as make_bucket:
+        store = open_store("s3://log/service")
+        log = PredictionLog(store, spool, seconds=0.05, rows=1)
+        first = answer(log)
+        until(lambda: log.counts().spooled == 1)
+        make_bucket()
+        until(lambda: log.counts().written == 1)
+        second = answer(log)
+        assert log.close(60).written == 2
+        assert read_log(store, *ALL_TIME)["prediction_id"].to_pylist() == [first, second]
+        assert all(key.startswith("predictions/date=2026-01-10/") for key in store.list(""))
+
+
+# Reading.
+
+
+def test_only_the_days_asked_for_are_fetched(spool, clock, tmp_path):
+    class Watched(FolderStore):
+        fetched: list[str] = []  # noqa: RUF012
+
+        def get(self, key: str, file: Path) -> None:
+            self.fetched.append(key.split("/")[1])
+            super().get(key, file)
+
+    store = Watched(tmp_path / "store")
+    log = PredictionLog(store, spool, seconds=NEVER)
+    for day in range(9, 14):
+        for hour in (0, 12):
+            clock.set(datetime(2026, 1, day, hour, tzinfo=UTC))
+            answer(log, minutes=day + hour / 100)
+    log.close(60)
+
+    since, end = datetime(2026, 1, 10, 12, tzinfo=UTC), datetime(2026, 1, 12, 12, tzinfo=UTC)
+    rows = read_log(store, since, end)
+    assert rows["duration_minutes"].to_pylist() == [10.12, 11.0, 11.12, 12.0]  # the last moment is not asked for
+    assert sorted(store.fetched) == ["date=2026-01-10", "date=2026-01-11", "date=2026-01-12"]
+
+
+def test_a_time_without_answers_has_no_rows(store):
+    rows = read_log(store, *ALL_TIME)
+    assert rows.num_rows == 0
+    assert rows.schema == prediction_schema()
+
+
+def test_a_moment_without_a_time_zone_is_refused(store):
+    with pytest.raises(InvalidRequest, match=r"2026-01-10T00:00:00 has no time zone: write 2026-01-10T00:00:00\+00:00"):
+        read_log(store, datetime(2026, 1, 10), ALL_TIME[1])
+
+
+# What it costs the service.
+
+IMPORTS = """
+import json, sys
+from pathlib import Path
+import tripcast.prediction_log as module
+from tripcast.artifacts import open_store
+
+at_import = [name for name in ("pyarrow", "pandas", "boto3") if name in sys.modules]
+log = module.PredictionLog(open_store(sys.argv[1] + "/store"), Path(sys.argv[1]) / "spool")
+log.append("tripcast-green", 3, "champion", "rider", 74, 236, 2.25, 0, (2.0, 1.0, 3.0))
+assert log.close(60).written == 1
+print(json.dumps([at_import, [name for name in ("pyarrow", "pandas", "boto3") if name in sys.modules]]))
+"""
+
+
+def test_it_imports_pyarrow_only_when_it_runs_and_pandas_never(tmp_path):
+    done = subprocess.run([sys.executable, "-c", IMPORTS, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == [[], ["pyarrow"]]
+
+
+def test_the_records_in_memory_are_packed_as_they_are_read():
+    packed = prediction_log._pack(1, 2, 3, True, 4, 5, 6.5, 7, 8.5, 9.5, 10.5)
+    assert np.frombuffer(packed, prediction_log._RECORD).tolist() == [(1, 2, 3, True, 4, 5, 6.5, 7, 8.5, 9.5, 10.5)]
