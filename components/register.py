@@ -7,7 +7,7 @@ from components.step import step
 
 @step
 def register(taxi: str, winner: Input[Model]) -> int:
-    """Make the winner a version of the registered model and its champion, and record the promotion.
+    """Make the winner a version of the registered model.
 
     Args:
         taxi: `green` or `yellow`; the registered model is named `tripcast-green` or `tripcast-yellow`.
@@ -23,5 +23,4 @@ def register(taxi: str, winner: Input[Model]) -> int:
 
     registry = Registry(taxi, Settings.load())
     version = registry.register(Path(winner.path), run_id=winner.metadata["run_id"], tags=winner.metadata["tags"])
-    registry.promote(version.number, winner.metadata["reason"])
     return version.number

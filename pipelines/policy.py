@@ -21,7 +21,7 @@ class Policy:
     memory: str
 
 
-#: By the step's name. `plan` looks at the source, `evaluate` and `register` at the registry: never skipped.
+#: By the step's name. `plan` looks at the source, `evaluate`, `register` and `deploy` at the registry: never skipped.
 POLICIES = {
     "plan": Policy(cache=False, cpu="1", memory="512Mi"),
     "ingest": Policy(cache=True, cpu="2", memory="2Gi"),
@@ -29,6 +29,7 @@ POLICIES = {
     "train": Policy(cache=True, cpu="2", memory="4Gi"),
     "evaluate": Policy(cache=False, cpu="2", memory="4Gi"),
     "register": Policy(cache=False, cpu="1", memory="1Gi"),
+    "deploy": Policy(cache=False, cpu="1", memory="1Gi"),
 }
 
 

@@ -2,6 +2,7 @@
 
 from kfp import dsl
 
+from components.deploy import deploy
 from components.evaluate import evaluate
 from components.ingest import ingest
 from components.plan import plan
@@ -19,8 +20,9 @@ def training(
     test_month: str = "2021-03",
     candidates: list[str] = ["linear", "lightgbm"],  # noqa: B006 (kfp reads it as a default, and copies it)
     trials: int = 20,
+    rollout: float = 1.0,
 ) -> None:
-    """Train candidates on months of taxi trips, judge them on a later month beside the champion, register the winner.
+    """Train candidates on months of taxi trips, judge them on a later month beside the champion, let the winner serve.
 
     Args:
         source: Where months come from: `tlc` (the publisher), `s3://bucket/prefix`, a folder or `simulated`.
@@ -29,6 +31,7 @@ def training(
         test_month: The later month to judge on.
         candidates: Which models to train: `linear`, `lightgbm`, `tuned`.
         trials: How many parameter sets `tuned` tries.
+        rollout: Share of the riders that the winner answers, 0 to 1: 1 makes it the champion, less the challenger.
     """
     planned = plan(source=source, taxi=taxi, train=train_months, test=test_month, candidates=candidates)
     with dsl.ParallelFor(planned.output, name="months", parallelism=4) as item:
@@ -44,4 +47,5 @@ def training(
     )
     with dsl.If(evaluated.outputs["Output"] == True, name="promoted"):  # noqa: E712 (kfp builds the condition from it)
         registered = register(taxi=taxi, winner=evaluated.outputs["winner"])
-    apply_policy(planned, ingested, validated, trained, evaluated, registered)
+        deployed = deploy(taxi=taxi, version=registered.output, share=rollout)
+    apply_policy(planned, ingested, validated, trained, evaluated, registered, deployed)

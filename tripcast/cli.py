@@ -1,4 +1,4 @@
-"""The command line: `tripcast train`, `models`, `promote`, `rollback`, `compile`, `ui`.
+"""The command line: `tripcast train`, `serve`, `models`, `promote`, `rollback`, `rollout`, `compile`, `ui`.
 
 The outermost layer of the project, and the only module of the library that looks up to the pipelines.
 """
@@ -43,6 +43,24 @@ class _Commands(click.Group):
         except KeyboardInterrupt:
             click.echo("Interrupted: nothing was left half registered. Run it again.", err=True)
             ctx.exit(INTERRUPTED)
+
+
+class Share(click.ParamType[float]):
+    """A share of the riders: ``10%``, or ``0.1``."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """See ``click.ParamType``."""
+        if isinstance(value, float):
+            return value
+        try:
+            share = float(value.removesuffix("%")) / (100 if value.endswith("%") else 1)
+        except ValueError:
+            share = -1.0
+        if not 0 <= share <= 1:
+            self.fail(f"'{value}' is no share of the riders: write 10%, or 0.1.", param, ctx)
+        return share
 
 
 def _say_error(error: Exception) -> None:
@@ -124,6 +142,13 @@ def main() -> None:
     help="How many parameter sets 'tuned' tries.",
 )
 @click.option(
+    "--rollout",
+    default="100%",
+    show_default=True,
+    type=Share(),
+    help="Riders that the winner answers: all of them as the champion, fewer as the challenger beside it.",
+)
+@click.option(
     "--runner",
     type=click.Choice(["process", "docker"]),
     default="process",
@@ -147,6 +172,7 @@ def train(
     test_month: str,
     candidates: str,
     trials: int,
+    rollout: float,
     runner: str,
     as_json: bool,
 ) -> None:
@@ -181,6 +207,7 @@ def train(
         "test_month": test_month,
         "candidates": [name.strip() for name in candidates.split(",") if name.strip()],
         "trials": trials,
+        "rollout": rollout,
     }
     with Progress() as progress:
         how = Containers(settings, folders) if runner == "docker" else Processes()
@@ -189,6 +216,7 @@ def train(
     summary = json.loads(Path(evaluated["decision"]).read_text())
     if evaluated["Output"]:
         summary["version"] = int(run.output("register")["Output"])
+        summary["serves"] = run.output("deploy")["Output"]
     # A browser shows a page only under a page's name; the artifact has none.
     report = run.folder / "report.html"
     report.hardlink_to(evaluated["report"])
@@ -242,6 +270,63 @@ def rollback(reason: str, taxi: str) -> None:
     registry = Registry(taxi, Settings.load())
     move = registry.rollback(reason)
     click.echo(f"{registry.name} version {move.version} is the champion again, in place of version {move.replaced}.")
+
+
+@main.group()
+def rollout() -> None:
+    """Try a version on a share of the riders, beside the champion."""
+
+
+@rollout.command("set")
+@click.argument("share", type=Share())
+@click.option("--version", type=int, help="The version to try.  [default: the one that is being tried]")
+@click.option("--reason", default="Set by hand.", show_default=True, help="Why; goes into the record.")
+@_taxi
+@_home
+def rollout_set(share: float, version: int | None, reason: str, taxi: str) -> None:
+    r"""Let the challenger answer SHARE of the riders.
+
+    \b
+    Examples:
+      tripcast rollout set 10% --version 4
+      tripcast rollout set 50%
+    """
+    from tripcast.registry import Registry
+
+    registry = Registry(taxi, Settings.load())
+    move = registry.set_share(share, reason) if version is None else registry.challenger(version, share, reason)
+    click.echo(f"{registry.name} version {move.version} answers {share:.0%} of the riders.")
+
+
+@rollout.command("end")
+@click.option("--reason", default="Ended by hand.", show_default=True, help="Why; goes into the record.")
+@_taxi
+@_home
+def rollout_end(reason: str, taxi: str) -> None:
+    """Withdraw the challenger: the champion answers everyone. To make it the champion: tripcast promote."""
+    from tripcast.registry import Registry
+
+    registry = Registry(taxi, Settings.load())
+    move = registry.withdraw(reason)
+    click.echo(f"{registry.name} version {move.version} is withdrawn: the champion answers every rider.")
+
+
+@main.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all.")
+@click.option("--port", default=8080, show_default=True, type=click.IntRange(1, 65535), help="Port to listen on.")
+@click.option(
+    "--log",
+    metavar="PLACE",
+    help="Where every prediction is logged: 's3://bucket/prefix' or a folder.  [default: $TRIPCAST_ARTIFACTS, or the "
+    "home]",
+)
+@_taxi
+@_home
+def serve(host: str, port: int, log: str | None, taxi: str) -> None:
+    """Answer requests for predictions, and show the page; follow the registry while that runs."""
+    from tripcast.serving.server import serve
+
+    serve(taxi, host, port, log or Settings.load().artifacts)
 
 
 @main.command("compile")

@@ -52,6 +52,8 @@ def print_summary(summary: Mapping[str, Any], settings: Settings) -> None:
     steps = ", ".join(f"{step} {seconds:.1f}" for step, seconds in summary["seconds"].items())
     console.print()
     console.print(f"Model    {summary['model']}" + (f" version {summary['version']}" if summary["version"] else ""))
+    if "serves" in summary:
+        console.print(f"Serves   {summary['serves']}")
     console.print(f"Report   {summary['report']}", soft_wrap=True)
     if "://" in summary["artifacts"]:
         console.print(f"Files    {summary['artifacts']}", soft_wrap=True)
@@ -81,10 +83,11 @@ def print_models(name: str, versions: Sequence[Version], moves: Sequence[Move]) 
         )
     console.print(table)
     record = Table(title="Promotions", title_justify="left")
-    for heading in ("when", "what", "version", "instead of", "why"):
+    for heading in ("when", "what", "version", "instead of", "riders", "why"):
         record.add_column(heading)
     for move in moves:
+        share = "" if move.share is None else f"{move.share:.0%}"
         record.add_row(
-            move.at[:16].replace("T", " "), move.action, str(move.version), str(move.replaced or ""), move.reason
+            move.at[:16].replace("T", " "), move.action, str(move.version), str(move.replaced or ""), share, move.reason
         )
     console.print(record)

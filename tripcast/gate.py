@@ -137,10 +137,10 @@ def _unchanged(name: str, failed: dict[str, tuple[Check, ...]], rule: GateRule) 
 def _promotion(name: str, evaluation: Evaluation) -> str:
     rmse = evaluation.candidates[name].rmse
     if evaluation.champion is None:
-        return f"{name} becomes the champion: RMSE {rmse:.2f} minutes."
+        return f"{name} is good enough to serve: RMSE {rmse:.2f} minutes."
     gain = _gain(rmse, evaluation.champion.rmse)
     former = f"{gain:.1%} below the former champion's {evaluation.champion.rmse:.2f}"
-    return f"{name} becomes the champion: RMSE {rmse:.2f} minutes, {former}."
+    return f"{name} is good enough to serve: RMSE {rmse:.2f} minutes, {former}."
 
 
 def _checks(name: str, evaluation: Evaluation, rule: GateRule) -> list[Check]:

@@ -4,7 +4,7 @@ The promotion record is the truth and the aliases are its projection: a move is 
 are set from the record, so a process that dies in between leaves nothing that the next one does not put right.
 
 ``champion`` serves, ``challenger`` stands beside it on a share of the traffic, and ``previous`` is what a rollback
-restores.
+restores. The share is a tag of the registered model, projected from the record like the aliases.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 #: Tag of a version: the digest of its model folder, which is the identity of a model.
 DIGEST = "tripcast.digest"
+
+#: Tag of the registered model: the challenger's share of the traffic, 0 to 1.
+SHARE = "tripcast.share"
 
 #: Tags of the registered model that hold the promotion record, numbered in order.
 _MOVE = "tripcast.move.{:06d}"
@@ -59,17 +62,35 @@ class Move:
 
     Attributes:
         at: When, as ISO 8601 in UTC.
-        action: ``promote`` or ``rollback``.
-        version: The version that became champion.
-        replaced: The champion before it; None for the first.
+        action: ``promote``, ``rollback`` and ``depose`` change the champion; ``challenge`` sets a challenger beside it,
+            ``share`` changes that one's share and ``withdraw`` takes it away.
+        version: The version that became champion or challenger, or whose share it is, or that was withdrawn.
+        replaced: The champion or challenger before it; None if there was none, or none was replaced.
         reason: Why, as a sentence.
+        share: The challenger's share of the traffic from then on, 0 to 1; None where the champion changed.
     """
 
     at: str
-    action: Literal["promote", "rollback"]
+    action: Literal["promote", "rollback", "depose", "challenge", "share", "withdraw"]
     version: int
     replaced: int | None
     reason: str
+    share: float | None = None
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Which versions are to answer, as the aliases say.
+
+    Attributes:
+        champion: Answers; None where there is none yet.
+        challenger: Answers a share of the riders in its place.
+        share: That share, 0 to 1.
+    """
+
+    champion: Version | None
+    challenger: Version | None
+    share: float
 
 
 class Registry:
@@ -126,12 +147,27 @@ class Registry:
         Raises:
             TrackingError: If its files cannot be had.
         """
+        with TemporaryDirectory() as folder:
+            return Model.load(self.download(version, Path(folder)))
+
+    def download(self, version: Version, folder: Path) -> Path:
+        """Fetch a version's files from the artifact store.
+
+        Args:
+            version: Which.
+            folder: Where to; made if missing.
+
+        Returns:
+            The model folder, somewhere below.
+
+        Raises:
+            TrackingError: If its files cannot be had.
+        """
         import mlflow
 
-        with TemporaryDirectory() as folder:
-            with tracking_errors(self._uri, f"loading {self.name} version {version.number}"):
-                path = mlflow.artifacts.download_artifacts(f"models:/{self.name}/{version.number}", dst_path=folder)
-            return Model.load(Path(path) / "data" / "model")
+        with tracking_errors(self._uri, f"loading {self.name} version {version.number}"):
+            path = mlflow.artifacts.download_artifacts(f"models:/{self.name}/{version.number}", dst_path=str(folder))
+        return Path(path) / "data" / "model"
 
     def register(self, folder: Path, *, run_id: str, tags: Mapping[str, str]) -> Version:
         """Make a version of a model, or return the one that holds this very model already.
@@ -240,6 +276,117 @@ class Registry:
         self._set_aliases()
         return move
 
+    def traffic(self) -> Traffic:
+        """Which versions are to answer: what the aliases and the share say, whoever set them.
+
+        Raises:
+            TrackingError: If the store cannot be reached.
+        """
+        from mlflow.exceptions import MlflowException
+
+        with tracking_errors(self._uri, f"reading which version of {self.name} serves"):
+            try:
+                model = self._client.get_registered_model(self.name)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                return Traffic(None, None, 0.0)
+            aliased = {
+                alias: _version(self._client.get_model_version(self.name, number), [alias])
+                for alias, number in model.aliases.items()
+                if alias in ("champion", "challenger")
+            }
+        champion, challenger = aliased.get("champion"), aliased.get("challenger")
+        if champion and challenger and champion.number == challenger.number:
+            challenger = None
+        return Traffic(champion, challenger, _read_share(model.tags) if challenger else 0.0)
+
+    def share(self) -> float:
+        """The challenger's share of the traffic, 0 to 1; 0 where there is no challenger."""
+        return self.traffic().share
+
+    def challenger(self, number: int, share: float, reason: str) -> Move:
+        """Set a version beside the champion, on a share of the traffic; it takes the place of another challenger.
+
+        Args:
+            number: The version.
+            share: Of the riders, 0 to 1.
+            reason: Why, as a sentence; goes into the record.
+
+        Raises:
+            InvalidRequest: If there is no such version or champion, it is the champion, or the share is out of range.
+        """
+        _check_share(share)
+        self.version(number)
+        traffic = self.traffic()
+        if traffic.champion is None:
+            raise InvalidRequest(
+                f"{self.name} has no champion for version {number} to challenge: promote a version first."
+            )
+        if traffic.champion.number == number:
+            raise InvalidRequest(f"{self.name} version {number} is the champion: challenge it with another version.")
+        replaced = traffic.challenger.number if traffic.challenger else None
+        return self._record(
+            Move(_now(), "challenge", number, replaced if replaced != number else None, reason, float(share))
+        )
+
+    def set_share(self, share: float, reason: str) -> Move:
+        """Change the challenger's share of the traffic.
+
+        Args:
+            share: Of the riders, 0 to 1.
+            reason: Why, as a sentence; goes into the record.
+
+        Raises:
+            InvalidRequest: If there is no challenger, or the share is out of range.
+        """
+        _check_share(share)
+        number = self._standing_challenger()
+        recorded = _challenge(self.moves())
+        # A challenger that a person made with MLflow's own means enters the record here.
+        action: Literal["share", "challenge"] = "share" if recorded and recorded[0] == number else "challenge"
+        return self._record(Move(_now(), action, number, None, reason, float(share)))
+
+    def withdraw(self, reason: str) -> Move:
+        """Take the challenger away: the champion answers everyone.
+
+        Args:
+            reason: Why, as a sentence; goes into the record.
+
+        Raises:
+            InvalidRequest: If there is no challenger.
+        """
+        return self._record(Move(_now(), "withdraw", self._standing_challenger(), None, reason, 0.0))
+
+    def _standing_challenger(self) -> int:
+        challenger = self.traffic().challenger
+        if challenger is None:
+            raise InvalidRequest(f"{self.name} has no challenger: set one beside the champion first.")
+        return challenger.number
+
+    def _record(self, move: Move) -> Move:
+        self._write(self.moves(), move)
+        self._set_challenger()
+        return move
+
+    def depose(self, reason: str) -> Move:
+        """Undo the first promotion of all: there is no champion, as before it.
+
+        Args:
+            reason: Why, as a sentence; goes into the record.
+
+        Raises:
+            InvalidRequest: If another champion came before: roll back to that one.
+        """
+        moves = self.moves()
+        reign = _reign(moves)
+        if len(reign) != 1:
+            raise InvalidRequest(f"{self.name} has had {len(reign)} champions: only the first of all can be deposed.")
+        move = Move(_now(), "depose", reign[0], None, reason)
+        self._write(moves, move)
+        self._set_aliases()
+        return move
+
     def _write(self, moves: list[Move], move: Move) -> None:
         with tracking_errors(self._uri, f"writing the promotion record of {self.name}"):
             self._client.set_registered_model_tag(self.name, _MOVE.format(len(moves) + 1), json.dumps(asdict(move)))
@@ -247,16 +394,35 @@ class Registry:
     def _set_aliases(self) -> None:
         """Point the aliases at what the record says."""
         reign = _reign(self.moves())
-        wanted = {"champion": reign[-1], **({"previous": reign[-2]} if len(reign) > 1 else {})}
+        wanted = dict(zip(("champion", "previous"), reversed(reign), strict=False))
         with tracking_errors(self._uri, f"setting the aliases of {self.name}"):
             present = dict(self._client.get_registered_model(self.name).aliases)
             for alias in {"champion", "previous"} & set(present) - set(wanted):
                 self._client.delete_registered_model_alias(self.name, alias)
-            if int(present.get("challenger", 0)) == wanted["champion"]:
-                self._client.delete_registered_model_alias(self.name, "challenger")
             for alias, number in wanted.items():
                 if int(present.get(alias, 0)) != number:
                     self._client.set_registered_model_alias(self.name, alias, str(number))
+        self._set_challenger()
+
+    def _set_challenger(self) -> None:
+        """Set the challenger and its share to what the record says.
+
+        One that a person made with MLflow's own means stays until it becomes champion, is replaced or is withdrawn.
+        """
+        moves = self.moves()
+        challenge = _challenge(moves)
+        with tracking_errors(self._uri, f"setting the challenger of {self.name}"):
+            model = self._client.get_registered_model(self.name)
+            present = model.aliases.get("challenger")
+            if challenge:
+                # The share first: a new challenger must not begin with the share of the one before it.
+                self._client.set_registered_model_tag(self.name, SHARE, str(challenge[1]))
+                if int(present or 0) != challenge[0]:
+                    self._client.set_registered_model_alias(self.name, "challenger", str(challenge[0]))
+            elif present is not None and (moves[-1].action == "withdraw" or present == model.aliases.get("champion")):
+                self._client.delete_registered_model_alias(self.name, "challenger")
+                if SHARE in model.tags:
+                    self._client.delete_registered_model_tag(self.name, SHARE)
 
 
 def _reign(moves: list[Move]) -> list[int]:
@@ -265,9 +431,34 @@ def _reign(moves: list[Move]) -> list[int]:
     for move in moves:
         if move.action == "promote":
             reign.append(move.version)
-        else:
+        elif move.action in ("rollback", "depose"):
             reign.pop()
     return reign
+
+
+def _challenge(moves: list[Move]) -> tuple[int, float] | None:
+    """The challenger and its share. A challenger that becomes champion has ceased to be one."""
+    challenge: tuple[int, float] | None = None
+    for move in moves:
+        if move.action in ("challenge", "share"):
+            challenge = (move.version, move.share or 0.0)
+        elif move.action == "withdraw" or (challenge and move.version == challenge[0]):
+            challenge = None
+    return challenge
+
+
+def _check_share(share: float) -> None:
+    if not 0.0 <= share <= 1.0:
+        raise InvalidRequest(f"A share of {share} is not possible: name one between 0 and 1, for example 0.1.")
+
+
+def _read_share(tags: Mapping[str, str]) -> float:
+    """The share that the tag says; what is no number between 0 and 1 gives the challenger nothing."""
+    try:
+        share = float(tags.get(SHARE, 0.0))
+    except ValueError:
+        return 0.0
+    return share if 0.0 <= share <= 1.0 else 0.0
 
 
 def _version(entity: ModelVersion, aliases: list[str]) -> Version:

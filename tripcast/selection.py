@@ -118,11 +118,17 @@ class Selection:
             "tripcast.test_month": self.named("test"),
             "tripcast.data_sha256": json.dumps({month.month: month.digest for month in self.months}),
             "tripcast.rmse": f"{self.metrics['rmse']:.3f}",
+            "tripcast.notebook_rmse": self._notebook_rmse(),
             "tripcast.decision": self.decision.sentence,
             "tripcast.commit": settings.commit,
             "tripcast.image": settings.image,
             "tripcast.pipeline_run": self.pipeline_run,
         }
+
+    def _notebook_rmse(self) -> str:
+        """The error of the notebook's model on the same trips, minutes; empty if it was no candidate."""
+        linear = self.evaluation.candidates.get("linear")
+        return f"{linear.metrics['rmse']:.3f}" if linear else ""
 
     def hand_on_winner(self, folder: Path, run_id: str | None) -> dict[str, Any]:
         """Copy the winner's model folder, and say what registering it needs to know.

@@ -57,7 +57,7 @@ def run(summary) -> Path:
 
 
 def registry(home: Path) -> Registry:
-    return Registry("green", Settings(home, f"sqlite:///{home / 'mlflow.db'}", commit="", image=""))
+    return Registry("green", Settings(home, str(home), f"sqlite:///{home / 'mlflow.db'}", service_url=None, commit="", image=""))
 
 
 def test_the_better_candidate_is_promoted(summary):
@@ -81,7 +81,7 @@ def test_the_best_model_comes_close_to_the_best_there_can_be(summary):
 def test_progress_goes_to_standard_error_and_names_every_task(first, summary):
     for task in ("plan", "ingest 2021-01", "ingest 2021-03", "validate", "train linear", "train lightgbm", "evaluate"):
         assert f"{task}: succeeded" in first.stderr
-    assert set(summary["seconds"]) == {"plan", "ingest", "validate", "train", "evaluate", "register", "total"}
+    assert set(summary["seconds"]) == {"plan", "ingest", "validate", "train", "evaluate", "register", "deploy", "total"}
 
 
 def test_every_row_is_either_kept_or_set_aside_with_a_reason(run):

@@ -58,7 +58,7 @@ def test_a_clearly_better_candidate_is_promoted():
     decision = decide(evaluation(CHAMPION, linear=scores(7.5), lightgbm=scores(5.4)))
     assert (decision.verdict, decision.promote, decision.winner) == ("promoted", True, "lightgbm")
     assert (
-        decision.sentence == "lightgbm becomes the champion: RMSE 5.40 minutes, 10.0% below the former champion's 6.00."
+        decision.sentence == "lightgbm is good enough to serve: RMSE 5.40 minutes, 10.0% below the former champion's 6.00."
     )
     assert [check.name for check in decision.reasons] == ["floor", "coverage", "gain", "confidence", "slices"]
     assert failed(decision.reasons) == []
@@ -104,7 +104,7 @@ def test_too_few_hours_for_an_interval_is_no_confidence():
 def test_without_a_champion_floor_and_coverage_decide():
     decision = decide(evaluation(None, linear=scores(7.76, champion=None, r2=0.594)))
     assert (decision.verdict, decision.winner) == ("promoted", "linear")
-    assert decision.sentence == "linear becomes the champion: RMSE 7.76 minutes."
+    assert decision.sentence == "linear is good enough to serve: RMSE 7.76 minutes."
     assert [check.name for check in decision.reasons] == ["floor", "coverage", "champion"]
 
 

@@ -1,5 +1,6 @@
 """The registry on a real MLflow store: versions, aliases, the promotion record, and models that load without pickle."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 from tests.conftest import make_trips
 from tripcast.errors import InvalidRequest, TrackingError
 from tripcast.models import Model
-from tripcast.registry import DIGEST, Registry
+from tripcast.registry import DIGEST, SHARE, Registry
 from tripcast.settings import Settings
 from tripcast.tracking import Tracker
 
@@ -137,6 +138,114 @@ def test_aliases_that_were_not_set_are_set_by_the_next_attempt(registry, registe
     assert len(registry.moves()) == 1
 
 
+@pytest.fixture
+def with_champion(registry, register):
+    """Versions 1 to 3, the first of them the champion."""
+    for seed in (1, 2, 3):
+        register(seed)
+    registry.promote(1, "It is the first.")
+    return registry
+
+
+def traffic(registry: Registry) -> tuple[int | None, int | None, float]:
+    found = registry.traffic()
+    champion, challenger = (version and version.number for version in (found.champion, found.challenger))
+    return champion, challenger, found.share
+
+
+def test_a_registry_without_versions_has_no_traffic(registry):
+    assert traffic(registry) == (None, None, 0.0)
+
+
+def test_a_challenger_stands_beside_the_champion_on_its_share(with_champion):
+    move = with_champion.challenger(2, 0.1, "To compare.")
+
+    assert (move.action, move.version, move.replaced, move.share) == ("challenge", 2, None, 0.1)
+    assert traffic(with_champion) == (1, 2, 0.1)
+    assert with_champion.share() == 0.1
+    assert aliases(with_champion) == {"champion": 1, "challenger": 2}
+
+
+def test_every_move_of_a_challenger_is_recorded(with_champion):
+    with_champion.challenger(2, 0.1, "To compare.")
+    with_champion.set_share(0.5, "It does well.")
+    with_champion.challenger(3, 0.2, "Another one.")
+    with_champion.withdraw("It does not.")
+
+    assert traffic(with_champion) == (1, None, 0.0)
+    assert aliases(with_champion) == {"champion": 1}
+    assert [(move.action, move.version, move.replaced, move.share) for move in with_champion.moves()] == [
+        ("promote", 1, None, None),
+        ("challenge", 2, None, 0.1),
+        ("share", 2, None, 0.5),
+        ("challenge", 3, 2, 0.2),
+        ("withdraw", 3, None, 0.0),
+    ]
+
+
+def test_a_challenger_that_is_promoted_is_one_no_more_and_a_rollback_does_not_bring_it_back(with_champion):
+    with_champion.challenger(2, 0.1, "To compare.")
+    with_champion.promote(2, "It won.")
+    assert traffic(with_champion) == (2, None, 0.0)
+
+    with_champion.rollback("It did not.")
+    assert traffic(with_champion) == (1, None, 0.0)
+    assert aliases(with_champion) == {"champion": 1}
+
+
+def test_a_challenger_stays_when_another_version_becomes_champion(with_champion):
+    with_champion.challenger(2, 0.1, "To compare.")
+    with_champion.promote(3, "By hand.")
+
+    assert traffic(with_champion) == (3, 2, 0.1)
+
+
+def test_moves_that_make_no_sense_say_what_would(registry, register):
+    register(1)
+    with pytest.raises(InvalidRequest, match="no champion for version 1 to challenge"):
+        registry.challenger(1, 0.1, "Hm.")
+    registry.promote(1, "It is the first.")
+    with pytest.raises(InvalidRequest, match="version 1 is the champion"):
+        registry.challenger(1, 0.1, "Hm.")
+    with pytest.raises(InvalidRequest, match=r"no version 7; its versions: 1\."):
+        registry.challenger(7, 0.1, "Hm.")
+    for share in (-0.1, 1.1, float("nan")):
+        with pytest.raises(InvalidRequest, match="between 0 and 1"):
+            registry.challenger(1, share, "Hm.")
+    for move in (lambda: registry.set_share(0.5, "Hm."), lambda: registry.withdraw("Hm.")):
+        with pytest.raises(InvalidRequest, match="has no challenger"):
+            move()
+    assert len(registry.moves()) == 1
+
+
+def test_aliases_that_a_person_set_with_mlflow_count_and_enter_the_record(settings, with_champion):
+    client = mlflow.MlflowClient()
+    client.set_registered_model_alias("tripcast-green", "champion", "3")
+    client.set_registered_model_alias("tripcast-green", "challenger", "2")
+    assert traffic(with_champion) == (3, 2, 0.0)
+
+    with_champion.set_share(0.25, "To compare.")
+
+    assert traffic(with_champion) == (3, 2, 0.25)
+    assert (with_champion.moves()[-1].action, with_champion.moves()[-1].version) == ("challenge", 2)
+
+
+@pytest.mark.parametrize("share", ["half", "7", "nan", "-1"])
+def test_a_share_that_is_none_gives_the_challenger_nothing(settings, with_champion, share):
+    with_champion.challenger(2, 0.1, "To compare.")
+    mlflow.MlflowClient().set_registered_model_tag("tripcast-green", SHARE, share)
+
+    assert traffic(with_champion) == (1, 2, 0.0)
+
+
+def test_a_record_from_before_there_were_challengers_is_read(settings, with_champion):
+    line = '{"at": "2026-11-01T00:00:00+00:00", "action": "promote", "version": 2, "replaced": 1, "reason": "Better."}'
+    mlflow.MlflowClient().set_registered_model_tag("tripcast-green", "tripcast.move.000002", line)
+
+    assert with_champion.moves()[-1].share is None
+    assert with_champion.rollback("Worse.").version == 1
+
+
 def test_nothing_in_the_registered_folder_is_pickled(settings, register):
     register(1)
 
@@ -227,7 +336,7 @@ def test_a_process_killed_while_registering_leaves_no_half_version(settings, reg
 
 
 def test_a_store_that_is_not_there_is_named(tmp_path):
-    nowhere = Settings(home=tmp_path, tracking_uri="sqlite:////proc/nowhere/mlflow.db", commit="", image="")
+    nowhere = dataclasses.replace(Settings.load(), home=tmp_path, tracking_uri="sqlite:////proc/nowhere/mlflow.db")
 
     with pytest.raises(TrackingError, match=r"sqlite:////proc/nowhere/mlflow\.db"):
         Registry("green", nowhere)

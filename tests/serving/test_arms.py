@@ -1,0 +1,70 @@
+"""Loading a version: what may take part, and what may not."""
+
+from pathlib import Path
+
+import pytest
+
+from tripcast.errors import StorageError
+from tripcast.serving.arms import load_arm
+from tripcast.serving.deployment import Deployment, LocalCopy, Served
+
+
+def test_a_version_that_predicts_the_known_trip_takes_part(models):
+    arm = load_arm("challenger", Served(7, models["boosted"], {"tripcast.rmse": "5.19"}))
+
+    assert (arm.name, arm.version, arm.tags) == ("challenger", 7, {"tripcast.rmse": "5.19"})
+
+
+def test_a_version_that_gives_no_finite_number_does_not(models):
+    with pytest.raises(StorageError, match=r"Version 7 .* for a known trip"):
+        load_arm("champion", Served(7, models["never finite"], {}))
+
+
+def test_a_folder_that_is_not_a_model_does_not(tmp_path):
+    with pytest.raises(StorageError, match=r"manifest\.json cannot be read"):
+        load_arm("champion", Served(7, tmp_path, {}))
+
+
+@pytest.fixture
+def copy(tmp_path) -> LocalCopy:
+    return LocalCopy(tmp_path, "green")
+
+
+def folder_of(copy: LocalCopy, digest: str) -> Path:
+    """A model folder in the copy, as far as that goes here."""
+    with copy.scratch() as scratch:
+        made = scratch / "model"
+        made.mkdir()
+        (made / "manifest.json").write_text(digest)
+        return copy.keep(made, digest)
+
+
+def test_what_served_last_is_read_back(copy):
+    champion = Served(2, copy.model("b"), {"tripcast.rmse": "5.19"})
+    deployment = Deployment(champion, Served(3, copy.model("c"), {}), 0.25)
+
+    assert copy.read() is None
+    copy.write(deployment)
+    assert copy.read() == deployment
+
+
+def test_a_damaged_record_of_what_served_last_is_named(copy):
+    copy.write(Deployment(Served(2, copy.model("b"), {}), None, 0.0))
+    (copy.folder / "deployment.json").write_text('{"champion": 2')
+
+    folder = folder_of(copy, "b")
+
+    with pytest.raises(StorageError, match=r"deployment\.json does not say what served last"):
+        copy.read()
+    copy.remove_all_but(set())
+    assert folder.exists()
+
+
+def test_folders_that_nothing_needs_are_removed(copy):
+    last, wanted, old = (folder_of(copy, digest) for digest in ("last", "wanted", "old"))
+    copy.write(Deployment(Served(1, last, {}), None, 0.0))
+
+    copy.remove_all_but({wanted})
+
+    assert (last.exists(), wanted.exists(), old.exists()) == (True, True, False)
+    assert (wanted / "manifest.json").read_text() == "wanted"

@@ -1,0 +1,102 @@
+"""Deploying: a version is rolled out and the real service takes it up, or everything is as it was before."""
+
+import pytest
+
+from tests.serving.conftest import wait_for
+from tripcast.deployment import deploy
+from tripcast.errors import DeploymentError, InvalidRequest
+
+NOBODY = "http://127.0.0.1:9"
+
+
+@pytest.fixture(scope="module")
+def running(new_home, start_in):
+    home = new_home()
+    home.registry.promote(home.versions["boosted"], "It is the first.")
+    return home, start_in(home)
+
+
+@pytest.fixture
+def fresh(running):
+    """A service whose champion is version 1, and no challenger."""
+    home, service = running
+    home.registry.promote(home.versions["boosted"], "As at first.")
+    if home.registry.alias("challenger"):
+        home.registry.withdraw("As at first.")
+    wait_for(lambda: (said := service.reload())["champion"]["version"] == 1 and said["challenger"] is None)
+    return home, service
+
+
+def test_the_service_answers_by_the_version_when_it_has_been_deployed(fresh):
+    home, service = fresh
+    version = home.versions["linear"]
+
+    sentence = deploy(home.registry, version, 1.0, str(service.client.base_url))
+
+    assert sentence == f"Version {version} answers every rider."
+    assert service.predict()["version"] == version
+    assert home.registry.moves()[-1].action == "promote"
+
+
+def test_a_share_of_the_riders_is_answered_by_a_challenger(fresh):
+    home, service = fresh
+    version = home.versions["linear"]
+
+    sentence = deploy(home.registry, version, 0.25, str(service.client.base_url))
+
+    assert sentence == f"Version {version} answers 25% of the riders, version 1 the others."
+    said = service.client.get("/model").json()
+    assert (said["champion"]["version"], said["challenger"]["version"], said["share"]) == (1, version, 0.25)
+
+
+def test_deploying_again_changes_nothing(fresh):
+    home, service = fresh
+    for share in (0.25, 1.0):
+        deploy(home.registry, home.versions["linear"], share, str(service.client.base_url))
+        moves = home.registry.moves()
+
+        deploy(home.registry, home.versions["linear"], share, str(service.client.base_url))
+
+        assert home.registry.moves() == moves
+
+
+def test_a_version_that_the_service_refuses_is_taken_back(fresh):
+    home, service = fresh
+    home.registry.challenger(home.versions["linear"], 0.1, "On trial.")
+
+    with pytest.raises(DeploymentError, match=r"did not take up tripcast-green version \d+ within 5 seconds: .*predicts nan minutes"):
+        deploy(home.registry, home.versions["never finite"], 1.0, str(service.client.base_url), patience=5)
+
+    traffic = home.registry.traffic()
+    assert traffic.champion.number == 1
+    assert (traffic.challenger.number, traffic.share) == (home.versions["linear"], 0.1)
+    assert "was never served" in home.registry.moves()[-1].reason
+    assert service.predict()["version"] in (1, home.versions["linear"])
+
+
+def test_a_challenger_that_the_service_refuses_is_taken_back(fresh):
+    home, service = fresh
+
+    with pytest.raises(DeploymentError, match="What served before does so again"):
+        deploy(home.registry, home.versions["damaged"], 0.5, str(service.client.base_url), patience=5)
+
+    assert home.registry.traffic().champion.number == 1
+    assert home.registry.traffic().challenger is None
+
+
+def test_a_service_that_is_not_there_is_named_and_the_first_champion_deposed(home):
+    with pytest.raises(DeploymentError, match=f"The service at {NOBODY} did not take up .*it does not answer"):
+        deploy(home.registry, home.versions["boosted"], 1.0, NOBODY, patience=0)
+
+    assert home.registry.traffic().champion is None
+    assert [move.action for move in home.registry.moves()] == ["promote", "depose"]
+
+
+def test_where_there_is_no_service_nothing_is_waited_for(home):
+    assert deploy(home.registry, home.versions["boosted"], 0.1, None) == "Version 1 answers every rider."
+    assert home.registry.traffic().champion.number == 1
+
+
+def test_a_version_that_is_not_there_is_named(home):
+    with pytest.raises(InvalidRequest, match="has no version 99"):
+        deploy(home.registry, 99, 1.0, None)

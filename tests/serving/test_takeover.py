@@ -1,0 +1,164 @@
+"""Other models take over while the service answers, and those that cannot serve do not."""
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+import pytest
+
+from tests.serving.conftest import OTHER_TRIP, TRIP, Answering, wait_for
+
+
+@pytest.fixture(scope="module")
+def running(new_home, start_in):
+    """A service with version 1 as champion, in a home of its own."""
+    home = new_home()
+    home.registry.promote(home.versions["boosted"], "It is the first.")
+    return home, start_in(home)
+
+
+@pytest.fixture
+def fresh(running):
+    """The same before each test: version 1 alone."""
+    home, service = running
+    registry = home.registry
+    registry.promote(home.versions["boosted"], "As at first.")
+    if registry.alias("challenger"):
+        registry.withdraw("As at first.")
+    wait_for(lambda: (said := service.reload())["champion"]["version"] == 1 and said["challenger"] is None)
+    return home, service
+
+
+@contextmanager
+def requests_without_pause(service: Answering) -> Iterator[Counter]:
+    """Four clients that ask for predictions all the time; counts the answers by status and version."""
+    answers: Counter = Counter()
+    done = threading.Event()
+
+    def ask() -> None:
+        with httpx.Client(base_url=service.client.base_url, timeout=20) as client:
+            while not done.is_set():
+                try:
+                    answer = client.post("/predict", json=TRIP)
+                    answers[answer.status_code, answer.json().get("version")] += 1
+                except httpx.HTTPError as failure:
+                    answers[repr(failure), None] += 1
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield answers
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_twenty_swaps_under_load_fail_no_request(fresh):
+    home, service = fresh
+    swaps = service.metric("tripcast_swaps_total")
+
+    with requests_without_pause(service) as answers:
+        for turn in range(20):
+            version = (2, 1)[turn % 2]
+            home.client.set_registered_model_alias("tripcast-green", "champion", str(version))
+            assert service.reload()["champion"]["version"] == version
+
+    assert {status for status, _ in answers} == {200}
+    assert {version for _, version in answers} == {1, 2}
+    assert service.metric("tripcast_swaps_total") == swaps + 20
+
+
+def test_a_promotion_is_taken_up_without_being_asked(fresh):
+    home, service = fresh
+    home.registry.promote(2, "Better.")
+
+    wait_for(lambda: service.predict()["version"] == 2)
+
+
+def test_a_challenger_joins_takes_more_riders_and_leaves(fresh):
+    home, service = fresh
+    trips = [{**TRIP, "rider_id": f"rider-{number}"} for number in range(300)]
+
+    def challenged() -> set[str]:
+        service.reload()
+        answers = service.client.post("/predict/batch", json={"trips": trips}).json()["predictions"]
+        pairs = zip(trips, answers, strict=True)
+        return {trip["rider_id"] for trip, answer in pairs if (answer["arm"], answer["version"]) == ("challenger", 2)}
+
+    home.registry.challenger(2, 0.2, "To compare.")
+    some = challenged()
+    home.registry.set_share(0.6, "It does well.")
+    more = challenged()
+    home.registry.withdraw("Enough seen.")
+
+    assert 0 < len(some) < len(more) < 300
+    assert some < more
+    assert challenged() == set()
+
+
+def test_a_challenger_that_becomes_champion_takes_over_everyone(fresh):
+    home, service = fresh
+    home.registry.challenger(2, 0.2, "To compare.")
+    service.reload()
+    home.registry.promote(2, "It won.")
+    said = service.reload()
+
+    assert (said["champion"]["version"], said["challenger"], said["share"]) == (2, None, 0.0)
+
+
+@pytest.mark.parametrize("kind", ["damaged", "never finite"])
+def test_a_champion_that_cannot_serve_never_does(fresh, kind):
+    home, service = fresh
+    broken = home.versions[kind]
+
+    with requests_without_pause(service) as answers:
+        home.registry.promote(broken, "By mistake.")
+        said = service.reload()
+
+    assert said["champion"]["version"] == 1
+    assert len(said["problems"]) == 1
+    assert f"ersion {broken}" in said["problems"][0]
+    assert service.client.get("/readyz").json() == {"ready": True, "version": 1, "problems": said["problems"]}
+    assert set(answers) == {(200, 1)}
+    refused = service.metric(f'tripcast_refused_versions_total{{version="{broken}"}}')
+    assert refused + service.metric("tripcast_follower_failures_total") >= 1
+    assert said["problems"][0] in service.output.read_text()
+
+
+def test_a_challenger_that_cannot_serve_leaves_its_riders_to_the_champion(fresh):
+    home, service = fresh
+    home.registry.challenger(home.versions["never finite"], 1.0, "By mistake.")
+    said = service.reload()
+
+    assert (said["champion"]["version"], said["challenger"]) == (1, None)
+    assert len(said["problems"]) == 1
+    assert service.predict()["arm"] == "champion"
+
+
+def test_the_champion_answers_where_the_challenger_fails(fresh):
+    home, service = fresh
+    version = home.versions["finite on the known trip only"]
+    home.registry.challenger(version, 1.0, "It seems well.")
+    service.reload()
+    failures = f'tripcast_challenger_failures_total{{version="{version}"}}'
+
+    assert service.predict(TRIP)["version"] == version
+    assert service.metric(failures) == 0
+    assert service.predict(OTHER_TRIP)["version"] == 1
+    assert service.metric(failures) == 1
+    batch = service.client.post("/predict/batch", json={"trips": [TRIP, OTHER_TRIP]}).json()["predictions"]
+    assert {answer["version"] for answer in batch} == {1}
+    assert service.metric(failures) == 2
+
+
+def test_a_champion_that_is_gone_from_the_registry_goes_on_serving(fresh):
+    home, service = fresh
+    home.client.delete_registered_model_alias("tripcast-green", "champion")
+    said = service.reload()
+
+    assert said["champion"]["version"] == 1
+    assert "has no champion" in said["problems"][0]

@@ -1,0 +1,221 @@
+"""Drift against its plain definitions on raw samples, and on a simulated city that changes on command."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tripcast import drift
+from tripcast.contract import sort_rows
+from tripcast.drift import FEATURES, Profile, compare
+from tripcast.errors import ContractError, StorageError
+from tripcast.ingestion import typed_batches
+from tripcast.months import Month
+from tripcast.sources import open_source
+from tripcast.trips import Trips
+
+NOW = np.datetime64("2021-03-01T00:00")
+
+
+def make_trips(count=20_000, seed=0, longer=1.0, zones=(41, 42, 74, 75, 166, 236), month="2021-02"):
+    random = np.random.default_rng(seed)
+    zone = random.choice(zones, (2, count)).astype(np.int16)
+    second = np.sort(random.integers(0, 28 * 86_400, count)).astype("timedelta64[s]")
+    return Trips(np.datetime64(month, "us") + second, *zone, longer * random.gamma(2.0, 1.5, count).round(2) + 0.01)
+
+
+def minutes_of(trips):
+    return 3 + 4 * trips.trip_distance_miles
+
+
+def profile(*batches):
+    return Profile.of((trips, minutes_of(trips)) for trips in batches)
+
+
+def the(feature, found):
+    (part,) = [part for part in found.features if part.feature == feature]
+    return part
+
+
+def test_a_window_like_the_reference_has_not_drifted():
+    found = compare(profile(make_trips(seed=1)), profile(make_trips(seed=2)), now=NOW)
+    assert [part.feature for part in found.features] == list(FEATURES)
+    assert all(part.psi < 0.01 for part in found.features)
+    assert found.psi == dict.fromkeys(FEATURES, 0.0)
+    assert (found.new_zones, found.gone_zones) == ({}, ())
+    assert found.volume_ratio == pytest.approx(1, abs=0.05)
+
+
+def test_the_same_trips_have_no_distance_to_themselves():
+    reference = profile(make_trips())
+    for part in compare(reference, reference, now=NOW).features:
+        assert part.psi == 0
+        assert part.wasserstein in (None, 0)
+        assert part.ks in (None, 0)
+
+
+def test_the_distances_are_those_of_the_raw_values_to_half_a_percent():
+    before, after = make_trips(seed=1), make_trips(seed=2, longer=1.2)
+    found = the("trip_distance_miles", compare(profile(before), profile(after), now=NOW))
+    p, q = before.trip_distance_miles, after.trip_distance_miles
+    # A value is known to 0.5 % of it, on both sides.
+    tolerance = 0.005 * (p.mean() + q.mean()) / p.std()
+    assert found.wasserstein == pytest.approx(stats.wasserstein_distance(p, q) / p.std(), abs=tolerance)
+    # Within one cell the two cumulated shares are not compared.
+    heaviest = np.diff(np.searchsorted(np.sort(p), drift._EDGES)).max() / len(p)
+    exact = stats.ks_2samp(p, q).statistic
+    assert exact - heaviest <= found.ks <= exact
+    assert heaviest < 0.01
+
+
+def test_the_psi_of_a_continuous_feature_is_that_of_the_deciles():
+    before, after = make_trips(seed=1), make_trips(seed=2, longer=1.3)
+    found = the("trip_distance_miles", compare(profile(before), profile(after), now=NOW))
+    deciles = np.quantile(before.trip_distance_miles, np.arange(1, 10) / 10)
+    p, q = (
+        np.bincount(np.searchsorted(deciles, trips.trip_distance_miles), minlength=10) / len(trips)
+        for trips in (before, after)
+    )
+    assert found.psi == pytest.approx(np.sum((q - p) * np.log(q / p)), rel=0.05)
+    assert found.psi > 0.1
+
+
+def test_the_psi_of_a_discrete_feature_is_that_of_its_values():
+    before, after = make_trips(seed=1), make_trips(seed=2, zones=(41, 41, 41, 42, 74, 75, 166, 236))
+    found = the("pickup_zone", compare(profile(before), profile(after), now=NOW))
+    zones = np.unique(before.pickup_zone)
+    p, q = (np.array([np.mean(trips.pickup_zone == zone) for zone in zones]) for trips in (before, after))
+    assert found.psi == pytest.approx(np.sum((q - p) * np.log(q / p)), rel=1e-12)
+    assert (found.wasserstein, found.ks) == (None, None)
+
+
+def test_psi_of_known_shares():
+    # (0.4 - 0.5) ln(0.4 / 0.5) + (0.6 - 0.5) ln(0.6 / 0.5)
+    assert drift.psi(np.array([50, 50]), np.array([40, 60])) == pytest.approx(0.040547, abs=1e-6)
+
+
+def test_an_empty_bin_makes_no_infinity():
+    expected = (0.5 - 0.0001) * np.log(0.5 / 0.0001) + 0.5 * np.log(2)
+    assert drift.psi(np.array([1, 1]), np.array([0, 2])) == pytest.approx(expected, rel=1e-12)
+
+
+def test_chance_seldom_exceeds_its_bound():
+    zones = tuple(range(1, 200))
+    reference = profile(make_trips(20_000, seed=100, zones=zones))
+    windows = [compare(reference, profile(make_trips(4_000, seed=seed, zones=zones)), now=NOW) for seed in range(100)]
+    parts = [the("pickup_zone", found) for found in windows]
+    assert sum(part.psi > part.psi_chance for part in parts) <= 5
+    assert np.mean([part.psi for part in parts]) == pytest.approx(198 * (1 / 4_000 + 1 / 20_000), rel=0.1)
+
+
+def test_batches_add_up_to_the_whole():
+    trips = make_trips(5_000)
+    whole, parts = profile(trips), profile(trips[:100], trips[100:3_000], trips[3_000:])
+    assert parts.to_json() == whole.to_json()
+    assert whole.trips == 5_000
+
+
+def test_a_profile_survives_its_file_and_is_small(tmp_path):
+    batches = (make_trips(50_000, seed=seed, zones=range(1, 266), month=f"2021-{seed:02d}") for seed in range(1, 13))
+    kept = profile(*batches)
+    file = tmp_path / "model" / "profile.json"
+    kept.save(file)
+    assert file.stat().st_size < 100_000
+    assert Profile.load(file).to_json() == kept.to_json()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"format": 99}', '{"format": 1, "counts": {"pickup_zone": {"999": 1}}}']
+)
+def test_a_damaged_profile_is_refused(tmp_path, text):
+    file = tmp_path / "profile.json"
+    file.write_text(text)
+    with pytest.raises(StorageError, match=r"profile\.json is not the profile of trips"):
+        Profile.load(file)
+
+
+def test_no_trips_make_no_profile():
+    with pytest.raises(ContractError, match="no trips to profile"):
+        Profile.of([])
+
+
+def test_unbelievable_distances_count_as_missing():
+    before, after = make_trips(1_000), make_trips(1_000)
+    after.trip_distance_miles[:200] = np.repeat([0.0, np.nan, 1e5, -1.0], 50)
+    reference = profile(before)
+    found = the("trip_distance_miles", compare(reference, Profile.of([(after, minutes_of(before))]), now=NOW))
+    assert (found.missing_share, found.reference_missing_share) == (0.2, 0.0)
+    assert found.psi > found.psi_chance
+    assert found.wasserstein < 0.1  # the absurd ones would be thousands of miles away
+
+
+def test_a_window_without_any_distance_has_a_psi_and_no_distance():
+    trips = make_trips(1_000)
+    unmeasured = replace(trips, trip_distance_miles=np.full(1_000, np.nan))
+    found = compare(profile(trips), Profile.of([(unmeasured, minutes_of(trips))]), now=NOW)
+    part = the("trip_distance_miles", found)
+    assert part.psi > 5
+    assert (part.wasserstein, part.ks, part.missing_share) == (None, None, 1.0)
+
+
+def test_new_and_gone_zones_are_named():
+    reference = profile(make_trips(zones=(41, 42, 74)))
+    found = compare(reference, profile(make_trips(300, zones=(41, 42, 7, 264))), now=NOW)
+    assert list(found.new_zones) == [7, 264]
+    assert 100 < found.new_zones[7] < 200
+    assert found.gone_zones == (74,)
+    assert the("pickup_zone", found).missing_share == pytest.approx(0.25, abs=0.08)
+
+
+def test_a_rare_zone_without_trips_is_not_gone():
+    trips = make_trips(10_000, zones=(41, 42))
+    trips.pickup_zone[:5] = 74
+    assert compare(profile(trips), profile(make_trips(10_000, zones=(41, 42))), now=NOW).gone_zones == ()
+
+
+def test_volume_is_that_of_a_usual_day_whatever_clocks_say():
+    reference, window = make_trips(28_000, seed=1), make_trips(14_000, seed=2)
+    window.pickup_datetime[:3] = np.array(["2009-01-01", "2033-01-01", "2045-07-01"], "datetime64[us]")
+    found = compare(profile(reference), profile(window), now=NOW)
+    assert found.trips_per_day == pytest.approx(500, rel=0.1)
+    assert found.volume_ratio == pytest.approx(0.5, rel=0.1)
+    assert found.days["2009-01-01"] == 1
+    assert sum(found.days.values()) == found.trips == 14_000
+
+
+def test_freshness_counts_from_the_newest_pickup_until_now():
+    trips = make_trips(3)
+    trips.pickup_datetime[:] = np.array(["2021-02-03T10:00", "2021-02-03T12:30", "2045-07-01T00:00"], "datetime64[us]")
+    window = profile(trips[:1], trips[1:])
+    found = compare(profile(make_trips()), window, now=np.datetime64("2021-02-04T12:00"))
+    assert (found.newest_pickup, found.hours_since_newest) == ("2021-02-03T12:30:00", 23.5)
+    found = compare(profile(make_trips()), window, now=np.datetime64("2021-02-01T12:00"))
+    assert (found.newest_pickup, found.hours_since_newest) == (None, None)
+
+
+def test_a_drift_becomes_plain_json():
+    found = compare(profile(make_trips(zones=(41, 42))), profile(make_trips(zones=(41, 7))), now=NOW)
+    document = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert document["features"][0]["feature"] == "pickup_zone"
+    assert document["new_zones"].keys() == {"7"}
+    assert document["gone_zones"] == [42]
+
+
+def city_month(source, month, folder):
+    """The good trips of a simulated month, a batch at a time."""
+    for batch in typed_batches(open_source(source, folder).month("green", Month.parse(month)), "green"):
+        kept, _ = sort_rows(batch)
+        yield Trips(**{name: kept[name].to_numpy() for name in kept.schema.names})
+
+
+def test_zones_that_come_into_fashion_in_a_city_show_in_the_zones(tmp_path):
+    city = "simulated?trips=8000&new_zones=2021-03"
+    february, march = (
+        Profile.of((trips, minutes_of(trips)) for trips in city_month(city, month, tmp_path))
+        for month in ("2021-02", "2021-03")
+    )
+    found = compare(february, march, now=np.datetime64("2021-04-01"))
+    assert found.psi["pickup_zone"] > 0.2
+    assert found.psi["weekday"] < 0.05

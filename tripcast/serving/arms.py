@@ -1,0 +1,170 @@
+"""The arms of the rollout: the models in memory that answer, and which of them answers whom.
+
+A model takes part only after it has predicted a known trip. A challenger that fails in service is stood in for by the
+champion, so that trying a model costs no rider an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import isfinite
+from typing import Literal
+
+import numpy as np
+
+from tripcast.errors import StorageError
+from tripcast.models import Model
+from tripcast.models.model import Prediction
+from tripcast.rollout import takes_part
+from tripcast.serving.deployment import Deployment, Served
+from tripcast.trips import Trips
+
+ArmName = Literal["champion", "challenger"]
+
+#: East Harlem to the Upper East Side on a weekday morning, which is the input example of every registered version.
+KNOWN_TRIP = Trips(
+    np.array(["2021-02-10T08:15:00"], "datetime64[us]"),
+    np.array([74], np.int16),
+    np.array([236], np.int16),
+    np.array([2.3]),
+)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A model that answers.
+
+    Attributes:
+        name: ``champion`` or ``challenger``.
+        version: Its number in the registry.
+        model: Answers; asked for single trips by one thread only.
+        tags: What the registry says of the version.
+    """
+
+    name: ArmName
+    version: int
+    model: Model
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Arms:
+    """Who answers now. It is replaced as a whole, so that a request sees one state or the other.
+
+    Attributes:
+        champion: Answers.
+        challenger: Answers a share of the riders in its place.
+        share: That share, 0 to 1.
+        salt: Of the riders' places (``rollout.place``).
+        on_challenger_failure: Told each time that the challenger raised, or gave no finite number.
+    """
+
+    champion: Arm
+    challenger: Arm | None
+    share: float
+    salt: str
+    on_challenger_failure: Callable[[Arm, str], None]
+
+    @property
+    def all(self) -> list[Arm]:
+        """The arms there are, the champion first."""
+        return [arm for arm in (self.champion, self.challenger) if arm is not None]
+
+    def choose(self, rider_id: str | None) -> Arm:
+        """The arm that is to answer a rider."""
+        if self.challenger is not None and takes_part(rider_id, self.share, self.salt):
+            return self.challenger
+        return self.champion
+
+    def answer(
+        self,
+        rider_id: str | None,
+        pickup_zone: int,
+        dropoff_zone: int,
+        trip_distance_miles: float,
+        pickup_seconds: int,
+    ) -> tuple[Arm, tuple[float, float, float]]:
+        """Predict one trip.
+
+        Args:
+            rider_id: Who asks, if known.
+            pickup_zone: Taxi zone number.
+            dropoff_zone: Taxi zone number.
+            trip_distance_miles: NaN if not known.
+            pickup_seconds: Since 1970-01-01 in New York local time.
+
+        Returns:
+            The arm that did answer, and its duration, lower and upper end in minutes.
+        """
+        arm = self.choose(rider_id)
+        if arm is not self.champion:
+            try:
+                prediction = arm.model.predict_one(pickup_zone, dropoff_zone, trip_distance_miles, pickup_seconds)
+                if isfinite(sum(prediction)):
+                    return arm, prediction
+                self.on_challenger_failure(arm, f"it predicts {prediction}")
+            except Exception as trouble:
+                self.on_challenger_failure(arm, repr(trouble))
+        champion = self.champion
+        return champion, champion.model.predict_one(pickup_zone, dropoff_zone, trip_distance_miles, pickup_seconds)
+
+    def predict(self, arm: Arm, trips: Trips) -> tuple[Arm, Prediction]:
+        """Predict many trips by one arm.
+
+        Args:
+            arm: Which is to answer.
+            trips: The trips, n.
+
+        Returns:
+            The arm that did answer, and its predictions.
+        """
+        if arm is not self.champion:
+            try:
+                prediction = arm.model.predict(trips)
+                if is_finite(prediction):
+                    return arm, prediction
+                self.on_challenger_failure(arm, "it predicts a duration that is not a finite number")
+            except Exception as trouble:
+                self.on_challenger_failure(arm, repr(trouble))
+        return self.champion, self.champion.model.predict(trips)
+
+
+def is_finite(prediction: Prediction) -> bool:
+    """Whether every number of a prediction is one."""
+    return bool(np.isfinite(prediction.minutes + prediction.lower + prediction.upper).all())
+
+
+def load_arm(name: ArmName, served: Served) -> Arm:
+    """Load a version, and have it predict the known trip before it answers anyone.
+
+    Raises:
+        StorageError: If its folder cannot be read, or its prediction cannot be right.
+    """
+    model = Model.load(served.folder)
+    seconds = int(KNOWN_TRIP.pickup_datetime.astype("datetime64[s]").astype(np.int64)[0])
+    try:
+        one = model.predict_one(
+            int(KNOWN_TRIP.pickup_zone[0]),
+            int(KNOWN_TRIP.dropoff_zone[0]),
+            float(KNOWN_TRIP.trip_distance_miles[0]),
+            seconds,
+        )
+        many = model.predict(KNOWN_TRIP)
+    except Exception as trouble:
+        raise StorageError(
+            f"Version {served.version} in {served.folder} fails on a known trip ({trouble!r}). Train and register it "
+            "again."
+        ) from trouble
+    for minutes, lower, upper in (one, (many.minutes[0], many.lower[0], many.upper[0])):
+        if not (isfinite(minutes) and 0 < lower <= minutes <= upper and isfinite(upper)):
+            raise StorageError(
+                f"Version {served.version} in {served.folder} predicts {minutes} minutes, {lower} to {upper}, for a "
+                "known trip. Train and register it again."
+            )
+    return Arm(name, served.version, model, served.tags)
+
+
+def salt_of(model_name: str, deployment: Deployment) -> str:
+    """The salt of a rollout: the challenger's version, so that each one is tried on other riders."""
+    return f"{model_name}/{deployment.challenger.version if deployment.challenger else None}"

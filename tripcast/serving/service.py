@@ -1,0 +1,169 @@
+"""The service without its web side: which models answer, and how others take over while it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import time
+from pathlib import Path
+
+from tripcast.errors import StorageError
+from tripcast.serving.arms import Arm, ArmName, Arms, load_arm, salt_of
+from tripcast.serving.deployment import Deployment, LocalCopy, Served
+from tripcast.serving.follower import Report
+from tripcast.serving.follower_process import FollowerProcess
+from tripcast.serving.metrics import Metrics
+
+_log = logging.getLogger("tripcast.serving")
+
+#: Seconds until a version that was refused is tried again: its folder may have been mended.
+_RETRY_SECONDS = 60.0
+
+#: Seconds that a reload waits for the registry.
+_RELOAD_SECONDS = 15.0
+
+
+class NotReady(Exception):
+    """No champion has been loaded yet; the text says why."""
+
+
+class Service:
+    """What answers for one taxi type.
+
+    Args:
+        taxi: ``green`` or ``yellow``.
+        home: The home folder, for the local copy.
+    """
+
+    def __init__(self, taxi: str, home: Path) -> None:
+        self.name = f"tripcast-{taxi}"
+        self.metrics = Metrics()
+        self._arms: Arms | None = None
+        self._copy = LocalCopy(home, taxi)
+        self._serving: Deployment | None = None
+        self._wanted: Deployment | None = None
+        self._refused: dict[int, str] = {}
+        self._refused_at = 0.0
+        self._registry_errors = ["The registry has not answered yet."]
+        self._follower = FollowerProcess(taxi, self.metrics, self._take)
+
+    @property
+    def arms(self) -> Arms:
+        """What answers now.
+
+        Raises:
+            NotReady: If nothing does.
+        """
+        if self._arms is None:
+            raise NotReady(" ".join(["No model is loaded yet.", *self.problems]))
+        return self._arms
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a champion is loaded."""
+        return self._arms is not None
+
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong at the moment, a sentence each: the registry, a version that was refused."""
+        return [*self._registry_errors, *self._refused.values()]
+
+    async def start(self) -> None:
+        """Load what served last, if anything did, and begin to follow the registry."""
+        try:
+            last = self._copy.read()
+        except StorageError as error:
+            _log.error("%s", error)
+            last = None
+        if last is not None:
+            self._adopt(last, *self._load(last))
+        self._follower.start()
+
+    async def stop(self) -> None:
+        """Stop following the registry."""
+        await self._follower.stop()
+
+    async def reload(self) -> bool:
+        """Ask the registry now, and take up what it says; whether it was heard of in time."""
+        self._refused_at = 0.0
+        try:
+            async with asyncio.timeout(_RELOAD_SECONDS):
+                await self._follower.ask()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _take(self, report: Report) -> None:
+        if report.errors:
+            self.metrics.follower_failures += 1
+            if report.errors != self._registry_errors:
+                _log.error("%s", " ".join(report.errors))
+        self._registry_errors = report.errors
+        if report.deployment is None:
+            return
+        self.metrics.last_poll = time.time()
+        unchanged = report.deployment == self._wanted
+        if unchanged and (not self._refused or time.monotonic() < self._refused_at + _RETRY_SECONDS):
+            return
+        self._wanted = report.deployment
+        # In a thread, so that requests go on.
+        loaded = await asyncio.to_thread(self._load, report.deployment)
+        self._adopt(report.deployment, *loaded)
+        if self._serving is not None:
+            await asyncio.to_thread(self._remember, self._serving)
+
+    def _load(self, wanted: Deployment) -> tuple[Arm | None, Arm | None, dict[int, str]]:
+        """Load and check what is not in memory yet; None, with the reason by version, for what is not fit to serve."""
+        refused: dict[int, str] = {}
+
+        def load(name: ArmName, served: Served) -> Arm | None:
+            for arm in self._arms.all if self._arms else []:
+                if arm.version == served.version and arm.model.digest == served.folder.name:
+                    return dataclasses.replace(arm, name=name, tags=served.tags)
+            try:
+                return load_arm(name, served)
+            except StorageError as error:
+                refused[served.version] = str(error)
+                return None
+
+        champion = load("champion", wanted.champion)
+        return champion, load("challenger", wanted.challenger) if wanted.challenger else None, refused
+
+    def _adopt(self, wanted: Deployment, champion: Arm | None, challenger: Arm | None, refused: dict[int, str]) -> None:
+        """Let what was loaded answer from now on. A champion that was refused leaves the one in service where it is."""
+        self._refused, self._refused_at = refused, time.monotonic()
+        for version, reason in refused.items():
+            self.metrics.refused[version] += 1
+            _log.error("Version %d does not serve: %s", version, reason)
+        served_champion = wanted.champion
+        if champion is None:
+            if self._arms is None or self._serving is None:
+                return
+            champion, served_champion = self._arms.champion, self._serving.champion
+        if challenger is not None and challenger.version == champion.version:
+            challenger = None
+        serving = Deployment(
+            served_champion, wanted.challenger if challenger else None, wanted.share if challenger else 0.0
+        )
+        if serving == self._serving:
+            return
+        if self._serving is not None:
+            self.metrics.swaps += 1
+        self._serving = serving
+        self._arms = Arms(champion, challenger, serving.share, salt_of(self.name, serving), self._challenger_failed)
+        beside = f", version {challenger.version} for {serving.share:.0%} of the riders" if challenger else ""
+        _log.info("%s version %d answers%s.", self.name, champion.version, beside)
+
+    def _remember(self, serving: Deployment) -> None:
+        try:
+            self._copy.write(serving)
+        except StorageError as error:  # it serves nonetheless
+            _log.error("%s", error)
+
+    def _challenger_failed(self, arm: Arm, what: str) -> None:
+        # The first time, then ever more rarely: a challenger that always fails must not fill the disk.
+        self.metrics.challenger_failures[arm.version] += 1
+        count = self.metrics.challenger_failures[arm.version]
+        if count & (count - 1) == 0:
+            _log.error("The challenger, version %d, has failed %d times: %s", arm.version, count, what)
