@@ -1,0 +1,100 @@
+"""The page in a real browser, on a real service."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from tests.conftest import make_trips
+from tripcast.serving.deployment import Deployment, LocalCopy, Served
+from tripcast.training import train
+
+CHROMIUM_ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+#: Nobody listens there: the service starts from its local copy.
+NO_REGISTRY = "http://127.0.0.1:1"
+
+
+def served(copy: LocalCopy, version: int, candidate: str, **tags: str) -> Served:
+    """A model of a candidate, trained and put into the local copy."""
+    months = {"2021-01": "1" * 64, "2021-02": "2" * 64}
+    model = train(candidate, make_trips(), taxi="green", data=months)
+    folder = copy.model(model.digest)
+    model.save(folder)
+    return Served(version, folder, {f"tripcast.{name}": value for name, value in tags.items()})
+
+
+@pytest.fixture(scope="session")
+def page_url(tmp_path_factory) -> Iterator[str]:
+    """Where the page is: with a champion and a challenger behind it that answers a tenth of the riders."""
+    home = tmp_path_factory.mktemp("home")
+    copy = LocalCopy(home, "green")
+    champion = served(copy, 3, "lightgbm", rmse="4.84", notebook_rmse="7.22", test_month="2021-03")
+    copy.write(Deployment(champion, served(copy, 4, "linear"), share=0.1))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    code = f"from tripcast.serving.server import serve; serve('green', '127.0.0.1', {port}, {str(home / 'log')!r})"
+    environment = {**os.environ, "TRIPCAST_HOME": str(home), "MLFLOW_TRACKING_URI": NO_REGISTRY}
+    output = home / "output.txt"
+    with (
+        output.open("wb") as sink,
+        subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=sink, stderr=sink) as process,
+    ):
+        try:
+            url = f"http://127.0.0.1:{port}/"
+            wait_until_ready(url, process)
+            yield url
+        except TimeoutError as late:
+            raise AssertionError(output.read_text()) from late
+        finally:
+            process.terminate()
+
+
+def wait_until_ready(url: str, process: subprocess.Popen[bytes], seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < end:
+        try:
+            if httpx.get(f"{url}readyz").status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.05)
+    raise TimeoutError
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    chromium = shutil.which("chromium")
+    assert chromium, "The tests of the page need chromium on the PATH: on Debian, apt-get install chromium."
+    with (
+        sync_playwright() as playwright,
+        playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_ARGUMENTS) as browser,
+    ):
+        yield browser
+
+
+@pytest.fixture
+def page(browser, page_url) -> Iterator[Page]:
+    """A fresh visitor's tab, at the width of a desktop; what fails in the page fails the test."""
+    with browser.new_context(base_url=page_url, viewport={"width": 1280, "height": 900}) as context:
+        page = context.new_page()
+        page.set_default_timeout(5_000)
+        failures: list[str] = []
+        page.on("pageerror", lambda error: failures.append(str(error)))
+        yield page
+        assert failures == []
