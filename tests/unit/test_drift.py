@@ -31,7 +31,7 @@ def minutes_of(trips):
 
 
 def profile(*batches):
-    return Profile.of((trips, minutes_of(trips)) for trips in batches)
+    return Profile.of(batches, map(minutes_of, batches))
 
 
 def the(feature, found):
@@ -136,16 +136,26 @@ def test_a_damaged_profile_is_refused(tmp_path, text):
         Profile.load(file)
 
 
-def test_no_trips_make_no_profile():
+def test_no_trips_or_predictions_make_no_profile():
     with pytest.raises(ContractError, match="no trips to profile"):
-        Profile.of([])
+        Profile.of([], [np.ones(3)])
+    with pytest.raises(ContractError, match="no predictions to profile"):
+        Profile.of([make_trips(3)], [])
+
+
+def test_predictions_may_be_of_other_trips_than_the_features():
+    learned, test, later = make_trips(3_000, seed=1), make_trips(1_000, seed=2), make_trips(2_000, seed=3)
+    reference = Profile.of([learned], [minutes_of(test)])
+    found = the("predicted_minutes", compare(reference, profile(later), now=NOW))
+    assert found.psi == the("predicted_minutes", compare(profile(test), profile(later), now=NOW)).psi
+    assert found.psi < found.psi_chance
 
 
 def test_unbelievable_distances_count_as_missing():
     before, after = make_trips(1_000), make_trips(1_000)
     after.trip_distance_miles[:200] = np.repeat([0.0, np.nan, 1e5, -1.0], 50)
     reference = profile(before)
-    found = the("trip_distance_miles", compare(reference, Profile.of([(after, minutes_of(before))]), now=NOW))
+    found = the("trip_distance_miles", compare(reference, Profile.of([after], [minutes_of(before)]), now=NOW))
     assert (found.missing_share, found.reference_missing_share) == (0.2, 0.0)
     assert found.psi > found.psi_chance
     assert found.wasserstein < 0.1  # the absurd ones would be thousands of miles away
@@ -154,7 +164,7 @@ def test_unbelievable_distances_count_as_missing():
 def test_a_window_without_any_distance_has_a_psi_and_no_distance():
     trips = make_trips(1_000)
     unmeasured = replace(trips, trip_distance_miles=np.full(1_000, np.nan))
-    found = compare(profile(trips), Profile.of([(unmeasured, minutes_of(trips))]), now=NOW)
+    found = compare(profile(trips), Profile.of([unmeasured], [minutes_of(trips)]), now=NOW)
     part = the("trip_distance_miles", found)
     assert part.psi > 5
     assert (part.wasserstein, part.ks, part.missing_share) == (None, None, 1.0)
@@ -212,10 +222,7 @@ def city_month(source, month, folder):
 
 def test_zones_that_come_into_fashion_in_a_city_show_in_the_zones(tmp_path):
     city = "simulated?trips=8000&new_zones=2021-03"
-    february, march = (
-        Profile.of((trips, minutes_of(trips)) for trips in city_month(city, month, tmp_path))
-        for month in ("2021-02", "2021-03")
-    )
+    february, march = (profile(*city_month(city, month, tmp_path)) for month in ("2021-02", "2021-03"))
     found = compare(february, march, now=np.datetime64("2021-04-01"))
     assert found.psi["pickup_zone"] > 0.2
     assert found.psi["weekday"] < 0.05

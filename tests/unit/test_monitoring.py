@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import make_trips
 from tripcast.errors import ContractError
 from tripcast.models import Model
-from tripcast.monitoring import join, judged_schema, measure, score
+from tripcast.monitoring import Expectation, join, judged_schema, measure, score
 
 
 def judged(true, predicted, *, day=None, version=1, arm="champion", half_width=5.0):
@@ -100,6 +100,43 @@ def test_versions_and_arms_are_measured_apart():
         (12, "challenger", 10, 1.0),
         (12, "champion", 30, 3.0),
     ]
+
+
+def test_what_to_expect_follows_the_mix_of_trips():
+    # Trips predicted at 10 minutes are off by 1, those at 30 minutes by 5.
+    expectation = Expectation.of(judged([11.0, 9.0, 25.0, 35.0], [10.0, 10.0, 30.0, 30.0]))
+    assert (expectation.up_to, expectation.squared_error) == ([10.0], [1.0, 25.0])
+    assert expectation.rmse(np.array([10.0, 30.0])) == pytest.approx(np.sqrt(13))
+    assert expectation.rmse(np.array([4.0, 8.0, 10.0])) == 1.0
+    assert expectation.rmse(np.array([99.0])) == 5.0
+
+
+def test_a_window_like_the_test_month_is_expected_to_be_as_good():
+    truth, predicted, day = days_of_traffic(seed=0, per_day=200)
+    rows = judged(truth, predicted, day=day)
+    expectation = Expectation.of(rows)
+    (found,) = measure(rows, {1: expectation, 2: Expectation([], [99.0])})
+    assert found.expected_rmse == pytest.approx(found.rmse.value)
+    assert len(expectation.squared_error) == 20
+    assert measure(rows)[0].expected_rmse is None
+
+
+def test_an_older_model_on_easier_trips_is_seen_to_have_aged():
+    random = np.random.default_rng(0)
+    long, short = random.uniform(5, 55, 5_000), random.uniform(5, 25, 5_000)
+
+    def after(predicted, noise):
+        return judged(predicted * (1 + random.normal(0, noise, 5_000)), predicted)
+
+    expectation = Expectation.of(after(long, 0.2))
+    (found,) = measure(after(short, 0.25), {1: expectation})
+    assert found.rmse.value < expectation.rmse(long)
+    assert found.rmse.value / found.expected_rmse == pytest.approx(1.25, abs=0.05)
+
+
+def test_no_judged_predictions_give_no_expectation():
+    with pytest.raises(ContractError, match="no judged predictions to learn from"):
+        Expectation.of(judged_schema().empty_table())
 
 
 def test_one_day_has_no_interval():
