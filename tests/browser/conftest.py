@@ -1,7 +1,6 @@
 """The page in a real browser, on a real service."""
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.conftest import make_trips
+from tests.parts import program
 from tripcast.serving.deployment import Deployment, LocalCopy, Served
 from tripcast.training import train
 
@@ -79,8 +79,7 @@ def wait_until_ready(url: str, process: subprocess.Popen[bytes], seconds: float 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    chromium = shutil.which("chromium")
-    assert chromium, "The tests of the page need chromium on the PATH: on Debian, apt-get install chromium."
+    chromium = program("chromium", "On Debian: apt-get install chromium.")
     with (
         sync_playwright() as playwright,
         playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_ARGUMENTS) as browser,

@@ -1,6 +1,6 @@
 import os
-import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,25 +8,12 @@ from pathlib import Path
 import boto3
 import docker
 import pytest
-from servers import MLflow, ObjectStore, Postgres
 
 from components.step import IMAGE
+from tests.containers.servers import MLflow, ObjectStore, Postgres
+from tests.parts import missing, program
 
 BUCKETS = ("tripcast", "mlflow")
-
-
-def missing(part: str, remedy: str) -> None:
-    """A failure where everything is to be tested, a skip on a laptop that lacks a part."""
-    if os.environ.get("CI"):
-        pytest.fail(f"{part} is missing. {remedy}")
-    pytest.skip(f"{part} is missing. {remedy}")
-
-
-def program(name: str, remedy: str, *places: Path) -> str:
-    found = shutil.which(name, path=os.pathsep.join([os.environ["PATH"], *map(str, places)]))
-    if found is None:
-        missing(name, remedy)
-    return str(found)
 
 
 @pytest.fixture(scope="session")
@@ -53,11 +40,10 @@ def no_container_is_left_behind(engine) -> Iterator[None]:
 
 
 def object_store(kind: str, folder: Path) -> ObjectStore:
-    go_programs = Path(os.environ.get("GOPATH", Path.home() / "go")) / "bin"
-    found = {
-        "minio": lambda: program("minio", "go install github.com/minio/minio@latest", go_programs),
-        "seaweedfs": lambda: program("weed", "It comes with the development requirements on Linux.", Path(".venv/bin")),
-    }[kind]()
+    if kind == "minio":
+        found = program("minio", "go install github.com/minio/minio@latest")
+    else:
+        found = program("weed", "It comes with the development requirements, on Linux.", Path(sys.executable).parent)
     return ObjectStore(kind, found, folder)
 
 

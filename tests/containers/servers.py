@@ -128,7 +128,20 @@ class Postgres(Server):
                 if parent.is_relative_to("/tmp") and parent != Path("/tmp"):
                     parent.chmod(parent.stat().st_mode | 0o011)
         subprocess.run(
-            [*user, programs / "initdb", "-D", data, "-U", "tripcast", "--pwfile", password, "-A", "scram-sha-256"],
+            [
+                *user,
+                programs / "initdb",
+                "--encoding=UTF8",
+                "--locale=C.UTF-8",
+                "-D",
+                data,
+                "-U",
+                "tripcast",
+                "--pwfile",
+                password,
+                "-A",
+                "scram-sha-256",
+            ],
             check=True,
             capture_output=True,
         )

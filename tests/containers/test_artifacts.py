@@ -95,7 +95,7 @@ def test_wrong_credentials_are_named(store, monkeypatch):
 
 
 def test_a_missing_bucket_is_named(store):
-    with pytest.raises(StorageError, match="NoSuchBucket.*Create the bucket no-such-bucket"):
+    with pytest.raises(StorageError, match=r"NoSuchBucket.*Create the bucket no-such-bucket"):
         open_store("s3://no-such-bucket/prefix").check()
 
 

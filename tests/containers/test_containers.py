@@ -186,7 +186,7 @@ def test_an_image_that_is_not_there_is_named(home, engine):
 def test_a_docker_that_does_not_answer_is_named(home, engine, monkeypatch):
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:9")
 
-    with pytest.raises(InvalidRequest, match="Docker does not answer.*Start it"):
+    with pytest.raises(InvalidRequest, match=r"Docker does not answer.*Start it"):
         run(telling)
 
 

@@ -4,12 +4,15 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import urllib.request
 from pathlib import Path
 
 import docker
 import pytest
-from conftest import program
+
+from tests.parts import GO_PROGRAMS, program
+from tripcast import __version__
 
 STANDINS = Path(__file__).parent / "standins"
 
@@ -22,23 +25,18 @@ def compose() -> str:
 
 
 def make(target: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    settings = [f"COMPOSE={compose()}", *arguments]
-    if Path("/usr/bin/docker").exists():
-        settings.append("DOCKER=/usr/bin/docker")  # where another one, without a builder, comes first on the path
-    return subprocess.run(["make", target, *settings], capture_output=True, text=True)
+    return subprocess.run(["make", target, f"COMPOSE={compose()}", *arguments], capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
 def images(engine, tmp_path_factory) -> None:
     """The published images that the stack names, or stand-ins where they cannot be pulled."""
-    go_programs = Path(os.environ.get("GOPATH", Path.home() / "go")) / "bin"
-    context = Path(shutil.copytree(STANDINS, tmp_path_factory.mktemp("standins"), dirs_exist_ok=True))
-    programs = {"seaweedfs": ("weed", Path(".venv/bin")), "minio": ("minio", go_programs)}
     published = {
         "seaweedfs": "chrislusf/seaweedfs:4.44",
         "minio": "quay.io/minio/minio:RELEASE.2025-09-07T16-13-09Z",
         "postgres": "postgres:17.6",
     }
+    context = tmp_path_factory.mktemp("standins") / "context"
     for name, tag in published.items():
         try:
             engine.images.get(tag)
@@ -48,9 +46,10 @@ def images(engine, tmp_path_factory) -> None:
         try:
             engine.images.pull(tag)
         except docker.errors.APIError:
-            if name in programs:
-                found, place = programs[name]
-                shutil.copy(program(found, "It is needed for a stand-in of an image.", place), context / found)
+            if not context.exists():
+                shutil.copytree(STANDINS, context)
+                for found, place in (("weed", Path(sys.executable).parent), ("minio", GO_PROGRAMS)):
+                    shutil.copy(program(found, "It is needed for a stand-in of an image.", place), context / found)
             engine.images.build(path=str(context), target=name, tag=tag, rm=True, forcerm=True)
 
 
@@ -62,11 +61,10 @@ def ask(url: str, body: dict | None = None) -> dict:
         return json.loads(answer.read())
 
 
-@pytest.mark.parametrize("store", ["seaweedfs", "minio"])
-def test_the_stack_starts_trains_serves_and_stops(images, engine, store, tmp_path, monkeypatch):
+def test_the_stack_starts_trains_serves_and_stops(images, engine, tmp_path, monkeypatch):
     monkeypatch.setenv("TRIPCAST_HOME", str(tmp_path / "home"))
     try:
-        up = make("stack-up", f"S3={store}")
+        up = make("stack-up")
         assert up.returncode == 0, up.stdout[-3000:] + up.stderr[-3000:]
         trained = make(
             "stack-train",
@@ -87,10 +85,29 @@ def test_the_stack_starts_trains_serves_and_stops(images, engine, store, tmp_pat
     finally:
         logs = {c.name: c.logs(tail=20).decode() for c in engine.containers.list(all=True)}
         down = make("stack-down")
-        for volume in engine.volumes.list():
-            if volume.name.startswith("tripcast_"):
-                volume.remove()
+        remove_volumes(engine)
     assert down.returncode == 0, down.stderr + str(logs)
+
+
+def test_minio_takes_the_place_of_the_object_store(images, engine):
+    subprocess.run(["make", "docker/.env"], check=True, capture_output=True)
+    files = ["docker/compose.yaml", "docker/compose.minio.yaml"]
+    command = [*compose().split(), "--project-name", "tripcast", "--env-file", "docker/.env"]
+    command += [part for file in files for part in ("--file", file)]
+    environment = {**os.environ, "TRIPCAST_VERSION": __version__}
+    try:
+        subprocess.run([*command, "up", "--detach", "buckets"], env=environment, check=True, capture_output=True)
+        (made,) = (c for c in engine.containers.list(all=True) if "buckets" in c.name)
+        assert made.wait()["StatusCode"] == 0
+        assert made.logs().decode().splitlines() == ["The bucket tripcast is there.", "The bucket mlflow is there."]
+    finally:
+        subprocess.run([*command, "down", "--volumes"], env=environment, check=True, capture_output=True)
+
+
+def remove_volumes(engine) -> None:
+    for volume in engine.volumes.list():
+        if volume.name.startswith("tripcast_"):
+            volume.remove()
 
 
 def token() -> str:

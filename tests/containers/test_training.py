@@ -149,25 +149,28 @@ class Interruption:
             self._action()
 
 
-def run_with(interruption: Interruption):
+def run_with(*interruptions: Interruption):
+    def notify(event) -> None:
+        for interruption in interruptions:
+            interruption(event)
+
     settings = Settings.load()
-    return run_locally(
-        training, REQUEST, settings.runs, interruption, Containers(settings), open_store(settings.artifacts)
-    )
+    return run_locally(training, REQUEST, settings.runs, notify, Containers(settings), open_store(settings.artifacts))
 
 
-@pytest.mark.parametrize(("server", "step"), [("store", "ingest"), ("store", "train"), ("mlflow", "evaluate")])
-def test_a_server_that_is_restarted_does_not_fail_the_run(fresh_registry, server, step):
-    stopped = getattr(fresh_registry, server)
+def test_servers_that_are_restarted_do_not_fail_the_run(fresh_registry):
+    def restarted(server) -> None:
+        server.stop()
+        threading.Timer(4, server.start).start()
 
-    def restart() -> None:
-        stopped.stop()
-        threading.Timer(4, stopped.start).start()
+    interruptions = [
+        Interruption("ingest", lambda: restarted(fresh_registry.store)),
+        Interruption("train", lambda: restarted(fresh_registry.store)),
+        Interruption("evaluate", lambda: restarted(fresh_registry.mlflow)),
+    ]
+    run = run_with(*interruptions)
 
-    interruption = Interruption(step, restart)
-    run = run_with(interruption)
-
-    assert interruption.done
+    assert all(interruption.done for interruption in interruptions)
     assert run.output("register")["Output"] == int(
         client().get_model_version_by_alias("tripcast-green", "champion").version
     )
@@ -231,7 +234,7 @@ def test_a_full_disk_in_a_container_is_named(stack, registered, small_disk, monk
     monkeypatch.setitem(REQUEST, "source", "simulated?trips=60000&seed=7")
 
     with pytest.raises(StorageError, match=r"cannot be written: .*No space left on device.*MB free there"):
-        run_with(Interruption("none", lambda: None))
+        run_with()
 
     assert registered() == set()
 

@@ -57,7 +57,9 @@ def run(summary) -> Path:
 
 
 def registry(home: Path) -> Registry:
-    return Registry("green", Settings(home, str(home), f"sqlite:///{home / 'mlflow.db'}", service_url=None, commit="", image=""))
+    return Registry(
+        "green", Settings(home, str(home), f"sqlite:///{home / 'mlflow.db'}", service_url=None, commit="", image="")
+    )
 
 
 def test_the_better_candidate_is_promoted(summary):

@@ -1,4 +1,4 @@
-"""Makes the buckets that are named on the command line, as the one-off service `buckets` of compose.yaml."""
+"""Makes the buckets that are named on the command line."""
 
 import sys
 

@@ -1,0 +1,603 @@
+"""The Kubernetes manifests of deploy/, each overlay built by kustomize and judged as what it renders."""
+
+import json
+import re
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import kfp
+import kubernetes_validate
+import pytest
+import yaml
+
+import tripcast
+from tests.parts import program
+
+Document = dict[str, Any]
+
+OVERLAYS = ("kind", "minikube", "production", "kserve")
+#: An overlay with all that is optional.
+EVERYTHING = "production-with-everything"
+#: The oldest and the newest Kubernetes that the manifests are for.
+KUBERNETES = ("1.30", "1.37")
+#: Kinds that are no part of Kubernetes: KServe, the Prometheus operator and Kubeflow bring them. Tests of their own.
+BROUGHT = {"InferenceService", "ServiceMonitor", "PodDefault"}
+#: By namespace and name, the Secrets that the manifests ask for and their keys: docs/kubernetes.md lists them.
+SECRETS = {
+    ("tripcast", "tripcast-s3"): {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"},
+    ("kubeflow", "tripcast-s3"): {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"},
+    ("tripcast", "tripcast-mlflow"): {"MLFLOW_BACKEND_STORE_URI"},
+    ("tripcast", "tripcast-serving"): {"TRIPCAST_ADMIN_TOKEN"},
+}
+BUNDLED_SECRETS = {**SECRETS, ("tripcast", "tripcast-postgres"): {"POSTGRES_PASSWORD"}}
+
+NAME = "app.kubernetes.io/name"
+STEP = {"workflows.argoproj.io/workflow": "training-x7k2p"}
+
+
+def kustomize() -> list[str]:
+    if kubectl := shutil.which("kubectl"):
+        return [kubectl, "kustomize"]
+    return [program("kustomize", "go install sigs.k8s.io/kustomize/kustomize/v5@v5.7.1, or install kubectl."), "build"]
+
+
+@pytest.fixture(scope="session")
+def deploy(tmp_path_factory) -> Path:
+    """A copy of deploy/ with passwords of its own, and an overlay with all that is optional."""
+    folder = tmp_path_factory.mktemp("cluster") / "deploy"
+    shutil.copytree("deploy", folder)
+    for left_over in (folder / "secrets").glob("*.env"):
+        left_over.unlink()
+    subprocess.run([sys.executable, folder / "secrets/new.py"], check=True)
+    overlay = folder / "overlays" / EVERYTHING
+    overlay.mkdir()
+    components = sorted(
+        path.name for path in (folder / "components").iterdir() if path.name not in ("release", "local")
+    )
+    (overlay / "kustomization.yaml").write_text(
+        yaml.safe_dump(
+            {"resources": ["../production"], "components": [f"../../components/{name}" for name in components]}
+        )
+    )
+    return folder
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A pod that some object makes."""
+
+    kind: str
+    name: str
+    namespace: str
+    labels: dict[str, str]
+    spec: Document
+
+    @property
+    def containers(self) -> list[Document]:
+        return [*self.spec["containers"], *self.spec.get("initContainers", [])]
+
+    @property
+    def ports(self) -> dict[str, int]:
+        return {port["name"]: port["containerPort"] for c in self.containers for port in c.get("ports", [])}
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """An overlay as Kubernetes gets it."""
+
+    overlay: str
+    documents: list[Document]
+
+    def of(self, kind: str) -> list[Document]:
+        return [document for document in self.documents if document["kind"] == kind]
+
+    def one(self, kind: str, name: str, namespace: str = "tripcast") -> Document:
+        [found] = [
+            document
+            for document in self.of(kind)
+            if (document["metadata"]["name"], document["metadata"].get("namespace", namespace)) == (name, namespace)
+        ]
+        return found
+
+    @property
+    def pods(self) -> list[Pod]:
+        return list(self._pods())
+
+    def _pods(self) -> Iterator[Pod]:
+        for document in self.documents:
+            kind, meta, spec = document["kind"], document["metadata"], document.get("spec", {})
+            if kind in ("Deployment", "StatefulSet", "Job"):
+                labels, pod = spec["template"]["metadata"]["labels"], spec["template"]["spec"]
+            elif kind == "InferenceService":
+                labels, pod = spec["predictor"]["labels"], spec["predictor"]
+            else:
+                continue
+            yield Pod(kind, meta["name"], meta["namespace"], labels, pod)
+
+    @property
+    def services(self) -> list[Pod]:
+        """The pods that are to run for ever."""
+        return [pod for pod in self.pods if pod.kind != "Job"]
+
+
+@pytest.fixture(scope="session", params=[*OVERLAYS, EVERYTHING])
+def rendered(request, deploy) -> Rendered:
+    return build(deploy, request.param)
+
+
+@pytest.fixture
+def overlay(deploy):
+    return lambda name: build(deploy, name)
+
+
+def build(deploy: Path, overlay: str) -> Rendered:
+    command = [*kustomize(), str(deploy / "overlays" / overlay)]
+    built = subprocess.run(command, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    assert built.stderr == ""  # nothing deprecated
+    return Rendered(overlay, list(yaml.safe_load_all(built.stdout)))
+
+
+def selects(selector: Document, labels: dict[str, str]) -> bool:
+    """Kubernetes' rule, as far as the manifests use it."""
+    assert selector.keys() <= {"matchLabels", "matchExpressions"}
+    for expression in selector.get("matchExpressions", []):
+        if expression["operator"] == "Exists":
+            matches = expression["key"] in labels
+        else:
+            assert expression["operator"] == "In"
+            matches = labels.get(expression["key"]) in expression["values"]
+        if not matches:
+            return False
+    return selector.get("matchLabels", {}).items() <= labels.items()
+
+
+# What Kubernetes takes
+
+
+@pytest.mark.parametrize("version", KUBERNETES)
+def test_every_document_follows_the_schemas_of_kubernetes(rendered, version):
+    for document in rendered.documents:
+        if document["kind"] not in BROUGHT:
+            kubernetes_validate.validate(document, version, strict=True)
+
+
+def test_every_object_has_its_namespace_and_comes_once(rendered):
+    identities = []
+    for document in rendered.documents:
+        meta = document["metadata"]
+        if document["kind"] == "Namespace":
+            assert meta["name"] == "tripcast"
+        else:
+            assert meta["namespace"] in ("tripcast", "kubeflow"), document
+        identities.append((document["kind"], meta.get("namespace"), meta["name"]))
+
+    assert len(set(identities)) == len(identities)
+
+
+def test_the_namespace_comes_before_what_is_in_it(rendered):
+    assert rendered.documents[0]["kind"] == "Namespace"
+
+
+# Pods
+
+
+def test_every_pod_is_without_privileges(rendered):
+    for pod in rendered.pods:
+        user = 999 if pod.name == "postgres" else 10001
+        context = pod.spec["securityContext"]
+        assert context["runAsNonRoot"] is True
+        assert (context["runAsUser"], context["runAsGroup"]) == (user, user)
+        assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not pod.spec.keys() & {"hostNetwork", "hostPID", "hostIPC"}
+        for container in pod.containers:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+        assert all(volume.keys() & {"emptyDir", "configMap"} for volume in pod.spec["volumes"])
+
+
+def test_kubernetes_would_refuse_any_other_pod(rendered):
+    labels = rendered.one("Namespace", "tripcast")["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+def test_no_pod_can_ask_kubernetes_for_anything(rendered):
+    for account in rendered.of("ServiceAccount"):
+        assert account["automountServiceAccountToken"] is False
+    for pod in rendered.pods:
+        assert pod.spec["automountServiceAccountToken"] is False
+        assert rendered.one("ServiceAccount", pod.spec["serviceAccountName"], pod.namespace)
+
+
+def test_every_container_states_what_it_asks_for_and_may_use(rendered):
+    for pod in rendered.pods:
+        for container in pod.containers:
+            for bound in ("requests", "limits"):
+                assert container["resources"][bound].keys() >= {"cpu", "memory"}, (pod.name, bound)
+        for volume in pod.spec["volumes"]:
+            assert "emptyDir" not in volume or volume["emptyDir"]["sizeLimit"]
+
+
+def test_every_service_says_when_it_has_started_is_ready_and_is_alive(rendered):
+    for pod in rendered.services:
+        [container] = pod.containers
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            check = container[probe]
+            if "httpGet" in check:
+                assert check["httpGet"]["port"] in pod.ports
+            else:
+                assert check["exec"]["command"][0] == "pg_isready"
+
+
+def test_the_prediction_service_is_alive_and_started_without_a_model_but_not_ready(rendered):
+    [pod] = [pod for pod in rendered.pods if pod.labels[NAME] == "serving"]
+    [container] = pod.containers
+    assert container["startupProbe"]["httpGet"]["path"] == "/healthz"
+    assert container["livenessProbe"]["httpGet"]["path"] == "/healthz"
+    assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
+
+
+def test_a_service_that_stops_first_waits_for_those_that_still_send_to_it(rendered):
+    for pod in rendered.services:
+        if pod.labels[NAME] not in ("serving", "mlflow"):
+            continue
+        [container] = pod.containers
+        program, seconds = container["lifecycle"]["preStop"]["exec"]["command"]
+        # Ten seconds for requests and ten for the log of predictions: tripcast/serving/server.py.
+        assert program == "sleep"
+        assert pod.spec["terminationGracePeriodSeconds"] > int(seconds) + 10 + 10
+
+
+def test_no_pod_gets_variables_named_after_services(rendered):
+    """MLFLOW_PORT would be one, and MLflow takes it for an option."""
+    assert all(pod.spec["enableServiceLinks"] is False for pod in rendered.pods)
+
+
+def test_every_image_is_pinned(rendered):
+    for pod in rendered.pods:
+        for container in pod.containers:
+            name, _, tag = container["image"].rpartition(":")
+            assert re.fullmatch(r"\d+(\.\d+)+", tag), container["image"]
+            if "tripcast/" in name:
+                assert tag == tripcast.__version__
+
+
+def test_the_stores_are_those_of_the_compose_stack(overlay):
+    stack = yaml.safe_load(Path("docker/compose.yaml").read_text())["services"]
+    cluster = {pod.name: pod.containers[0]["image"] for pod in overlay("kind").pods}
+
+    assert cluster["s3"] == stack["s3"]["image"]
+    assert cluster["postgres"] == stack["postgres"]["image"]
+
+
+# What refers to something
+
+
+def test_every_controller_and_service_selects_the_pods_it_means(rendered):
+    for kind in ("Deployment", "StatefulSet"):
+        for document in rendered.of(kind):
+            template = document["spec"]["template"]["metadata"]["labels"]
+            assert selects(document["spec"]["selector"], template)
+    for service in rendered.of("Service"):
+        targets = [pod for pod in rendered.pods if service["spec"]["selector"].items() <= pod.labels.items()]
+        assert [pod.name for pod in targets] == [service["metadata"]["name"]]
+        assert all(port["targetPort"] in targets[0].ports for port in service["spec"]["ports"])
+    for stateful in rendered.of("StatefulSet"):
+        assert rendered.one("Service", stateful["spec"]["serviceName"])
+
+
+def test_scaling_and_disruption_are_about_something_that_is_there(rendered):
+    for scaler in rendered.of("HorizontalPodAutoscaler"):
+        target = scaler["spec"]["scaleTargetRef"]
+        scaled = rendered.one(target["kind"], target["name"])
+        assert scaled["apiVersion"] == target["apiVersion"]
+        assert "replicas" not in scaled["spec"]  # the next `kubectl apply` would undo what the scaler did
+    for budget in rendered.of("PodDisruptionBudget"):
+        assert any(selects(budget["spec"]["selector"], pod.labels) for pod in rendered.pods)
+        assert budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+
+
+def test_every_config_map_secret_and_volume_that_is_named_is_there(rendered):
+    config_maps = {
+        (d["metadata"]["namespace"], d["metadata"]["name"]): set(d["data"]) for d in rendered.of("ConfigMap")
+    }
+    secrets = SECRETS if "production" in rendered.overlay else BUNDLED_SECRETS
+    for pod in rendered.pods:
+        volumes = {volume["name"] for volume in pod.spec["volumes"]}
+        if pod.kind == "StatefulSet":
+            templates = rendered.one("StatefulSet", pod.name)["spec"]["volumeClaimTemplates"]
+            volumes |= {template["metadata"]["name"] for template in templates}
+        for volume in pod.spec["volumes"]:
+            assert "configMap" not in volume or (pod.namespace, volume["configMap"]["name"]) in config_maps
+        for container in pod.containers:
+            assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
+            for source in container.get("envFrom", []):
+                if "configMapRef" in source:
+                    assert (pod.namespace, source["configMapRef"]["name"]) in config_maps
+                else:
+                    assert (pod.namespace, source["secretRef"]["name"]) in secrets
+            for variable in container.get("env", []):
+                if "valueFrom" in variable:
+                    key = variable["valueFrom"]["secretKeyRef"]
+                    assert key["key"] in secrets[pod.namespace, key["name"]]
+
+
+def test_services_and_steps_are_given_the_same_addresses_and_they_lead_somewhere(rendered):
+    config = rendered.one("ConfigMap", "tripcast")["data"]
+    assert config == rendered.one("ConfigMap", "tripcast", "kubeflow")["data"]
+    assert config.keys() == {"MLFLOW_TRACKING_URI", "TRIPCAST_ARTIFACTS", "AWS_ENDPOINT_URL_S3", "AWS_REGION"}
+    for address in (config["MLFLOW_TRACKING_URI"], config["AWS_ENDPOINT_URL_S3"]):
+        if inside := re.fullmatch(r"http://([a-z0-9]+)\.tripcast\.svc:(\d+)", address):
+            service = rendered.one("Service", inside[1])
+            assert int(inside[2]) in [port["port"] for port in service["spec"]["ports"]]
+        else:
+            assert rendered.overlay in ("production", EVERYTHING)
+            assert address.startswith("https://")
+
+
+def test_mlflow_answers_under_the_name_by_which_it_is_asked(rendered):
+    [variable] = [
+        variable
+        for container in rendered.one("Deployment", "mlflow")["spec"]["template"]["spec"]["containers"]
+        for variable in container["env"]
+        if variable["name"] == "MLFLOW_SERVER_ALLOWED_HOSTS"
+    ]
+    asked = rendered.one("ConfigMap", "tripcast")["data"]["MLFLOW_TRACKING_URI"].removeprefix("http://")
+    hosts = variable["value"].split(", ")
+
+    assert asked in hosts
+    assert "*" not in hosts
+
+
+def test_the_buckets_that_are_made_are_those_that_are_used(overlay):
+    kind = overlay("kind")
+    [job] = [pod for pod in kind.pods if pod.kind == "Job"]
+    [mlflow] = kind.one("Deployment", "mlflow")["spec"]["template"]["spec"]["containers"]
+    destination = next(v["value"] for v in mlflow["env"] if v["name"] == "MLFLOW_ARTIFACTS_DESTINATION")
+    used = {kind.one("ConfigMap", "tripcast")["data"]["TRIPCAST_ARTIFACTS"], destination}
+
+    assert {f"s3://{bucket}" for bucket in job.containers[0]["command"][2:]} == used
+
+
+# Secrets
+
+
+def test_the_secrets_are_those_that_the_guide_lists(rendered):
+    there = {
+        (secret["metadata"]["namespace"], secret["metadata"]["name"]): set(secret["data"])
+        for secret in rendered.of("Secret")
+    }
+    assert there == ({} if "production" in rendered.overlay else BUNDLED_SECRETS)
+    guide = Path("docs/kubernetes.md").read_text()
+    for (_, name), keys in SECRETS.items():
+        assert all(f"`{word}`" in guide for word in (name, *keys))
+
+
+def test_no_secret_is_written_outside_of_a_secret(rendered, deploy):
+    values = [
+        line.partition("=")[2].strip() for path in (deploy / "secrets").glob("*.env") for line in path.open() if line
+    ]
+    assert len(values) == 5
+    public = json.dumps([document for document in rendered.documents if document["kind"] != "Secret"])
+
+    assert not [value for value in values if value in public]
+    for pod in rendered.pods:
+        for container in pod.containers:
+            for variable in container.get("env", []):
+                if re.search("PASSWORD|SECRET|TOKEN|ACCESS_KEY|BACKEND_STORE_URI", variable["name"]):
+                    assert "secretKeyRef" in variable["valueFrom"]
+
+
+def test_passwords_are_made_once_for_their_owner_alone_and_never_committed(deploy):
+    files = sorted((deploy / "secrets").glob("*.env"))
+    before = [path.read_text() for path in files]
+    again = subprocess.run([sys.executable, deploy / "secrets/new.py"], capture_output=True, text=True)
+
+    assert again.returncode == 1
+    assert "holds s3.env, postgres.env, mlflow.env, serving.env already" in again.stderr
+    assert [path.read_text() for path in files] == before
+    for path in files:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert subprocess.run(["git", "check-ignore", "--quiet", f"deploy/secrets/{path.name}"]).returncode == 0
+
+
+# Who may do what
+
+
+def test_the_only_permission_is_to_start_runs_and_see_them(rendered):
+    [role] = rendered.of("Role")
+    [binding] = rendered.of("RoleBinding")
+    assert not rendered.of("ClusterRole")
+    assert not rendered.of("ClusterRoleBinding")
+    assert {tuple(rule["apiGroups"]) for rule in role["rules"]} == {("pipelines.kubeflow.org",)}
+    allowed = {(resource, verb) for rule in role["rules"] for resource in rule["resources"] for verb in rule["verbs"]}
+    assert {resource for resource, verb in allowed if verb == "create"} == {"runs", "experiments"}
+    assert {verb for _, verb in allowed} == {"create", "get", "list"}
+    assert role["metadata"]["namespace"] == binding["metadata"]["namespace"] == "kubeflow"
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    assert [(s["kind"], s["name"], s["namespace"]) for s in binding["subjects"]] == [
+        ("ServiceAccount", "pipeline-runner", "kubeflow")
+    ]
+
+
+#: Where a connection can come from or go to: a namespace, and labels; None is the world outside of the cluster.
+Place = tuple[str, dict[str, str]] | None
+
+
+def passes(rendered: Rendered, direction: str, pod: Pod, other: Place, port: int) -> bool:
+    """Whether the policies of one end let a connection through, by Kubernetes' rules."""
+    rules = [
+        rule
+        for policy in rendered.of("NetworkPolicy")
+        if direction in policy["spec"]["policyTypes"] and selects(policy["spec"]["podSelector"], pod.labels)
+        for rule in policy["spec"].get(direction.lower(), [])
+    ]
+    return any(
+        port in [entry["port"] for entry in rule["ports"]]
+        and any(is_peer(peer, other) for peer in rule["from" if direction == "Ingress" else "to"])
+        for rule in rules
+    )
+
+
+def is_peer(peer: Document, place: Place) -> bool:
+    if place is None or "ipBlock" in peer:
+        return place is None and "ipBlock" in peer
+    namespace, labels = place
+    if "namespaceSelector" in peer:
+        right_namespace = selects(peer["namespaceSelector"], {"kubernetes.io/metadata.name": namespace})
+    else:
+        right_namespace = namespace == "tripcast"
+    return right_namespace and selects(peer.get("podSelector", {}), labels)
+
+
+def connections(rendered: Rendered) -> set[str]:
+    """All that the policies let through, each as `from > to`."""
+    pods = {pod.labels[NAME]: pod for pod in rendered.pods}
+    strangers: dict[str, Place] = {
+        "step": ("kubeflow", STEP),
+        "kfp": ("kubeflow", {"app": "ml-pipeline"}),
+        "stranger": ("default", {NAME: "mlflow"}),
+        "prometheus": ("monitoring", {NAME: "prometheus"}),
+        "traefik": ("traefik", {}),
+        "gateway": ("envoy-gateway-system", {}),
+        "outside": None,
+    }
+    found = set()
+    for target_name, target in pods.items():
+        for port in target.ports.values():
+            for name, place in strangers.items():
+                if passes(rendered, "Ingress", target, place, port):
+                    found.add(f"{name} > {target_name}")
+            for name, pod in pods.items():
+                if passes(rendered, "Ingress", target, ("tripcast", pod.labels), port) and passes(
+                    rendered, "Egress", pod, ("tripcast", target.labels), port
+                ):
+                    found.add(f"{name} > {target_name}")
+    for name, pod in pods.items():
+        for port in (80, 443, 5432, 8333):
+            if passes(rendered, "Egress", pod, None, port):
+                found.add(f"{name} > outside:{port}")
+        assert passes(rendered, "Egress", pod, ("kube-system", {"k8s-app": "kube-dns"}), 53)
+    return found
+
+
+def test_the_network_carries_what_is_needed_and_nothing_else(rendered):
+    everywhere = {"serving > mlflow", "step > mlflow", "kfp > mlflow", "step > serving"}
+    bundled = {"mlflow > postgres", "mlflow > s3", "serving > s3", "buckets > s3", "step > s3"}
+    provided = {"mlflow > outside:5432", "mlflow > outside:443", "serving > outside:443", "traefik > serving"}
+    expected = {
+        "kind": everywhere | bundled,
+        "minikube": everywhere | bundled,
+        "kserve": everywhere | bundled | {"gateway > serving"},
+        "production": everywhere | provided,
+        EVERYTHING: everywhere | provided | {"prometheus > serving"},
+    }
+    assert connections(rendered) == expected[rendered.overlay]
+
+
+def test_whatever_no_policy_names_is_denied(rendered):
+    spec = rendered.one("NetworkPolicy", "deny-all")["spec"]
+    assert spec == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    for policy in rendered.of("NetworkPolicy"):
+        assert policy["metadata"]["namespace"] == "tripcast"
+        assert any(selects(policy["spec"]["podSelector"], pod.labels) for pod in rendered.pods), policy["metadata"]
+
+
+# What each overlay is for
+
+
+@pytest.mark.parametrize("name", ["kind", "minikube"])
+def test_a_cluster_on_one_machine_runs_images_that_were_built_there_and_fits(overlay, name):
+    rendered = overlay(name)
+    asked = 0.0
+    for pod in rendered.pods:
+        for container in pod.containers:
+            ours = container["image"].startswith("tripcast/")
+            assert container["imagePullPolicy"] == ("Never" if ours else "IfNotPresent")
+            asked += float(container["resources"]["requests"]["memory"].removesuffix("Mi"))
+    assert asked <= 1200
+    assert [s["spec"]["minReplicas"] for s in rendered.of("HorizontalPodAutoscaler")] == (
+        [1] if name == "minikube" else []
+    )
+
+
+def test_production_survives_a_node_and_brings_no_stores(overlay):
+    rendered = overlay("production")
+    assert {pod.name for pod in rendered.pods} == {"mlflow", "serving"}
+    assert rendered.one("Deployment", "mlflow")["spec"]["replicas"] >= 2
+    assert rendered.one("HorizontalPodAutoscaler", "serving")["spec"]["minReplicas"] >= 2
+    assert {budget["metadata"]["name"] for budget in rendered.of("PodDisruptionBudget")} == {"mlflow", "serving"}
+    for pod in rendered.pods:
+        assert pod.containers[0]["image"].startswith("registry.example.com/tripcast/")
+        spread = pod.spec["topologySpreadConstraints"]
+        assert [s["topologyKey"] for s in spread] == ["topology.kubernetes.io/zone", "kubernetes.io/hostname"]
+        assert all(selects(s["labelSelector"], pod.labels) for s in spread)
+
+
+def test_the_outside_reaches_predictions_by_tls_and_nothing_else(overlay):
+    [ingress] = overlay("production").of("Ingress")
+    [rule], [tls] = ingress["spec"]["rules"], ingress["spec"]["tls"]
+    paths = {(path["path"], path["pathType"]) for path in rule["http"]["paths"]}
+
+    assert tls["hosts"] == [rule["host"]]
+    assert {path["backend"]["service"]["name"] for path in rule["http"]["paths"]} == {"serving"}
+    assert {("/", "Exact"), ("/static", "Prefix"), ("/predict", "Prefix"), ("/v2", "Prefix")} <= paths
+    assert ("/", "Prefix") not in paths
+    assert not {path for path, _ in paths} & {"/metrics", "/reload"}
+
+
+def test_kserve_runs_the_same_container_by_the_open_inference_protocol(overlay):
+    [service] = overlay("kserve").of("InferenceService")
+    predictor = service["spec"]["predictor"]
+    [container] = predictor["containers"]
+    deployed = overlay("minikube").one("Deployment", "serving")["spec"]["template"]["spec"]
+    [same] = overlay(EVERYTHING).one("Deployment", "serving")["spec"]["template"]["spec"]["containers"]
+
+    assert service["apiVersion"] == "serving.kserve.io/v1beta1"
+    assert service["metadata"]["name"] == "tripcast-green"  # the model's name under /v2/models
+    assert container["name"] == "kserve-container"
+    assert {"name": "PROTOCOL", "value": "v2"} in container["env"]
+    assert not overlay("kserve").of("HorizontalPodAutoscaler")
+    for key in container.keys() - {"name", "env", "image"}:
+        assert container[key] == same[key], key
+    assert [variable for variable in container["env"] if variable["name"] != "PROTOCOL"] == same["env"]
+    for key in ("volumes", "securityContext", "terminationGracePeriodSeconds", "serviceAccountName"):
+        assert predictor[key] == deployed[key]
+
+
+def test_prometheus_is_told_of_a_service_and_port_that_are_there(overlay):
+    rendered = overlay(EVERYTHING)
+    [monitor] = rendered.of("ServiceMonitor")
+    [service] = [
+        s for s in rendered.of("Service") if selects(monitor["spec"]["selector"], s["metadata"].get("labels", {}))
+    ]
+    [endpoint] = monitor["spec"]["endpoints"]
+
+    assert monitor["metadata"]["namespace"] == service["metadata"]["namespace"]
+    assert endpoint["port"] in [port["name"] for port in service["spec"]["ports"]]
+    assert endpoint["path"] == "/metrics"
+
+
+def test_a_step_that_starts_runs_gets_a_token_for_that_alone(overlay):
+    [default] = overlay(EVERYTHING).of("PodDefault")
+    spec = default["spec"]
+    [source] = spec["volumes"][0]["projected"]["sources"]
+    [mount] = spec["volumeMounts"]
+
+    assert source["serviceAccountToken"]["audience"] == "pipelines.kubeflow.org"
+    assert mount["name"] == spec["volumes"][0]["name"]
+    assert spec["env"][0]["value"] == f"{mount['mountPath']}/{source['serviceAccountToken']['path']}"
+
+
+def test_the_guide_installs_the_kubeflow_pipelines_that_the_pipelines_are_compiled_for():
+    versions = set(re.findall(r"kubeflow/pipelines/\S+\?ref=(\S+?)\"", Path("docs/kubernetes.md").read_text()))
+    assert versions == {kfp.__version__}
