@@ -4,7 +4,7 @@ PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11,
 	$(python) -c 'import sys; (3, 11) <= sys.version_info[:2] <= (3, 13) and print("$(python)")' 2>/dev/null)))
 BIN := .venv/bin
 # Bytecode is compiled once, here: an import of MLflow takes seconds without it.
-INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --python .venv
+INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --python .venv --build-constraints requirements/installer.txt
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run ui serve test check format compile images stack-up stack-train stack-down lock clean

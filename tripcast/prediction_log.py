@@ -21,17 +21,13 @@ of the answer. Start and random are those of the process's prediction ids, and r
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
 import secrets
-import socket
 import struct
 import threading
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
@@ -45,7 +41,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tripcast.errors import InvalidRequest, StorageError
-from tripcast.storage import writing
+from tripcast.spool import Spool
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -224,7 +220,7 @@ class PredictionLog:
         self._store, self._seconds, self._file_rows, self._room = store, seconds, rows, max_waiting
         process = f"{time_ns() // 1_000_000:011x}-{secrets.token_hex(5)}"
         self._prefix = f"{process}-"
-        self._spool = _Spool(spool, process, max_spool_bytes)
+        self._spool = Spool(spool, process, max_spool_bytes)
         # One thread's work is never another's: the event loop adds to these, the writer takes away.
         self._packed: deque[bytes] = deque()
         self._batches: deque[tuple[npt.NDArray[np.void], list[bytes]]] = deque()
@@ -532,182 +528,6 @@ class PredictionLog:
             except Exception:  # a defect; the files stay in the spool
                 logger.exception("Predictions are kept in %s.", self._spool.folder)
         self._spool.close()
-
-
-@dataclass(frozen=True)
-class _File:
-    """A finished file in the spool."""
-
-    path: Path
-    rows: int
-    size: int
-
-    @property
-    def key(self) -> str:
-        """Its place in the store: its name begins with the date."""
-        date, name = self.path.name.split("_", 1)
-        return f"predictions/date={date}/{name}"
-
-
-class _Spool:
-    """The finished files on their way to the store, oldest first.
-
-    Each process has a folder in the spool and holds a lock on it. The system frees the lock when the process ends,
-    however it ends, and a folder that is not locked is another's to send.
-    """
-
-    def __init__(self, root: Path, process: str, max_bytes: int) -> None:
-        #: For the queue and the counts of rows; never held while the disk works.
-        self.lock = threading.Lock()
-        self.received = self.inherited = self.holds = self.sent = self.evicted = 0
-        self.folder = root / process
-        self._root, self._max_bytes = root, max_bytes
-        self._name = f"{socket.gethostname()}-{os.getpid()}-{process}"
-        self._files: deque[_File] = deque()
-        self._bytes = self._number = 0
-        hidden = root / f".{process}"
-        with writing(self.folder):
-            hidden.mkdir(parents=True)
-            self._locks = {self.folder: _lock(hidden)}
-            # Under its name only when it is locked, so that nobody takes it for a dead process's.
-            hidden.rename(self.folder)
-            _flush(root)
-
-    def add(self, date: str, table: pa.Table) -> None:
-        """Write a file, flush it to the disk, and drop the oldest files if there is too much now.
-
-        Raises:
-            StorageError: If it cannot be written.
-        """
-        import pyarrow.parquet as pq
-
-        path = self.folder / f"{date}_{self._name}-{self._number:06d}.parquet"
-        part = path.with_suffix(".part")
-        with writing(path):
-            pq.write_table(table, part, compression="zstd", use_dictionary=["model", "version", "arm"])
-            _flush(part)
-            part.rename(path)
-            _flush(self.folder)
-            file = _File(path, len(table), path.stat().st_size)
-        self._number += 1
-        with self.lock:
-            self.received += file.rows
-            self.holds += file.rows
-            self._bytes += file.size
-            self._files.append(file)
-        self._make_room()
-
-    def adopt(self) -> None:
-        """Take over the files of processes that have ended."""
-        for folder in sorted(self._root.iterdir()):
-            if folder.name.startswith(".") or folder in self._locks:
-                continue
-            try:
-                self._locks[folder] = _lock(folder)
-            except (BlockingIOError, FileNotFoundError, NotADirectoryError):  # alive, or gone to another
-                continue
-            for part in folder.glob("*.part"):  # never finished, so never spooled
-                part.unlink()
-            files = [file for path in folder.glob("*.parquet") if (file := _examine(path))]
-            with self.lock:
-                self.inherited += sum(file.rows for file in files)
-                self.holds += sum(file.rows for file in files)
-                self._bytes += sum(file.size for file in files)
-                self._files = deque(sorted([*self._files, *files], key=lambda file: file.path))
-            if not files:
-                self._leave(folder)
-        self._make_room()
-
-    def take(self) -> _File | None:
-        """The oldest file, which nobody drops until it is removed or put back; None if there is none."""
-        with self.lock:
-            return self._files.popleft() if self._files else None
-
-    def put_back(self, file: _File) -> None:
-        """Keep a file that could not be sent, or count it as dropped if somebody has removed it."""
-        if not file.path.exists():
-            logger.error("%s has been removed: %d predictions are dropped.", file.path, file.rows)
-            self._drop(file)
-        else:
-            with self.lock:
-                self._files.appendleft(file)
-
-    def remove(self, file: _File) -> None:
-        """Remove a file that is in the store."""
-        file.path.unlink(missing_ok=True)
-        with self.lock:
-            self.holds -= file.rows
-            self.sent += file.rows
-            self._bytes -= file.size
-
-    def leave_empty_folders(self) -> None:
-        """Give up the folders of processes that have ended, once all their files are sent."""
-        for folder in self._locks.keys() - {self.folder}:
-            if not any(folder.glob("*.parquet")):
-                self._leave(folder)
-
-    def close(self) -> None:
-        """Leave what is left to the next process."""
-        for folder in list(self._locks):
-            self._leave(folder)
-
-    def _make_room(self) -> None:
-        while self._bytes > self._max_bytes and (oldest := self.take()):
-            logger.error("The spool is full: %d predictions of %s are dropped.", oldest.rows, oldest.key)
-            oldest.path.unlink(missing_ok=True)
-            self._drop(oldest)
-
-    def _drop(self, file: _File) -> None:
-        with self.lock:
-            self.holds -= file.rows
-            self.evicted += file.rows
-            self._bytes -= file.size
-
-    def _leave(self, folder: Path) -> None:
-        """Remove a folder if it is empty, and free it."""
-        with suppress(OSError):
-            folder.rmdir()
-        os.close(self._locks.pop(folder))
-
-
-def _examine(path: Path) -> _File | None:
-    """A file that another process left; None, and out of the way, if the disk has damaged it."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        rows = pq.read_metadata(path).num_rows
-    except (pa.ArrowException, OSError) as trouble:
-        logger.error("%s is damaged and is not sent (%s); look at it, then remove it.", path, trouble)
-        path.rename(path.with_suffix(".damaged"))
-        return None
-    return _File(path, rows, path.stat().st_size)
-
-
-def _lock(folder: Path) -> int:
-    """Lock a folder for this process; gives the descriptor that holds the lock.
-
-    Raises:
-        BlockingIOError: If another process holds it.
-        FileNotFoundError: If it is gone.
-        NotADirectoryError: If it is a file.
-    """
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def _flush(path: Path) -> None:
-    """Have the disk keep a file's contents, or a folder's names."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _bits(values: npt.NDArray[np.bool_]) -> pa.Buffer:
