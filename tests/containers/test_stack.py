@@ -71,7 +71,8 @@ def test_the_stack_starts_trains_serves_and_stops(images, engine, tmp_path, monk
             "TRAIN=--source simulated?trips=4000 --train 2021-01 --test 2021-02 --candidates lightgbm --json",
         )
         assert trained.returncode == 0, trained.stderr[-3000:]
-        summary = json.loads(trained.stdout[trained.stdout.index("{\n") :])
+        # make says things before and after.
+        summary, _ = json.JSONDecoder().raw_decode(trained.stdout, trained.stdout.index("{\n"))
         assert summary["decision"] == "promoted"
         assert summary["artifacts"].startswith("s3://tripcast/runs/training-")
 

@@ -235,7 +235,7 @@ def test_a_tracking_server_that_is_not_there_ends_with_1_before_any_work(tmp_pat
     ("source", "settings", "sentence"),
     [
         ("s3://trips", {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9"}, "s3://trips cannot be read"),
-        ("s3://trips", {"AWS_ACCESS_KEY_ID": ""}, "s3://trips needs credentials"),
+        ("s3://trips", {"AWS_ACCESS_KEY_ID": ""}, "s3://trips cannot be read: it needs credentials"),
     ],
 )
 def test_a_source_that_does_not_answer_ends_with_1(tmp_path, source, settings, sentence):
