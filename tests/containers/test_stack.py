@@ -5,14 +5,19 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import urllib.request
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import boto3
 import docker
 import pytest
 
 from tests.parts import GO_PROGRAMS, program
 from tripcast import __version__
+from tripcast.artifacts import Store, open_store
+from tripcast.prediction_log import read_log
 
 STANDINS = Path(__file__).parent / "standins"
 
@@ -63,6 +68,13 @@ def ask(url: str, body: dict | None = None) -> dict:
 
 def test_the_stack_starts_trains_serves_and_stops(images, engine, tmp_path, monkeypatch):
     monkeypatch.setenv("TRIPCAST_HOME", str(tmp_path / "home"))
+
+    def store() -> Store:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_ENDPOINT_URL_S3"):
+            monkeypatch.setenv(name, setting(name))
+        monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+        return open_store(setting("TRIPCAST_ARTIFACTS"))
+
     try:
         up = make("stack-up")
         assert up.returncode == 0, up.stdout[-3000:] + up.stderr[-3000:]
@@ -76,13 +88,23 @@ def test_the_stack_starts_trains_serves_and_stops(images, engine, tmp_path, monk
         assert summary["decision"] == "promoted"
         assert summary["artifacts"].startswith("s3://tripcast/runs/training-")
 
-        ready = urllib.request.Request("http://127.0.0.1:8080/reload", b"", {"Authorization": f"Bearer {token()}"})
+        ready = urllib.request.Request(
+            "http://127.0.0.1:8080/reload", b"", {"Authorization": f"Bearer {setting('TRIPCAST_ADMIN_TOKEN')}"}
+        )
         with urllib.request.urlopen(ready, timeout=60) as answer:
             assert answer.status == 200
         trip = {"pickup_zone": 74, "dropoff_zone": 236, "pickup_datetime": "2021-03-10T08:15:00"}
         predicted = ask("http://127.0.0.1:8080/predict", trip)
         assert predicted["version"] == summary["version"]
         assert 1 <= predicted["lower_minutes"] <= predicted["duration_minutes"] <= predicted["upper_minutes"] <= 60
+
+        # The answer is in the log, in the bucket, within seconds.
+        deadline = time.monotonic() + 60
+        while not (logged := read_log(store(), datetime.now(UTC) - timedelta(hours=1), datetime.now(UTC))).num_rows:
+            assert time.monotonic() < deadline
+            time.sleep(1)
+        assert logged["prediction_id"].to_pylist() == [predicted["prediction_id"]]
+        assert logged["version"].to_pylist() == [summary["version"]]
     finally:
         logs = {c.name: c.logs(tail=20).decode() for c in engine.containers.list(all=True)}
         down = make("stack-down")
@@ -111,9 +133,9 @@ def remove_volumes(engine) -> None:
             volume.remove()
 
 
-def token() -> str:
+def setting(name: str) -> str:
     lines = Path("docker/.env").read_text().splitlines()
-    return next(line.partition("=")[2] for line in lines if line.startswith("TRIPCAST_ADMIN_TOKEN="))
+    return next(line.partition("=")[2] for line in lines if line.startswith(f"{name}="))
 
 
 def test_the_passwords_are_for_their_owner_alone_and_never_committed():

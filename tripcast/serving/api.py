@@ -22,7 +22,6 @@ import msgspec
 import numpy as np
 from fastapi import FastAPI, Header, Query, Request
 from fastapi.exceptions import RequestValidationError
-from msgspec import Struct
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
@@ -32,8 +31,10 @@ from tripcast import __version__
 from tripcast.models import Model, Prediction
 from tripcast.models.lightgbm import Boosted
 from tripcast.prediction_log import PredictionLog
+from tripcast.serving.answers import ErrorAnswer, InferenceAnswer, OutputTensor, PredictionAnswer
 from tripcast.serving.arms import Arm, Arms
-from tripcast.serving.metrics import Scrape, ServiceCollector
+from tripcast.serving.openapi import describe
+from tripcast.serving.scrape import Scrape, ServiceCollector
 from tripcast.serving.service import NotReady, Service
 from tripcast.serving.trip_request import (
     DATATYPES,
@@ -75,49 +76,6 @@ _PAGE_HEADERS = {
     "content-security-policy": "default-src 'self'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
 }
-
-
-class PredictionAnswer(Struct, gc=False):
-    """A prediction, in minutes: eight of ten trips end between the lower and the upper end."""
-
-    prediction_id: str
-    duration_minutes: float
-    lower_minutes: float
-    upper_minutes: float
-    model: str
-    version: int
-    arm: str
-
-
-class BatchAnswer(Struct):
-    """Predictions in the order of the trips."""
-
-    predictions: list[PredictionAnswer]
-
-
-class OutputTensor(Struct):
-    """An output of the Open Inference Protocol."""
-
-    name: str
-    shape: list[int]
-    datatype: str
-    data: list[float]
-
-
-class InferenceAnswer(Struct, omit_defaults=True):
-    """An answer of the Open Inference Protocol."""
-
-    model_name: str
-    model_version: str
-    outputs: list[OutputTensor]
-    id: str | None = None
-
-
-class ErrorAnswer(Struct):
-    """Why a request was not answered, and which field of it is meant."""
-
-    error: str
-    field: str | None = None
 
 
 _DEFECT = ErrorAnswer("This is a defect of the service; its log has the details.")
@@ -437,8 +395,6 @@ def make_api(
         admin_token: What ``POST /reload`` asks for; None refuses everyone.
         lifespan: Starts and stops the two.
     """
-    from tripcast.serving.openapi import describe
-
     app = FastAPI(title=service.name, version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
     predictions = Predictions(service, log)
     hot = [

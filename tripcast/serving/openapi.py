@@ -8,7 +8,7 @@ import msgspec
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from tripcast.serving.api import BatchAnswer, ErrorAnswer, InferenceAnswer, PredictionAnswer
+from tripcast.serving.answers import BatchAnswer, ErrorAnswer, InferenceAnswer, PredictionAnswer
 from tripcast.serving.trip_request import Batch, Inference, Trip
 
 _TRIP = {
