@@ -37,7 +37,7 @@ _IMAGE_USER = 10001
 #: What a step learns of the environment: where the stores are, and with what credentials.
 _PASSED_ON = re.compile(
     r"AWS_(ACCESS_KEY_ID|SECRET_ACCESS_KEY|SESSION_TOKEN|REGION|DEFAULT_REGION|ENDPOINT_URL(_S3)?)|MLFLOW_\w+"
-    r"|TRIPCAST_\w+|OMP_NUM_THREADS|(HTTPS?|NO)_PROXY|(https?|no)_proxy"
+    r"|TRIPCAST_(?!ADMIN_TOKEN)\w+|OMP_NUM_THREADS|(HTTPS?|NO)_PROXY|(https?|no)_proxy"
 )
 
 

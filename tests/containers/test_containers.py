@@ -110,6 +110,7 @@ def test_a_step_learns_of_endpoints_and_credentials_and_of_nothing_else(home, en
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a secret")
     monkeypatch.setenv("AWS_PROFILE", "of the person")
     monkeypatch.setenv("SLACK_TOKEN", "none of its business")
+    monkeypatch.setenv("TRIPCAST_ADMIN_TOKEN", "the service's")
 
     environment = run(telling).output("tell")["Output"]["environment"]
 
@@ -117,7 +118,7 @@ def test_a_step_learns_of_endpoints_and_credentials_and_of_nothing_else(home, en
     assert environment["AWS_SECRET_ACCESS_KEY"] == "a secret"
     assert environment["TRIPCAST_HOME"] == str(home)
     assert environment["TRIPCAST_IMAGE"].startswith(f"{IMAGE}@sha256:")
-    assert not {"AWS_PROFILE", "SLACK_TOKEN"} & environment.keys()
+    assert not {"AWS_PROFILE", "SLACK_TOKEN", "TRIPCAST_ADMIN_TOKEN"} & environment.keys()
 
 
 def test_an_error_of_tripcast_comes_back_as_itself(home, engine):
