@@ -21,7 +21,7 @@ from kfp.local import docker_task_handler
 
 from pipelines.local import RunStep, Say
 from pipelines.processes import THREADS
-from tripcast.errors import InvalidRequest, StorageError
+from tripcast.errors import InvalidRequest
 from tripcast.settings import Settings
 
 if TYPE_CHECKING:
@@ -148,11 +148,7 @@ class Containers:
                 container.start()
             for line in _lines(container.logs(stream=True, follow=True)):
                 say(line)
-            code = int(container.wait()["StatusCode"])
-            container.reload()
-            if container.attrs["State"]["OOMKilled"]:
-                say(f"{StorageError.__module__}.StorageError: The step ran out of memory.\n")
-            return code
+            return int(container.wait()["StatusCode"])
         finally:
             with contextlib.suppress(_docker_errors().NotFound):  # `stop` was faster
                 container.remove(force=True, v=True)

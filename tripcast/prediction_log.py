@@ -426,7 +426,12 @@ class PredictionLog:
 
         if not self._converted:
             for records, riders in self._take(self._file_rows):
-                batch = self._convert(records, riders)
+                try:
+                    batch = self._convert(records, riders)
+                except Exception:  # a defect, or no memory: these rows are taken already, the others are not lost by it
+                    logger.exception("%d predictions cannot be made a file and are dropped.", len(records))
+                    self._spool.refuse(len(records))
+                    continue
                 days = records["predicted_at"] // _DAY
                 for day in np.unique(days):
                     of_day = _bits(days == day)

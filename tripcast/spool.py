@@ -106,6 +106,12 @@ class Spool:
             self._files.append(file)
         self._make_room()
 
+    def refuse(self, rows: int) -> None:
+        """Count rows that could not be made a file as received and dropped."""
+        with self.lock:
+            self.received += rows
+            self.evicted += rows
+
     def adopt(self) -> None:
         """Take over the files of processes that have ended."""
         for folder in sorted(self._root.iterdir()):

@@ -225,3 +225,22 @@ def service(new_home, start_in) -> Answering:
     home.registry.promote(home.versions["boosted"], "It is the first.")
     home.registry.challenger(home.versions["linear"], 0.3, "To compare.")
     return start_in(home)
+
+
+@pytest.fixture(scope="module")
+def running(new_home, start_in) -> tuple[Home, Answering]:
+    """A service with version 1 as champion, in a home of its own."""
+    home = new_home()
+    home.registry.promote(home.versions["boosted"], "It is the first.")
+    return home, start_in(home)
+
+
+@pytest.fixture
+def fresh(running) -> tuple[Home, Answering]:
+    """The same before each test: version 1 alone."""
+    home, service = running
+    home.registry.promote(home.versions["boosted"], "As at first.")
+    if home.registry.alias("challenger"):
+        home.registry.withdraw("As at first.")
+    wait_for(lambda: (said := service.reload())["champion"]["version"] == 1 and said["challenger"] is None)
+    return home, service

@@ -2,29 +2,10 @@
 
 import pytest
 
-from tests.serving.conftest import wait_for
 from tripcast.deployment import deploy
 from tripcast.errors import DeploymentError, InvalidRequest
 
 NOBODY = "http://127.0.0.1:9"
-
-
-@pytest.fixture(scope="module")
-def running(new_home, start_in):
-    home = new_home()
-    home.registry.promote(home.versions["boosted"], "It is the first.")
-    return home, start_in(home)
-
-
-@pytest.fixture
-def fresh(running):
-    """A service whose champion is version 1, and no challenger."""
-    home, service = running
-    home.registry.promote(home.versions["boosted"], "As at first.")
-    if home.registry.alias("challenger"):
-        home.registry.withdraw("As at first.")
-    wait_for(lambda: (said := service.reload())["champion"]["version"] == 1 and said["challenger"] is None)
-    return home, service
 
 
 def test_the_service_answers_by_the_version_when_it_has_been_deployed(fresh):

@@ -11,26 +11,6 @@ import pytest
 from tests.serving.conftest import OTHER_TRIP, TRIP, Answering, wait_for
 
 
-@pytest.fixture(scope="module")
-def running(new_home, start_in):
-    """A service with version 1 as champion, in a home of its own."""
-    home = new_home()
-    home.registry.promote(home.versions["boosted"], "It is the first.")
-    return home, start_in(home)
-
-
-@pytest.fixture
-def fresh(running):
-    """The same before each test: version 1 alone."""
-    home, service = running
-    registry = home.registry
-    registry.promote(home.versions["boosted"], "As at first.")
-    if registry.alias("challenger"):
-        registry.withdraw("As at first.")
-    wait_for(lambda: (said := service.reload())["champion"]["version"] == 1 and said["challenger"] is None)
-    return home, service
-
-
 @contextmanager
 def requests_without_pause(service: Answering) -> Iterator[Counter]:
     """Four clients that ask for predictions all the time; counts the answers by status and version."""

@@ -25,7 +25,7 @@ ERROR = Alert(
 )
 DATA = Alert("green/data/2021-07", "2021-07 is broken.", "2021-07", "Half of its rows are bad.")
 
-SECRET = "T000-B000-XXXX"
+SECRET = "T000-B000-secret"
 
 
 class Channel:

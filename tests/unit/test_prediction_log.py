@@ -472,6 +472,26 @@ def test_rows_wait_while_the_disk_refuses_them(store, spool, caplog):
     log.close(60)
 
 
+def test_rows_that_cannot_be_made_a_file_are_dropped_and_do_not_hold_up_the_others(store, spool, monkeypatch):
+    convert, failed = PredictionLog._convert, []
+
+    def fail_once(self, records, riders):
+        if not failed:
+            failed.append(len(records))
+            raise MemoryError
+        return convert(self, records, riders)
+
+    monkeypatch.setattr(PredictionLog, "_convert", fail_once)
+    log = PredictionLog(store, spool, seconds=0.02)
+    answer(log)
+    until(lambda: log.counts().dropped == 1)
+    answer(log, minutes=7.0)
+    until(lambda: log.counts().written == 1)
+
+    assert balanced(log.close(60))
+    assert minutes_of(store) == [7.0]
+
+
 def test_a_file_that_somebody_removes_does_not_hold_up_the_others(outage, spool):
     log = PredictionLog(outage, spool, seconds=0.02, rows=1)
     for minutes in range(3):
