@@ -139,7 +139,7 @@ def _promotion(name: str, evaluation: Evaluation) -> str:
     if evaluation.champion is None:
         return f"{name} is good enough to serve: RMSE {rmse:.2f} minutes."
     gain = _gain(rmse, evaluation.champion.rmse)
-    former = f"{gain:.1%} below the former champion's {evaluation.champion.rmse:.2f}"
+    former = f"{gain:.1%} below the champion's {evaluation.champion.rmse:.2f}"
     return f"{name} is good enough to serve: RMSE {rmse:.2f} minutes, {former}."
 
 
