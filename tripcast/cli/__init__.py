@@ -1,0 +1,12 @@
+"""The command line, `tripcast`; a module here is a command or a few that belong together.
+
+The outermost layer of the project, and the only part of the library that looks up to the pipelines.
+"""
+
+from tripcast.cli.compile import compile_pipelines
+from tripcast.cli.group import main
+from tripcast.cli.models import models
+from tripcast.cli.serve import serve
+from tripcast.cli.train import train
+
+__all__ = ["compile_pipelines", "main", "models", "serve", "train"]

@@ -1,0 +1,47 @@
+"""The group of all commands: how `tripcast` ends, and what it says when something is wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from tripcast import __version__
+from tripcast.errors import ContractError, InvalidRequest, SourceError, SourceUnreachable, TripcastError
+
+#: Exit codes, for scripts; `tripcast --help` lists them.
+PROMOTED, FAILURE, BAD_INPUT, REFUSED, INTERRUPTED = 0, 1, 2, 3, 130
+
+EXIT_CODES = """\b
+Exit codes:
+  0    done: a model was promoted, or the champion is this very model already
+  1    failure: a step broke, or MLflow, the source or a store cannot be reached
+  2    bad input: an unknown option, month, candidate or version; trips that are missing or unusable
+  3    done, and refused: no candidate passed the gate, the champion stays
+  130  interrupted; run it again, nothing is left half done"""
+
+
+class _Commands(click.Group):
+    """Turns tripcast's errors into a sentence on standard error and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except TripcastError as error:
+            _say_error(error)
+            bad_input = isinstance(error, (ContractError, InvalidRequest, SourceError))
+            ctx.exit(BAD_INPUT if bad_input and not isinstance(error, SourceUnreachable) else FAILURE)
+        except KeyboardInterrupt:
+            click.echo("Interrupted: nothing was left half registered. Run it again.", err=True)
+            ctx.exit(INTERRUPTED)
+
+
+def _say_error(error: Exception) -> None:
+    click.secho("Error: ", fg="red", bold=True, nl=False, err=True)
+    click.echo(str(error), err=True)
+
+
+@click.group(cls=_Commands, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="tripcast")
+def main() -> None:
+    """Predict how long a New York taxi trip will take, and keep that prediction good."""

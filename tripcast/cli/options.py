@@ -1,0 +1,100 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+class Share(click.ParamType[float]):
+    """A share of the riders: ``10%``, or ``0.1``."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """See ``click.ParamType``."""
+        if isinstance(value, float):
+            return value
+        try:
+            share = float(value.removesuffix("%")) / (100 if value.endswith("%") else 1)
+        except ValueError:
+            share = -1.0
+        if not 0 <= share <= 1:
+            self.fail(f"'{value}' is no share of the riders: write 10%, or 0.1.", param, ctx)
+        return share
+
+
+def _set_home(ctx: click.Context, param: click.Parameter, value: Path | None) -> None:
+    # The steps are processes of their own: they learn of it as everything that runs tripcast does.
+    if value is not None:
+        os.environ["TRIPCAST_HOME"] = str(value.expanduser().absolute())
+
+
+def home(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--home``: where everything is kept on this machine."""
+    return click.option(
+        "--home",
+        type=click.Path(file_okay=False, path_type=Path),
+        callback=_set_home,
+        expose_value=False,
+        help="Folder for everything tripcast keeps here: MLflow's store, snapshots, runs.  "
+        "[default: $TRIPCAST_HOME, or ~/.tripcast]",
+    )(command)
+
+
+def _set_artifacts(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        os.environ["TRIPCAST_ARTIFACTS"] = value if "://" in value else str(Path(value).expanduser().absolute())
+
+
+def artifacts(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--artifacts``: where snapshots and what the steps make are kept."""
+    return click.option(
+        "--artifacts",
+        metavar="PLACE",
+        callback=_set_artifacts,
+        expose_value=False,
+        help="Keep data snapshots, and every dataset, model and report of the run, in 's3://bucket/prefix' or a "
+        "folder.  [default: $TRIPCAST_ARTIFACTS, or the home]",
+    )(command)
+
+
+def _absolute(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    # A step may run elsewhere, in another folder.
+    if "://" in value or value == "tlc" or value.startswith("simulated"):
+        return value
+    return str(Path(value).expanduser().absolute())
+
+
+def source(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--source``: where months come from."""
+    return click.option(
+        "--source",
+        default="tlc",
+        show_default=True,
+        callback=_absolute,
+        help="Where months come from: 'tlc' (the publisher, over HTTPS), a folder, 's3://bucket/prefix', or "
+        "'simulated' (an invented city; 'simulated?trips=5000&seed=7' for another one).",
+    )(command)
+
+
+def runner(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--runner``: what a step is."""
+    return click.option(
+        "--runner",
+        type=click.Choice(["process", "docker"]),
+        default="process",
+        show_default=True,
+        help="What a step is: a process here, or a container of the image that a cluster runs ('make images').",
+    )(command)
+
+
+def taxi(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--taxi``: which taxis."""
+    return click.option(
+        "--taxi", type=click.Choice(["green", "yellow"]), default="green", show_default=True, help="Which taxis."
+    )(command)
