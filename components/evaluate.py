@@ -12,6 +12,7 @@ def evaluate(
     taxi: str,
     pipeline_run: str,
     models: Input[List[Model]],  # noqa: UP006
+    train_trips: Input[Dataset],
     test_trips: Input[Dataset],
     winner: Output[Model],
     metrics: Output[Metrics],
@@ -25,6 +26,7 @@ def evaluate(
         taxi: `green` or `yellow`.
         pipeline_run: Identity of this pipeline run; its MLflow run is found by it.
         models: The candidates.
+        train_trips: Good trips of the training months, which monitoring is to compare later ones with.
         test_trips: Good trips of the test month.
         winner: The best candidate's model folder; metadata: its MLflow run and the reason of the decision.
         metrics: The winner's errors in minutes, and its gain over the champion.
@@ -37,12 +39,14 @@ def evaluate(
     """
     from pathlib import Path
 
-    from tripcast.selection import Candidate, select, track
+    from tripcast.selection import Candidate, renew_expectation, select, track
 
     candidates = [Candidate.open(Path(model.path), model.metadata["seconds"]) for model in models]
     months = [*models[0].metadata["months"], *test_trips.metadata["months"]]
-    selection = select(taxi, pipeline_run, candidates, Path(test_trips.path), months)
+    folders = {"train_trips": Path(train_trips.path), "test_trips": Path(test_trips.path)}
+    selection = select(taxi, pipeline_run, candidates, **folders, months=months)
     run_id = track(selection, report=Path(report.path), summary=Path(summary.path), document=Path(decision.path))
+    renew_expectation(selection)
     winner.metadata.update(selection.hand_on_winner(Path(winner.path), run_id))
     for name, value in selection.metrics.items():
         metrics.log_metric(name, value)

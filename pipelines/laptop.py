@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,3 +46,17 @@ def run_here(
     store = open_store(settings.artifacts) if settings.artifacts != str(settings.home) else None
     carried_out = Containers(settings, folders) if runner == "docker" else Processes()
     return run_locally(pipeline, arguments, settings.runs, notify, carried_out, store)
+
+
+def what_training_did(run: LocalRun) -> dict[str, Any]:
+    """What came of a run of the training pipeline, ready for JSON: the decision, the figures behind it, what serves.
+
+    Args:
+        run: The run, which has ended.
+    """
+    evaluated = run.output("evaluate")
+    document: dict[str, Any] = json.loads(Path(evaluated["decision"]).read_text(encoding="utf-8"))
+    if evaluated["Output"]:
+        document["version"] = int(run.output("register")["Output"])
+        document["serves"] = run.output("deploy")["Output"]
+    return document

@@ -43,6 +43,7 @@ def training(
         taxi=taxi,
         pipeline_run=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
         models=dsl.Collected(trained.outputs["model"]),
+        train_trips=validated.outputs["train_trips"],
         test_trips=validated.outputs["test_trips"],
     )
     with dsl.If(evaluated.outputs["Output"] == True, name="promoted"):  # noqa: E712 (kfp builds the condition from it)

@@ -91,3 +91,58 @@ def print_models(name: str, versions: Sequence[Version], moves: Sequence[Move]) 
             move.at[:16].replace("T", " "), move.action, str(move.version), str(move.replaced or ""), share, move.reason
         )
     console.print(record)
+
+
+def print_turn(document: Mapping[str, Any]) -> None:
+    """Print what a turn of the loop did.
+
+    Args:
+        document: What ``tripcast loop --json`` prints.
+    """
+    console = Console(highlight=False)
+    console.print()
+    if document["month"] is None:
+        console.print(document["response"])
+        return
+    result, colour = document["result"], {"nothing": "green", "alert": "yellow", "retrain": "red"}[document["action"]]
+    action = {"nothing": "Nothing to do", "alert": "Alert", "retrain": "Retraining"}[document["action"]]
+    console.print(f"{document['month']}  [bold {colour}]{action}.[/] {document['response']}")
+    if result["rmse"] and result["expected_rmse"]:
+        console.print(
+            f"Version {result['version']}: RMSE {result['rmse']['value']:.3f} minutes, {result['expected_rmse']:.3f} "
+            "expected."
+        )
+    trained = document["trained"]
+    if trained:
+        console.print(f"Trained on {trained['train_months']}: {trained['decision']}. {trained['reason']}")
+        if "serves" in trained:
+            console.print(f"Serves   {trained['serves']}")
+    console.print(f"Report   {document['report']}", soft_wrap=True)
+
+
+def print_replay(document: Mapping[str, Any]) -> None:
+    """Print what came of a replay.
+
+    Args:
+        document: What ``tripcast replay --json`` prints.
+    """
+    console = Console(highlight=False)
+    table = Table(title="RMSE, minutes", title_justify="left")
+    table.add_column("month")
+    for heading in ("the system", "trained once", "notebook, once"):
+        table.add_column(heading, justify="right")
+    table.add_column("served", justify="right")
+    table.add_column("what happened")
+    for month in document["months"]:
+        errors = (month[f"{name}_rmse"] for name in ("system", "trained_once", "notebook"))
+        cells = ["broken" if error is None else f"{error:.3f}" for error in errors]
+        table.add_row(
+            month["month"],
+            *cells,
+            f"version {month['served_version']}",
+            ", ".join(event["kind"] for event in month["events"]),
+        )
+    console.print()
+    console.print(table)
+    console.print(document["headline"])
+    console.print(f"Page     {document['page']}", soft_wrap=True)

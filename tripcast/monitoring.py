@@ -12,8 +12,8 @@ is drawn by chance, not a trip. With ``S_d`` the sum of a quantity over the ``n_
 and the interval is ``mean -+ t se``, t the 97.5 % quantile of Student's distribution with D - 1 degrees of freedom: the
 cluster-robust variance of a ratio, by the delta method. That of the RMSE is the root of the mean squared error's. It
 needs no random numbers, so a run repeated gives the same figures, and holds for the thirty days of a month, where
-percentiles of a bootstrap would be too narrow. The gate's intervals (``tripcast.evaluation``) are of another kind: of
-the difference between two models on the same trips, in which most of what a day does to both cancels out.
+percentiles of a bootstrap would be too narrow. A difference between two versions on the same trips is measured in the
+same way, from what each trip contributes to it, so that most of what a day does to both cancels out.
 
 Months differ in how hard their trips are to predict. Green taxis made shorter trips in 2022 than in 2021, and a model
 of 2021 had a lower RMSE on them although it had aged. So the RMSE is held against what was to be expected *of such
@@ -28,6 +28,7 @@ Sources:
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -41,7 +42,7 @@ from tripcast.errors import ContractError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from tripcast.models import Model
+    from tripcast.models import Model, Prediction
     from tripcast.trips import Trips
 
 Floats = npt.NDArray[np.float64]
@@ -137,6 +138,22 @@ class Expectation:
         group = np.searchsorted(up_to, predicted)
         return cls(up_to.tolist(), (np.bincount(group, (predicted - truth) ** 2) / np.bincount(group)).tolist())
 
+    def to_json(self) -> str:
+        """The expectation as text, a few hundred characters."""
+        return json.dumps(
+            {"up_to": [round(end, 4) for end in self.up_to], "squared_error": [round(e, 4) for e in self.squared_error]}
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Expectation:
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            TypeError: If an entry is missing or unknown.
+            ValueError: If it is not JSON.
+        """
+        return cls(**json.loads(text))
+
     def rmse(self, predicted: Floats) -> float:
         """The root mean squared error to expect of predictions, minutes.
 
@@ -226,26 +243,66 @@ def score(model: Model, trips: Trips, *, version: int, arm: str = "champion") ->
     """
     import pyarrow as pa
 
+    parts = (trips[start : start + _BATCH_TRIPS] for start in range(0, len(trips), _BATCH_TRIPS))
+    answered = [judged(part, model.predict(part), version=version, arm=arm) for part in parts]
+    return pa.concat_tables([judged_schema().empty_table(), *answered])
+
+
+def judged(trips: Trips, prediction: Prediction, *, version: int, arm: str = "champion") -> pa.Table:
+    """Predictions beside the true durations of their trips.
+
+    Args:
+        trips: The trips, with durations.
+        prediction: What was predicted for them.
+        version: By which version.
+        arm: As what it served.
+
+    Returns:
+        A row for each trip, in ``judged_schema``.
+
+    Raises:
+        ValueError: If the trips have no durations.
+    """
+    import pyarrow as pa
+
     if trips.duration_minutes is None:
         raise ValueError("The trips to judge on have no durations.")
-    schema = judged_schema()
-    batches = []
-    for start in range(0, len(trips), _BATCH_TRIPS):
-        part = trips[start : start + _BATCH_TRIPS]
-        prediction = model.predict(part)
-        n = len(part)
-        columns = [
-            pa.nulls(n, pa.string()),
-            pa.repeat(pa.scalar(version, pa.int32()), n),
-            pa.repeat(pa.scalar(arm), n),
-            part.pickup_datetime,
-            prediction.minutes,
-            prediction.lower,
-            prediction.upper,
-            part.duration_minutes,
-        ]
-        batches.append(pa.record_batch(columns, schema=schema))
-    return pa.Table.from_batches(batches, schema=schema)
+    n = len(trips)
+    columns = [
+        pa.nulls(n, pa.string()),
+        pa.repeat(pa.scalar(version, pa.int32()), n),
+        pa.repeat(pa.scalar(arm), n),
+        trips.pickup_datetime,
+        prediction.minutes,
+        prediction.lower,
+        prediction.upper,
+        trips.duration_minutes,
+    ]
+    return pa.table(columns, schema=judged_schema())
+
+
+def rmse_difference(rows: pa.Table, others: pa.Table) -> Measure:
+    """How much higher the RMSE of one version is than another's on the same trips, minutes; negative if it is lower.
+
+    A trip contributes ``(e^2 - Q) / (2 sqrt Q)`` to its version's RMSE, the root of Q (delta method).
+
+    Args:
+        rows: Predictions of the one, in ``judged_schema``; at least one.
+        others: Predictions of the other for the same trips, in the same order.
+    """
+    day = rows["pickup_datetime"].to_numpy().astype("datetime64[D]")
+    _, day_of = np.unique(day, return_inverse=True)
+    difference, contributions = 0.0, np.zeros(len(rows))
+    for sign, table in ((1, rows), (-1, others)):
+        squared = (table["predicted_minutes"].to_numpy() - table["true_minutes"].to_numpy()) ** 2
+        mean = squared.mean()
+        difference += sign * math.sqrt(mean)
+        if mean:
+            contributions += sign * (squared - mean) / (2 * math.sqrt(mean))
+    around_zero = _mean(np.bincount(day_of, contributions).astype(float), np.bincount(day_of).astype(float))
+    if around_zero.low is None or around_zero.high is None:
+        return Measure(difference, None, None)
+    return Measure(difference, difference + around_zero.low, difference + around_zero.high)
 
 
 def measure(rows: pa.Table, expected: Mapping[int, Expectation] | None = None) -> tuple[Quality, ...]:

@@ -45,6 +45,7 @@ from tripcast.spool import Spool
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     from tripcast.artifacts import Store
     from tripcast.models.model import Prediction
@@ -78,6 +79,9 @@ _CHUNK = 2_000
 
 #: Nanoseconds.
 _DAY = 86_400 * 10**9
+
+#: A span of more days than this is found in a listing of all days: one of each would take longer.
+_DAYS_LISTED_ONE_BY_ONE = 40
 
 #: Files fetched at a time: they are many and small, so the store's answers are what takes long.
 _READERS = 8
@@ -115,13 +119,14 @@ def prediction_schema() -> pa.Schema:
     )
 
 
-def read_log(store: Store, since: datetime, until: datetime) -> pa.Table:
+def read_log(store: Store, since: datetime, until: datetime, where: pc.Expression | None = None) -> pa.Table:
     """Read the answers given in a span of time; the partitions of other days are not looked at.
 
     Args:
         store: Where the log is.
         since: The first moment, with a time zone.
         until: The moment after the last, with a time zone.
+        where: Which rows, by the columns of ``prediction_schema``; None for all.
 
     Returns:
         The rows of ``prediction_schema``, those of each process in the order of its answers.
@@ -138,9 +143,15 @@ def read_log(store: Store, since: datetime, until: datetime) -> pa.Table:
         if moment.tzinfo is None:
             raise InvalidRequest(f"{moment.isoformat()} has no time zone: write {moment.isoformat()}+00:00 for UTC.")
     first = since.astimezone(UTC).date()
-    days = [first + timedelta(days=day) for day in range((until.astimezone(UTC).date() - first).days + 1)]
+    last = until.astimezone(UTC).date()
     asked_for = (pc.field("predicted_at") >= since) & (pc.field("predicted_at") < until)
-    keys = [key for day in days for key in sorted(store.list(f"predictions/date={day}/"))]
+    if where is not None:
+        asked_for &= where
+    days = {str(first + timedelta(days=day)) for day in range((last - first).days + 1)}
+    if len(days) > _DAYS_LISTED_ONE_BY_ONE:
+        keys = [key for key in store.list("predictions/") if key.split("/")[1].removeprefix("date=") in days]
+    else:
+        keys = [key for day in sorted(days) for key in store.list(f"predictions/date={day}/")]
 
     with TemporaryDirectory() as folder, ThreadPoolExecutor(_READERS) as readers:
 

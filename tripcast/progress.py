@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
+from tqdm import tqdm
 
 
 @dataclass(frozen=True)
@@ -93,3 +94,39 @@ class Progress:
                 mark = Text(marks[event.state], style=colours[event.state])
                 table.add_row(mark, label, Text(f"{seconds:5.1f} s", style="dim"), Text(event.text, style="dim"))
         return table
+
+
+class MonthsProgress:
+    """Shows how far a walk through months is, on standard error: a bar in a terminal, a line a month elsewhere.
+
+    Args:
+        months: How many there are.
+    """
+
+    def __init__(self, months: int) -> None:
+        self._bar = tqdm(
+            total=months, unit="month", bar_format="{l_bar}{bar}| {n}/{total} [{elapsed}<{remaining}] {postfix}"
+        )
+        self._begun = False
+
+    def __enter__(self) -> MonthsProgress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._bar.update()
+        self._bar.close()
+
+    def month(self, month: str) -> None:
+        """The next month begins, so the one before is over."""
+        if self._begun:
+            self._bar.update()
+        self._begun = True
+        self._bar.set_postfix_str(month)
+
+    def step(self, event: StepEvent) -> None:
+        """Something happened to a task of a run."""
+        if event.state == "started":
+            self._bar.set_postfix_str(event.label)

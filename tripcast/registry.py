@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 #: Tag of a version: the digest of its model folder, which is the identity of a model.
 DIGEST = "tripcast.digest"
 
+#: Tags of a version: the error to expect of it, and the month on which that was learned.
+EXPECTATION = "tripcast.expectation"
+EXPECTED_FROM = "tripcast.expected_from"
+
 #: Tag of the registered model: the challenger's share of the traffic, 0 to 1.
 SHARE = "tripcast.share"
 
@@ -68,6 +72,7 @@ class Move:
         replaced: The champion or challenger before it; None if there was none, or none was replaced.
         reason: Why, as a sentence.
         share: The challenger's share of the traffic from then on, 0 to 1; None where the champion changed.
+        cause: What a move was made for that may be asked for again, and is to be made once; None for any other.
     """
 
     at: str
@@ -76,6 +81,7 @@ class Move:
     replaced: int | None
     reason: str
     share: float | None = None
+    cause: str | None = None
 
 
 @dataclass(frozen=True)
@@ -166,8 +172,9 @@ class Registry:
         import mlflow
 
         with tracking_errors(self._uri, f"loading {self.name} version {version.number}"):
-            path = mlflow.artifacts.download_artifacts(f"models:/{self.name}/{version.number}", dst_path=str(folder))
-        return Path(path) / "data" / "model"
+            # The model alone: beside it MLflow keeps the code that made it, a hundred files.
+            uri = f"models:/{self.name}/{version.number}/data/model"
+            return Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(folder)))
 
     def register(self, folder: Path, *, run_id: str, tags: Mapping[str, str]) -> Version:
         """Make a version of a model, or return the one that holds this very model already.
@@ -357,6 +364,46 @@ class Registry:
             InvalidRequest: If there is no challenger.
         """
         return self._record(Move(_now(), "withdraw", self._standing_challenger(), None, reason, 0.0))
+
+    def end_trial(self, number: int, *, better: bool, reason: str, cause: str) -> Move | None:
+        """End a challenger's trial: it becomes the champion, or it is withdrawn; once for the same cause.
+
+        Args:
+            number: The version that was on trial.
+            better: Whether it becomes the champion.
+            reason: Why, as a sentence; goes into the record.
+            cause: What the trial was ended for, for example ``monitoring/2021-06``.
+
+        Returns:
+            The line of the record; None if it is there already, or that version is no longer on trial: somebody else
+            has decided.
+        """
+        moves = self.moves()
+        challenger = self.traffic().challenger
+        if challenger is None or challenger.number != number or any(move.cause == cause for move in moves):
+            # One that died after writing the record left the aliases as they were.
+            self._set_aliases()
+            return None
+        if better:
+            reign = _reign(moves)
+            move = Move(_now(), "promote", number, reign[-1] if reign else None, reason, cause=cause)
+        else:
+            move = Move(_now(), "withdraw", number, None, reason, 0.0, cause)
+        self._write(moves, move)
+        self._set_aliases()
+        return move
+
+    def expect(self, number: int, expectation: str, test_month: str) -> None:
+        """Say anew what error is to be expected of a version.
+
+        Args:
+            number: The version.
+            expectation: ``tripcast.monitoring.Expectation`` as JSON.
+            test_month: The month on whose trips that was learned.
+        """
+        with tracking_errors(self._uri, f"writing what to expect of {self.name} version {number}"):
+            for tag, value in ((EXPECTATION, expectation), (EXPECTED_FROM, test_month)):
+                self._client.set_model_version_tag(self.name, str(number), tag, value)
 
     def _standing_challenger(self) -> int:
         challenger = self.traffic().challenger

@@ -5,7 +5,8 @@ with the whole confidence interval above it. Retraining starts when
 
 1. the latest window is bad;
 2. at least k of the last n windows are bad: one bad month may be a blizzard, and to learn from it would do harm;
-3. no retraining was started in the windows of the cool-down: what the last one brought has to be seen first.
+3. no retraining was started in the windows of the cool-down: what the last one brought has to be seen first;
+4. no challenger is on trial (``tripcast.trial``): it may be the answer already.
 
 Only windows that the same version served count: what its predecessor did wrong has been mended. A window whose data
 broke its contract is set aside: it calls for a person, and is no evidence about the model.
@@ -56,6 +57,7 @@ class Rule:
         coverage_tolerance: How far interval coverage may be from nominal, as a share of trips. Wider than the gate's:
             intervals are not calibrated again while a version serves.
         min_volume_ratio: Least trips of a usual day, as a multiple of the training months'.
+        trial_windows: After how many windows without proof that it is better a challenger is withdrawn.
     """
 
     k: int = 2
@@ -65,12 +67,36 @@ class Rule:
     psi_alert: float = 0.2
     coverage_tolerance: float = 0.08
     min_volume_ratio: float = 0.5
+    trial_windows: int = 3
 
     def __post_init__(self) -> None:
         if not 1 <= self.k <= self.n:
             raise InvalidRequest(f"k is {self.k} of n = {self.n} windows: give 1 <= k <= n.")
         if self.cool_down < 0:
             raise InvalidRequest(f"The cool-down is {self.cool_down} windows: give 0 or more.")
+        if self.trial_windows < 1:
+            raise InvalidRequest(f"A trial of {self.trial_windows} windows proves nothing: give 1 or more.")
+
+    @classmethod
+    def from_dict(cls, thresholds: Mapping[str, float]) -> Rule:
+        """The rule with some thresholds by name, the others as they are by default.
+
+        Raises:
+            InvalidRequest: If there is no such threshold, or it is no number, or out of range.
+        """
+        kinds = {name: type(value) for name, value in asdict(cls()).items()}
+        given: dict[str, Any] = {}
+        for name, value in thresholds.items():
+            if name not in kinds:
+                raise InvalidRequest(f"The rule has no threshold '{name}': it has {', '.join(kinds)}.")
+            try:
+                given[name] = kinds[name](value)
+            except (TypeError, ValueError):
+                given[name] = None
+            # A pipeline's parameter knows no whole numbers: 2.0 is 2, and 2.5 is a mistake.
+            if given[name] is None or given[name] != float(value):
+                raise InvalidRequest(f"The threshold {name} cannot be '{value}': give a {kinds[name].__name__}.")
+        return cls(**given)
 
 
 DEFAULT_RULE = Rule()
@@ -179,12 +205,13 @@ class Decision:
         return asdict(self)
 
 
-def decide(history: Sequence[WindowResult], rule: Rule = DEFAULT_RULE) -> Decision:
+def decide(history: Sequence[WindowResult], rule: Rule = DEFAULT_RULE, *, challenger: int | None = None) -> Decision:
     """Apply the rule to the latest window.
 
     Args:
         history: The windows up to the one to decide on, in order of time.
         rule: The thresholds.
+        challenger: The version that is on trial beside the champion, or was found better in this window; None if none.
 
     Raises:
         InvalidRequest: If there is no window, or they are not in order.
@@ -215,6 +242,9 @@ def decide(history: Sequence[WindowResult], rule: Rule = DEFAULT_RULE) -> Decisi
         return Decision("alert", reason, incidents, evidence, rule)
     if cooling:
         reason = f"{counted}, but retraining was started on {cooling[-1]} and has to show what it brought first."
+        return Decision("alert", reason, incidents, evidence, rule)
+    if challenger is not None:
+        reason = f"{counted}, but version {challenger} is there to take its place."
         return Decision("alert", reason, incidents, evidence, rule)
     reason = f"{counted}, the latest among them, {latest.rmse_ratio:.2f} times what was expected."
     return Decision("retrain", reason, incidents, evidence, rule)

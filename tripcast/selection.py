@@ -12,17 +12,22 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tripcast import __version__
+from tripcast.drift import Profile
 from tripcast.errors import StorageError
 from tripcast.evaluation import Evaluation, Scores, evaluate
 from tripcast.gate import Decision, decide
 from tripcast.models import Model
-from tripcast.registry import DIGEST, Registry, Version
+from tripcast.monitoring import Expectation, judged
+from tripcast.registry import DIGEST, EXPECTATION, EXPECTED_FROM, Registry, Version
 from tripcast.reports import MonthUsed, TrainingContext, training_report, training_summary
 from tripcast.settings import Settings
 from tripcast.storage import writing
 from tripcast.tracking import Tracker
 from tripcast.training import TRIALS
 from tripcast.trips import read_trips
+
+#: The file beside a registered model that holds the profile of what it learned from, see ``tripcast.drift``.
+PROFILE = "profile.json"
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,9 @@ class Selection:
         evaluation: All scores.
         decision: What the gate said.
         months: The months it all rests on.
+        expectations: What error to expect in service, of each candidate by name and of the ``champion``: what they
+            reached on these trips.
+        profile: What the winner learned from, and what it predicted of the test month; None if none could be judged.
     """
 
     taxi: str
@@ -78,6 +86,8 @@ class Selection:
     evaluation: Evaluation
     decision: Decision
     months: Sequence[MonthUsed]
+    expectations: Mapping[str, Expectation]
+    profile: Profile | None
 
     @property
     def winner(self) -> Candidate | None:
@@ -119,6 +129,8 @@ class Selection:
             "tripcast.data_sha256": json.dumps({month.month: month.digest for month in self.months}),
             "tripcast.rmse": f"{self.metrics['rmse']:.3f}",
             "tripcast.notebook_rmse": self._notebook_rmse(),
+            EXPECTATION: self.expectations[str(self.decision.winner)].to_json(),
+            EXPECTED_FROM: self.named("test"),
             "tripcast.decision": self.decision.sentence,
             "tripcast.commit": settings.commit,
             "tripcast.image": settings.image,
@@ -131,7 +143,7 @@ class Selection:
         return f"{linear.metrics['rmse']:.3f}" if linear else ""
 
     def hand_on_winner(self, folder: Path, run_id: str | None) -> dict[str, Any]:
-        """Copy the winner's model folder, and say what registering it needs to know.
+        """Copy the winner's model folder, with its profile, and say what registering it needs to know.
 
         Args:
             folder: Where to; an empty folder if there is no winner.
@@ -142,6 +154,8 @@ class Selection:
             return {}
         with writing(folder):
             shutil.copytree(self.winner.folder, folder)
+        if self.profile:
+            self.profile.save(folder / PROFILE)
         return {
             "candidate": self.winner.name,
             "run_id": run_id,
@@ -176,7 +190,13 @@ def _figures(scores: Scores) -> dict[str, float]:
 
 
 def select(
-    taxi: str, pipeline_run: str, candidates: Sequence[Candidate], trips: Path, months: Sequence[Mapping[str, Any]]
+    taxi: str,
+    pipeline_run: str,
+    candidates: Sequence[Candidate],
+    *,
+    train_trips: Path,
+    test_trips: Path,
+    months: Sequence[Mapping[str, Any]],
 ) -> Selection:
     """Judge candidates and the champion on the same trips, and decide by the gate.
 
@@ -184,27 +204,58 @@ def select(
         taxi: ``green`` or ``yellow``.
         pipeline_run: Identity of the pipeline run.
         candidates: What was trained.
-        trips: Folder of the test month's good trips.
+        train_trips: Folder of the training months' good trips; they are profiled, a month at a time.
+        test_trips: Folder of the test month's good trips.
         months: The months it all rests on, as the contract described them.
 
     Raises:
         TrackingError: If the registry cannot be reached.
     """
-    truth = read_trips(sorted(trips.glob("*.parquet")))
+    truth = read_trips(sorted(test_trips.glob("*.parquet")))
     registry = Registry(taxi, Settings.load())
     version = registry.alias("champion")
     champion, problem = _load_champion(registry, version)
-    evaluation = evaluate(
-        truth,
-        {candidate.name: candidate.model.predict(truth) for candidate in candidates},
-        champion.predict(truth) if champion else None,
-    )
+    predicted = {candidate.name: candidate.model.predict(truth) for candidate in candidates}
+    champions = champion.predict(truth) if champion else None
+    evaluation = evaluate(truth, predicted, champions)
     if problem:
         evaluation = replace(evaluation, champion_problem=problem)
     identical = [candidate.name for candidate in candidates if champion and candidate.model.digest == champion.digest]
     decision = decide(evaluation, identical=identical)
-    by_name = {candidate.name: candidate for candidate in candidates}
-    return Selection(taxi, pipeline_run, by_name, version, evaluation, decision, _months(months))
+    judged_well = {name: prediction for name, prediction in predicted.items() if name in evaluation.candidates}
+    if champions and evaluation.champion:
+        judged_well["champion"] = champions
+    learned = (read_trips([file]) for file in sorted(train_trips.glob("*.parquet")))
+    return Selection(
+        taxi=taxi,
+        pipeline_run=pipeline_run,
+        candidates={candidate.name: candidate for candidate in candidates},
+        champion=version,
+        evaluation=evaluation,
+        decision=decision,
+        months=_months(months),
+        expectations={
+            name: Expectation.of(judged(truth, prediction, version=0)) for name, prediction in judged_well.items()
+        },
+        profile=Profile.of(learned, [predicted[decision.winner].minutes]) if decision.winner else None,
+    )
+
+
+def renew_expectation(selection: Selection) -> None:
+    """Where the gate kept the champion, expect of it from now on what it reached on this test month.
+
+    Candidates that learned from the latest trips were no better, so its error is what such trips allow. A test month
+    before the one that its expectation comes from changes nothing.
+
+    Raises:
+        TrackingError: If the registry cannot be reached.
+    """
+    champion, expectation = selection.champion, selection.expectations.get("champion")
+    if selection.decision.verdict != "refused" or champion is None or expectation is None:
+        return
+    if champion.tags.get(EXPECTED_FROM, "") < selection.named("test"):
+        registry = Registry(selection.taxi, Settings.load())
+        registry.expect(champion.number, expectation.to_json(), selection.named("test"))
 
 
 def _load_champion(registry: Registry, version: Version | None) -> tuple[Model | None, str | None]:

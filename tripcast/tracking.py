@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 # MLflow reports its use to its makers unless told not to.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+# And it draws a bar for every handful of files.
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 # A minute of trying again, in which a server can be restarted; MLflow's own measure is four.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")
@@ -95,6 +99,8 @@ class Tracker:
 
         self.uri = settings.tracking_uri
         self._settings = settings
+        #: A run that was given can be in another experiment than the taxi's: what is below it belongs there, too.
+        self._experiments: dict[str, str] = {}
         if self.uri.startswith("sqlite:"):
             settings.home.mkdir(parents=True, exist_ok=True)
         mlflow.set_tracking_uri(self.uri)
@@ -121,14 +127,46 @@ class Tracker:
     def pipeline_run(self, key: str, name: str) -> Iterator[str]:
         """The parent run of a pipeline run: the one named by ``MLFLOW_RUN_ID`` where that is set, else found or made.
 
+        Kubeflow Pipelines can be set up to make an MLflow run for each step, which it names so, and ends.
+
         Args:
-            key: Identity of the pipeline run; the same key gives the same MLflow run.
+            key: Identity of the pipeline run; the same key gives the same MLflow run. On a cluster, Kubeflow's.
             name: What a person sees.
 
         Yields:
-            The MLflow run's id. The run ends FINISHED, or FAILED if the body raises.
+            The MLflow run's id. The run ends FINISHED, or FAILED if the body raises; one that was named by the
+            environment is left to whoever named it.
         """
-        with self._run(key, name, parent=None, run_id=os.environ.get("MLFLOW_RUN_ID")) as run_id:
+        given = os.environ.get("MLFLOW_RUN_ID")
+        with self._given_run(given, key) if given else self._run(key, name, parent=None) as run_id:
+            self.log(run_id, tags=_kubeflow_tags(key))
+            yield run_id
+
+    @contextmanager
+    def _given_run(self, run_id: str, key: str) -> Iterator[str]:
+        with tracking_errors(self.uri, f"looking for the run {run_id}, which MLFLOW_RUN_ID names"):
+            self._experiments[run_id] = self.client.get_run(run_id).info.experiment_id
+        self.log(run_id, tags={KEY: key, **self._origin})
+        yield run_id
+
+    @property
+    def _origin(self) -> dict[str, str]:
+        """Tags that say what code a run is of."""
+        from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_SOURCE_NAME
+
+        return {MLFLOW_GIT_COMMIT: self._settings.commit, MLFLOW_SOURCE_NAME: "tripcast"}
+
+    @contextmanager
+    def series(self, name: str) -> Iterator[str]:
+        """The run that holds a time series, the same one for every point: found by its name, or made.
+
+        Args:
+            name: What a person sees, for example ``monitoring green``.
+
+        Yields:
+            The MLflow run's id.
+        """
+        with self._run(f"series/{name}", name, parent=None) as run_id:
             yield run_id
 
     @contextmanager
@@ -142,32 +180,21 @@ class Tracker:
         Yields:
             The MLflow run's id.
         """
-        with self._run(f"{parent}/{name}", name, parent=parent, run_id=None) as run_id:
+        with self._run(f"{parent}/{name}", name, parent=parent) as run_id:
             yield run_id
 
     @contextmanager
-    def _run(self, key: str, name: str, parent: str | None, run_id: str | None) -> Iterator[str]:
-        from mlflow.utils.mlflow_tags import (
-            MLFLOW_GIT_COMMIT,
-            MLFLOW_PARENT_RUN_ID,
-            MLFLOW_RUN_NAME,
-            MLFLOW_SOURCE_NAME,
-        )
+    def _run(self, key: str, name: str, parent: str | None) -> Iterator[str]:
+        from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
-        tags = {KEY: key, MLFLOW_GIT_COMMIT: self._settings.commit, MLFLOW_SOURCE_NAME: "tripcast"}
+        experiment = self._experiments.get(parent, self.experiment_id) if parent else self.experiment_id
+        tags = {KEY: key, MLFLOW_RUN_NAME: name, **self._origin}
         if parent is not None:
             tags[MLFLOW_PARENT_RUN_ID] = parent
         with tracking_errors(self.uri, f"logging the run '{name}'"):
-            if run_id is None:
-                found = self._find(key)
-                tags[MLFLOW_RUN_NAME] = name
-                run_id = (
-                    found.info.run_id if found else self.client.create_run(self.experiment_id, tags=tags).info.run_id
-                )
-            else:
-                for tag, value in tags.items():
-                    self.client.set_tag(run_id, tag, value)
-            assert run_id is not None
+            run = self._find(key, experiment) or self.client.create_run(experiment, tags=tags)
+            run_id: str = run.info.run_id
+            self._experiments[run_id] = experiment
             self.client.update_run(run_id, status="RUNNING")
         status = "FAILED"
         try:
@@ -177,8 +204,8 @@ class Tracker:
             with tracking_errors(self.uri, f"closing the run '{name}'"):
                 self.client.set_terminated(run_id, status)
 
-    def _find(self, key: str) -> Run | None:
-        runs = self.client.search_runs([self.experiment_id], f"tags.`{KEY}` = '{key}'", max_results=1)
+    def _find(self, key: str, experiment: str) -> Run | None:
+        runs = self.client.search_runs([experiment], f"tags.`{KEY}` = '{key}'", max_results=1)
         return runs[0] if runs else None
 
     def log(
@@ -210,6 +237,23 @@ class Tracker:
                 tags=[RunTag(name, value) for name, value in (tags or {}).items()],
             )
 
+    def log_point(self, run_id: str, metrics: Mapping[str, float], *, step: int, at: datetime) -> None:
+        """Log a point of a time series. The same point again changes nothing.
+
+        Args:
+            run_id: Where to.
+            metrics: The values by name.
+            step: The place in the series.
+            at: The moment that the values are of, with a time zone.
+        """
+        from mlflow.entities import Metric
+
+        moment = int(at.timestamp() * 1000)
+        with tracking_errors(self.uri, "logging a point of a time series"):
+            self.client.log_batch(
+                run_id, metrics=[Metric(name, float(value), moment, step) for name, value in metrics.items()]
+            )
+
     def log_dataset(self, run_id: str, *, name: str, sha256: str, location: str, context: str) -> None:
         """Log a month of trips as an input of a run.
 
@@ -235,15 +279,30 @@ class Tracker:
             self.client.log_inputs(run_id, datasets=inputs)
 
     def url(self, run_id: str) -> str | None:
-        """Where a person sees a run, if the store is a server's."""
-        if not self.uri.startswith(("http://", "https://")):
+        """Where a person sees a run, if that is on the web: at ``TRIPCAST_MLFLOW_UI``, or at the store's address."""
+        base = os.environ.get("TRIPCAST_MLFLOW_UI") or self.uri
+        if not base.startswith(("http://", "https://")):
             return None
-        return f"{self.uri.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{run_id}"
+        experiment = self._experiments.get(run_id, self.experiment_id)
+        return f"{base.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
 
     def log_file(self, run_id: str, file: Path, folder: str | None = None) -> None:
         """Log a file as an artifact of a run, under its own name."""
         with tracking_errors(self.uri, f"storing {file.name}"):
             self.client.log_artifact(run_id, str(file), folder)
+
+
+def _kubeflow_tags(pipeline_run: str) -> dict[str, str]:
+    """Tags that lead from an MLflow run to the run of Kubeflow Pipelines that it is of; none outside of its pods.
+
+    Named as Kubeflow's own plugin names them (backend/src/apiserver/plugins/mlflow/run_start.go, release 2.17).
+    """
+    if "KFP_POD_NAME" not in os.environ:
+        return {}
+    tags = {"kfp.pipeline_run_id": pipeline_run}
+    if base := os.environ.get("TRIPCAST_KFP_UI"):
+        tags["kfp.pipeline_run_url"] = f"{base.rstrip('/')}/#/runs/details/{pipeline_run}"
+    return tags
 
 
 def _json(value: Mapping[str, Any]) -> str:

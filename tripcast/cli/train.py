@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 
 import click
 
@@ -77,7 +76,7 @@ def train(
       tripcast train --source simulated --candidates linear,tuned --trials 50
       tripcast train --source simulated --runner docker --artifacts s3://tripcast
     """
-    from pipelines.laptop import run_here
+    from pipelines.laptop import run_here, what_training_did
     from pipelines.training import training
     from tripcast.console import print_summary
     from tripcast.progress import Progress
@@ -94,14 +93,10 @@ def train(
     }
     with Progress() as progress:
         run = run_here(training, arguments, settings, progress, runner)
-    evaluated = run.output("evaluate")
-    summary = json.loads(Path(evaluated["decision"]).read_text())
-    if evaluated["Output"]:
-        summary["version"] = int(run.output("register")["Output"])
-        summary["serves"] = run.output("deploy")["Output"]
+    summary = what_training_did(run)
     # A browser shows a page only under a page's name; the artifact has none.
     report = run.folder / "report.html"
-    report.hardlink_to(evaluated["report"])
+    report.hardlink_to(run.output("evaluate")["report"])
     summary |= {"report": str(report), "seconds": progress.seconds}
     elsewhere = settings.artifacts != str(settings.home)
     summary["artifacts"] = f"{settings.artifacts.rstrip('/')}/runs/{run.folder.name}" if elsewhere else str(run.folder)

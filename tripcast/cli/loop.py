@@ -1,0 +1,228 @@
+"""`tripcast loop` and `tripcast replay`: the loop's next turn, and its turns over past months."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from tripcast.cli import options
+from tripcast.cli.group import main
+from tripcast.settings import Settings
+
+
+def _thresholds(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, float]:
+    thresholds = {}
+    for value in values:
+        name, _, number = value.partition("=")
+        try:
+            thresholds[name] = float(number)
+        except ValueError:
+            raise click.BadParameter(f"'{value}' is no threshold: write for example k=3.", ctx, param) from None
+    return thresholds
+
+
+def _learning(command: Callable[..., Any]) -> Callable[..., Any]:
+    """How the loop decides and learns."""
+    given = [
+        click.option(
+            "--rule",
+            multiple=True,
+            metavar="NAME=VALUE",
+            callback=_thresholds,
+            help="A threshold of the rule: k, n, cool_down, max_rmse_ratio, psi_alert, coverage_tolerance, "
+            "min_volume_ratio, trial_windows. May be given several times.",
+        ),
+        click.option(
+            "--training-months",
+            default=3,
+            show_default=True,
+            type=click.IntRange(min=1),
+            help="On how many months, at most, to train anew: the freshest since the error began.",
+        ),
+        click.option(
+            "--candidates",
+            default="linear,lightgbm",
+            show_default=True,
+            metavar="NAMES",
+            help="Which models to train anew: linear, lightgbm, tuned.",
+        ),
+        click.option(
+            "--trials",
+            default=20,
+            show_default=True,
+            type=click.IntRange(min=1),
+            help="How many parameter sets 'tuned' tries.",
+        ),
+        click.option(
+            "--rollout",
+            default="10%",
+            show_default=True,
+            type=options.Share(),
+            help="Riders that a newly trained model is tried on before it answers all of them.",
+        ),
+    ]
+    for option in reversed(given):
+        command = option(command)
+    return command
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+@main.command()
+@options.source
+@options.taxi
+@click.option(
+    "--month",
+    default="next",
+    show_default=True,
+    metavar="MONTH",
+    help="The month to watch; 'next' is the first published one that was not watched yet.",
+)
+@_learning
+@options.runner
+@options.artifacts
+@options.home
+@click.option("--json", "as_json", is_flag=True, help="Print what was done as one JSON document, for scripts.")
+def loop(
+    source: str,
+    taxi: str,
+    month: str,
+    rule: dict[str, float],
+    training_months: int,
+    candidates: str,
+    trials: int,
+    rollout: float,
+    runner: str,
+    as_json: bool,
+) -> None:
+    r"""Take one turn of the loop: watch a month, alert, judge the challenger, and train anew if the rule says so.
+
+    A month is watched once. Run it again, or after a crash, and what is left to do is done.
+
+    \b
+    Examples:
+      tripcast loop --source ../trips
+      tripcast loop --source tlc --month 2021-06 --rollout 20%
+    """
+    from pipelines.loop import turn
+    from tripcast.console import print_turn
+    from tripcast.progress import Progress
+    from tripcast.retraining import Rule
+
+    Rule.from_dict(rule)  # a mistake is said at once
+    settings = Settings.load()
+    with Progress() as progress:
+        taken = turn(
+            source,
+            taxi,
+            month,
+            rule=rule,
+            training_months=training_months,
+            candidates=_names(candidates),
+            trials=trials,
+            rollout=rollout,
+            settings=settings,
+            notify=progress,
+            runner=runner,
+        )
+    if taken is None:
+        document: dict[str, Any] = {"month": None, "response": "The next month is not published yet."}
+    else:
+        document = {
+            "month": taken.window.month,
+            "action": taken.window.action,
+            "reason": taken.window.reason,
+            "response": taken.response,
+            **{
+                name: value
+                for name, value in taken.window.to_dict().items()
+                if name in ("result", "trial", "retraining")
+            },
+            "trained": taken.trained,
+            "report": str(taken.report),
+        }
+    if as_json:
+        click.echo(json.dumps(document, indent=2))
+    else:
+        print_turn(document)
+
+
+@main.command()
+@options.source
+@options.taxi
+@click.option(
+    "--months",
+    required=True,
+    metavar="MONTHS",
+    help="The months to live through: 2021-01..2021-07, or 2021-01..2021-03,2022-01..2022-03. The first ones train and "
+    "judge the first version.",
+)
+@click.option(
+    "--train",
+    metavar="MONTHS",
+    help="The months that the first version learns from; it is judged on the next one.  [default: the first one]",
+)
+@_learning
+@options.home
+@click.option("--json", "as_json", is_flag=True, help="Print the story as one JSON document, for scripts.")
+def replay(
+    source: str,
+    taxi: str,
+    months: str,
+    train: str | None,
+    rule: dict[str, float],
+    training_months: int,
+    candidates: str,
+    trials: int,
+    rollout: float,
+    as_json: bool,
+) -> None:
+    r"""Run the loop over past months as if they came one by one, and draw what came of it in one page.
+
+    Nothing real is touched. Interrupted, it goes on where it stopped; asked again, it says the same.
+
+    \b
+    Examples:
+      tripcast replay --months 2021-01..2021-07
+      tripcast replay --source ../trips --months 2021-01..2021-03,2022-01..2022-03
+      tripcast replay --source "simulated?slower_streets=2021-06" --months 2021-01..2021-10
+    """
+    from pipelines.replay import Story
+    from pipelines.replay import replay as live_through
+    from tripcast.console import print_replay
+    from tripcast.progress import MonthsProgress
+    from tripcast.retraining import Rule
+
+    names = _names(candidates)
+    story = Story.plan(
+        months,
+        train,
+        source=source,
+        taxi=taxi,
+        rule=Rule.from_dict(rule),
+        training_months=training_months,
+        candidates=names if "linear" in names else ["linear", *names],
+        trials=trials,
+        rollout=rollout,
+    )
+    with MonthsProgress(1 + len(story.months)) as progress:
+        found, page = live_through(story, Settings.load(), progress.step, progress.month)
+    document = {
+        "taxi": taxi,
+        "source": source,
+        "train_months": list(story.train),
+        "test_month": story.test,
+        "headline": found.headline,
+        "months": [{**asdict(month), "events": [asdict(event) for event in month.events]} for month in found.months],
+        "page": str(page),
+    }
+    if as_json:
+        click.echo(json.dumps(document, indent=2))
+    else:
+        print_replay(document)
