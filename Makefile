@@ -64,6 +64,17 @@ stack-train: .venv/laptop docker/.env ## Train in containers on the running stac
 stack-down: docker/.env ## Stop the stack; its data stays in Docker's volumes
 	$(STACK) down
 
+kind-up: images ## Make a cluster with kind: Kubeflow Pipelines, MLflow, stores, the prediction service (docs/kubernetes.md)
+kind-train: .venv/laptop ## Train in that cluster (TRAIN="--param source=tlc ..." for other trips)
+kind-open: ## Pages and predictions of that cluster on this machine's ports, until Ctrl-C
+kind-down: ## Remove that cluster with all of its data
+minikube-up: images ## The same with minikube: also minikube-train, minikube-open, minikube-down
+minikube-train: .venv/laptop
+LOCAL_CLUSTER := $(foreach cluster,kind minikube,$(addprefix $(cluster)-,up train open down))
+.PHONY: $(LOCAL_CLUSTER)
+$(LOCAL_CLUSTER):
+	$(PYTHON) deploy/cluster.py $(subst -, ,$@) $(if $(filter %-train,$@),$(or $(TRAIN),--param source=simulated))
+
 docker/.env:
 	umask 077 && $(PYTHON) docker/new_env.py > $@
 

@@ -45,9 +45,9 @@ def evaluate(
     months = [*models[0].metadata["months"], *test_trips.metadata["months"]]
     folders = {"train_trips": Path(train_trips.path), "test_trips": Path(test_trips.path)}
     selection = select(taxi, pipeline_run, candidates, **folders, months=months)
-    run_id = track(selection, report=Path(report.path), summary=Path(summary.path), document=Path(decision.path))
+    tracked = track(selection, report=Path(report.path), summary=Path(summary.path), document=Path(decision.path))
     renew_expectation(selection)
-    winner.metadata.update(selection.hand_on_winner(Path(winner.path), run_id))
+    winner.metadata.update(selection.hand_on_winner(Path(winner.path), tracked))
     for name, value in selection.metrics.items():
         metrics.log_metric(name, value)
     return selection.decision.promote

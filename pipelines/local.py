@@ -9,6 +9,7 @@ tests/pipelines/test_local.py and tests/containers/test_containers.py fail if th
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import logging
 import os
@@ -205,13 +206,29 @@ def run_locally(
     ):
         local.init(runner=runner.kfp_runner(), pipeline_root=str(root), workspace_root=scratch + "/workspace")
         try:
-            pipeline(**arguments)
+            _for_this_machine(pipeline)(**arguments)
         except RuntimeError:
             # kfp says only that a task failed; the reason was read from the step's log.
             if run._failure is None:
                 raise
             raise run._failure from None
     return run
+
+
+def _for_this_machine(pipeline: GraphComponent) -> GraphComponent:
+    """A pipeline without that part of its policy which kfp would follow here, too.
+
+    A failure is to be reported at once, not tried again; and how many threads there are, and which image runs, is for
+    this machine to say.
+    """
+    local_pipeline = copy.deepcopy(pipeline)
+    specification = local_pipeline.pipeline_spec
+    for component in (specification.root, *specification.components.values()):
+        for task in component.dag.tasks.values():
+            task.ClearField("retry_policy")
+    for executor in specification.deployment_spec["executors"].values():
+        executor["container"].fields.pop("env", None)
+    return local_pipeline
 
 
 @contextlib.contextmanager

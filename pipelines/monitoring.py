@@ -7,11 +7,11 @@ from kfp import dsl
 from components.monitor import monitor
 from components.respond import respond
 from components.retrain import retrain
-from pipelines.policy import apply_policy
+from pipelines.policy import RUN, apply_policy
 from tripcast.retraining import DEFAULT_RULE
 
 
-@dsl.pipeline(name="monitoring")
+@dsl.pipeline(name="monitoring", pipeline_config=RUN)
 def monitoring(
     source: str = "tlc",
     taxi: str = "green",

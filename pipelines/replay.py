@@ -30,6 +30,7 @@ from tripcast.errors import ContractError, InvalidRequest, SourceError, SourceUn
 from tripcast.models import Model
 from tripcast.monitoring import measure, score
 from tripcast.months import Month, parse_months
+from tripcast.planning import find_months
 from tripcast.progress import StepEvent
 from tripcast.registry import Registry
 from tripcast.reports.replay import Event, Replay, ReplayMonth, replay_page
@@ -156,18 +157,9 @@ def replay(
 
 def _identity(story: Story, settings: Settings) -> str:
     """What tells this replay from any other, sixteen hexadecimal digits."""
-    source = open_source(story.source, settings.downloads)
-    editions, missing = {}, []
-    for month in [*story.train, story.test, *story.months]:
-        try:
-            editions[month] = source.edition(story.taxi, Month.parse(month))
-        except SourceUnreachable:
-            raise
-        except SourceError as error:
-            missing.append(str(error))
-    if missing:
-        raise SourceError("\n".join(missing))
-    return sha256(json.dumps([asdict(story), editions], sort_keys=True).encode()).hexdigest()[:16]
+    months = [Month.parse(month) for month in (*story.train, story.test, *story.months)]
+    editions = find_months(open_source(story.source, settings.downloads), story.taxi, months)
+    return sha256(json.dumps([asdict(story), list(editions.values())]).encode()).hexdigest()[:16]
 
 
 @contextmanager
@@ -259,6 +251,8 @@ def _errors(story: Story, month: str, serving: Mapping[str, Any], settings: Sett
     """The RMSE of the system and of what it is compared with, minutes; None where the month's data is broken."""
     try:
         _, trips = sound_trips(story.source, story.taxi, Month.parse(month), settings)
+    except SourceUnreachable:
+        raise
     except (ContractError, SourceError):
         return {"trips": 0, "system_rmse": None, "trained_once_rmse": None, "notebook_rmse": None}
     registry = Registry(story.taxi, settings)

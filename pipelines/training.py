@@ -9,10 +9,10 @@ from components.plan import plan
 from components.register import register
 from components.train import train
 from components.validate import validate
-from pipelines.policy import apply_policy
+from pipelines.policy import PARALLELISM, RUN, apply_policy
 
 
-@dsl.pipeline(name="training")
+@dsl.pipeline(name="training", pipeline_config=RUN)
 def training(
     source: str = "tlc",
     taxi: str = "green",
@@ -34,10 +34,10 @@ def training(
         rollout: Share of the riders that the winner answers, 0 to 1: 1 makes it the champion, less the challenger.
     """
     planned = plan(source=source, taxi=taxi, train=train_months, test=test_month, candidates=candidates)
-    with dsl.ParallelFor(planned.output, name="months", parallelism=4) as item:
+    with dsl.ParallelFor(planned.output, name="months", parallelism=PARALLELISM) as item:
         ingested = ingest(source=source, taxi=taxi, month=item.month, edition=item.edition)
     validated = validate(months=dsl.Collected(ingested.outputs["records"]), test=test_month)
-    with dsl.ParallelFor(candidates, name="candidates", parallelism=4) as candidate:
+    with dsl.ParallelFor(candidates, name="candidates", parallelism=PARALLELISM) as candidate:
         trained = train(candidate=candidate, taxi=taxi, trials=trials, trips=validated.outputs["train_trips"])
     evaluated = evaluate(
         taxi=taxi,

@@ -66,6 +66,13 @@ class Store(Protocol):
             StorageError: If the store does not answer.
         """
 
+    def delete(self, key: str) -> None:
+        """Remove what is kept under a key; where there is nothing, nothing happens.
+
+        Raises:
+            StorageError: If it cannot be removed, or the store does not answer.
+        """
+
 
 def open_store(uri: str) -> Store:
     """Open a store.
@@ -132,6 +139,12 @@ class FolderStore:
         keys = (path.relative_to(self._folder).as_posix() for path in files)
         return sorted(key for key in keys if key.startswith(prefix))
 
+    def delete(self, key: str) -> None:
+        """See ``Store``."""
+        kept = self._folder / key
+        with writing(kept):
+            kept.unlink(missing_ok=True)
+
 
 class S3Store:
     """A prefix in an S3 bucket as a store.
@@ -188,6 +201,11 @@ class S3Store:
                 Bucket=self._bucket, Prefix=self._prefix + prefix
             )
             return sorted(item["Key"].removeprefix(self._prefix) for page in pages for item in page.get("Contents", ()))
+
+    def delete(self, key: str) -> None:
+        """See ``Store``."""
+        with self._errors(f"{self.uri}/{key} cannot be removed"):
+            self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
 
     @cached_property
     def _client(self) -> Any:

@@ -35,3 +35,19 @@ class DeploymentError(TripcastError):
 
 class StorageError(TripcastError):
     """An artifact could not be written or read back: disk full, no permission, store out of reach."""
+
+
+class ClusterError(TripcastError):
+    """Kubeflow Pipelines refuses something, lacks something, or a run there did not end well.
+
+    Attributes:
+        status: The HTTP status that it answered with; None if this is not about an answer.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class ClusterUnreachable(ClusterError):
+    """Kubeflow Pipelines does not answer, or not now: to ask again later may help."""

@@ -9,7 +9,7 @@ from tripcast.errors import InvalidRequest, SourceError, SourceUnreachable
 from tripcast.models import CANDIDATES
 from tripcast.months import Month, parse_months
 from tripcast.settings import Settings
-from tripcast.sources import TAXIS, open_source
+from tripcast.sources import TAXIS, Source, open_source
 from tripcast.tracking import check_reachable
 
 
@@ -41,19 +41,37 @@ def plan(source: str, taxi: str, train: str, test: str, candidates: Sequence[str
     check_reachable(settings.tracking_uri)
     open_store(settings.artifacts).check()
 
-    opened = open_source(source, settings.downloads)
+    editions = find_months(open_source(source, settings.downloads), taxi, months)
+    return [{"month": str(month), "edition": edition} for month, edition in editions.items()]
+
+
+def find_months(source: Source, taxi: str, months: Sequence[Month]) -> dict[Month, str]:
+    """Find months at their source.
+
+    Args:
+        source: Where they come from.
+        taxi: ``green`` or ``yellow``.
+        months: Which.
+
+    Returns:
+        The edition of each that the source has.
+
+    Raises:
+        SourceError: If months are missing: one sentence for each of them.
+        SourceUnreachable: If the source does not answer.
+    """
     editions: dict[Month, str] = {}
     missing: list[str] = []
     for month in months:
         try:
-            editions[month] = opened.edition(taxi, month)
+            editions[month] = source.edition(taxi, month)
         except SourceUnreachable:
             raise  # it would not answer for the other months either
         except SourceError as error:
             missing.append(str(error))
     if missing:
         raise SourceError("\n".join(missing))
-    return [{"month": str(month), "edition": edition} for month, edition in editions.items()]
+    return editions
 
 
 def _check_candidates(candidates: Sequence[str]) -> None:

@@ -119,7 +119,13 @@ def prediction_schema() -> pa.Schema:
     )
 
 
-def read_log(store: Store, since: datetime, until: datetime, where: pc.Expression | None = None) -> pa.Table:
+def read_log(
+    store: Store,
+    since: datetime,
+    until: datetime,
+    where: pc.Expression | None = None,
+    columns: Sequence[str] | None = None,
+) -> pa.Table:
     """Read the answers given in a span of time; the partitions of other days are not looked at.
 
     Args:
@@ -127,9 +133,10 @@ def read_log(store: Store, since: datetime, until: datetime, where: pc.Expressio
         since: The first moment, with a time zone.
         until: The moment after the last, with a time zone.
         where: Which rows, by the columns of ``prediction_schema``; None for all.
+        columns: Which of those columns; None for all.
 
     Returns:
-        The rows of ``prediction_schema``, those of each process in the order of its answers.
+        The rows, those of each process in the order of its answers.
 
     Raises:
         InvalidRequest: If a moment has no time zone.
@@ -142,6 +149,7 @@ def read_log(store: Store, since: datetime, until: datetime, where: pc.Expressio
     for moment in (since, until):
         if moment.tzinfo is None:
             raise InvalidRequest(f"{moment.isoformat()} has no time zone: write {moment.isoformat()}+00:00 for UTC.")
+    schema = prediction_schema()
     first = since.astimezone(UTC).date()
     last = until.astimezone(UTC).date()
     asked_for = (pc.field("predicted_at") >= since) & (pc.field("predicted_at") < until)
@@ -159,11 +167,11 @@ def read_log(store: Store, since: datetime, until: datetime, where: pc.Expressio
             file = Path(folder) / Path(key).name
             store.get(key, file)
             with pq.ParquetFile(file) as log:
-                rows = log.read().filter(asked_for)
+                rows = log.read().filter(asked_for).select(columns or schema.names)
             file.unlink()
             return rows
 
-        return pa.concat_tables([prediction_schema().empty_table(), *readers.map(read, keys)])
+        return pa.concat_tables([schema.empty_table().select(columns or schema.names), *readers.map(read, keys)])
 
 
 @dataclass(frozen=True)

@@ -294,7 +294,7 @@ def _error(window: WindowResult, rule: Rule) -> str | None:
     if rmse.low <= expected or rmse.value <= rule.max_rmse_ratio * expected:
         return None
     return (
-        f"RMSE of version {window.version} is {rmse.value:.2f} minutes, {rmse.value / expected:.2f} times the "
+        f"RMSE of version {window.version} is {rmse.value:.2f} minutes, {rmse.value / expected:.3f} times the "
         f"{expected:.2f} expected of it; {rule.max_rmse_ratio:.2f} times is allowed."
     )
 

@@ -142,12 +142,12 @@ class Selection:
         linear = self.evaluation.candidates.get("linear")
         return f"{linear.metrics['rmse']:.3f}" if linear else ""
 
-    def hand_on_winner(self, folder: Path, run_id: str | None) -> dict[str, Any]:
+    def hand_on_winner(self, folder: Path, tracked: Mapping[str, str]) -> dict[str, Any]:
         """Copy the winner's model folder, with its profile, and say what registering it needs to know.
 
         Args:
             folder: Where to; an empty folder if there is no winner.
-            run_id: The winner's MLflow run.
+            tracked: Where the winner was tracked, see ``track``.
         """
         if self.winner is None:
             folder.mkdir(parents=True)
@@ -158,7 +158,7 @@ class Selection:
             self.profile.save(folder / PROFILE)
         return {
             "candidate": self.winner.name,
-            "run_id": run_id,
+            **tracked,
             "reason": self.decision.sentence,
             "tags": self.version_tags(Settings.load()),
         }
@@ -273,7 +273,7 @@ def _months(described: Sequence[Mapping[str, Any]]) -> list[MonthUsed]:
     return [MonthUsed(**{**month, "rows": int(month["rows"]), "kept": int(month["kept"])}) for month in described]
 
 
-def track(selection: Selection, report: Path, summary: Path, document: Path) -> str | None:
+def track(selection: Selection, report: Path, summary: Path, document: Path) -> dict[str, str]:
     """Write a selection down: the report, its summary and the figures as files, and all of it into MLflow.
 
     One run for the pipeline run, one below it for each candidate, one below that for each trial of a search.
@@ -285,7 +285,7 @@ def track(selection: Selection, report: Path, summary: Path, document: Path) -> 
         document: Where the JSON document goes.
 
     Returns:
-        The MLflow run of the winner; None if there is no winner.
+        The winner's MLflow run, ``run_id``, and where people see it, ``mlflow_run``; empty if there is no winner.
 
     Raises:
         TrackingError: If MLflow cannot be reached.
@@ -323,7 +323,10 @@ def track(selection: Selection, report: Path, summary: Path, document: Path) -> 
             # In MLflow a file is shown by its ending; the pipeline's artifacts have none.
             for file, shown in ((report, "report.html"), (document, "decision.json")):
                 tracker.log_file(run_id, Path(shutil.copy(file, Path(scratch) / shown)))
-    return runs[selection.decision.winner] if selection.decision.winner else None
+    if selection.decision.winner is None:
+        return {}
+    winner = runs[selection.decision.winner]
+    return {"run_id": winner, "mlflow_run": tracker.url(winner) or ""}
 
 
 def _track_candidate(tracker: Tracker, parent: str, selection: Selection, name: str) -> str:

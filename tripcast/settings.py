@@ -19,10 +19,13 @@ class Settings:
         home: Folder for everything that a laptop keeps: tracking store, snapshots, downloads, runs. ``TRIPCAST_HOME``.
         artifacts: Where snapshots of data are kept, and the files of runs: ``s3://bucket/prefix`` or a folder;
             ``TRIPCAST_ARTIFACTS``, or the home.
-        tracking_uri: MLflow's store; ``MLFLOW_TRACKING_URI``, or an SQLite file in the home.
+        tracking_uri: MLflow's store; ``MLFLOW_TRACKING_URI``; in a step on a cluster, where Kubeflow's own MLflow
+            integration may set that one, ``TRIPCAST_TRACKING_URI``; or an SQLite file in the home.
         service_url: Where the prediction service answers, if there is one; ``TRIPCAST_SERVICE_URL``.
         commit: The git commit of this code; ``TRIPCAST_COMMIT`` (set in images), or asked of git, or ``unknown``.
         image: The container image that runs this code; ``TRIPCAST_IMAGE``, or ``none``.
+        kfp_endpoint: Where Kubeflow Pipelines answers, if there is one; ``TRIPCAST_KFP_ENDPOINT``.
+        kfp_namespace: The namespace to work in, where Kubeflow has several users; ``TRIPCAST_KFP_NAMESPACE``.
     """
 
     home: Path
@@ -31,6 +34,8 @@ class Settings:
     service_url: str | None
     commit: str
     image: str
+    kfp_endpoint: str | None = None
+    kfp_namespace: str | None = None
 
     @classmethod
     def load(cls) -> Settings:
@@ -39,10 +44,14 @@ class Settings:
         return cls(
             home=home,
             artifacts=os.environ.get("TRIPCAST_ARTIFACTS") or str(home),
-            tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}",
+            tracking_uri=os.environ.get("MLFLOW_TRACKING_URI")
+            or os.environ.get("TRIPCAST_TRACKING_URI")
+            or f"sqlite:///{home / 'mlflow.db'}",
             service_url=os.environ.get("TRIPCAST_SERVICE_URL") or None,
             commit=os.environ.get("TRIPCAST_COMMIT") or _git_commit(),
             image=os.environ.get("TRIPCAST_IMAGE") or "none",
+            kfp_endpoint=os.environ.get("TRIPCAST_KFP_ENDPOINT") or None,
+            kfp_namespace=os.environ.get("TRIPCAST_KFP_NAMESPACE") or None,
         )
 
     @property

@@ -59,6 +59,20 @@ NEXT = "next"
 #: Days before a trip begins in which somebody may ask how long it will take.
 _ASKED_BEFORE = 7
 
+#: What monitoring needs of the log: a month may have millions of rows.
+_LOGGED = (
+    "prediction_id",
+    "version",
+    "arm",
+    "pickup_datetime",
+    "pickup_zone",
+    "dropoff_zone",
+    "trip_distance_miles",
+    "duration_minutes",
+    "lower_minutes",
+    "upper_minutes",
+)
+
 _NEW_YORK = ZoneInfo("America/New_York")
 
 
@@ -190,7 +204,7 @@ def watch(
             drift=judged.drift if judged else None,
             joined=judged.counts if judged else None,
             judgement=Judgement(judged.trial.reason, judged.trial.difference) if judged and judged.trial else None,
-            alerts=[incident.sentence for incident in decision.incidents],
+            alerts=[f"Training starts on {retraining.train}, to be judged on {retraining.test}."] if retraining else [],
             links={"the time series in MLflow": url} if url else {},
         )
         with writing(report):
@@ -305,36 +319,37 @@ def _judge(
     store: Store,
     rule: Rule,
 ) -> Judged:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     assert traffic.champion is not None
     champion = _open(registry, traffic.champion)
     challenger = None
     if traffic.challenger and str(month) > _tested_on(traffic.challenger):
         challenger = _open(registry, traffic.challenger)
-    scored = score(champion.model, trips, version=champion.version.number)
+    number = champion.version.number
     logged = _logged(registry.name, taxi, month, store)
-    live, rows, joined = trips, scored, None
-    if logged is not None:
+    if logged is None:
+        live, joined = trips, None
+        rows = champions = score(champion.model, trips, version=number)
+    else:
         log, joined = logged
         live, rows = _asked(log, joined), joined.rows
+        champions = rows.filter(pc.equal(rows["version"], number))
     trial = None
     if challenger and len(live):
-        champions = scored if logged is None else score(champion.model, live, version=champion.version.number)
-        challengers = score(challenger.model, live, version=challenger.version.number, arm="challenger")
-        trial = judge(
-            challenger.version.number,
-            champion.version.number,
-            len(live),
-            rmse_difference(challengers, champions),
-            earlier,
-            rule,
-        )
+        on_trial = challenger.version.number
+        challengers = score(challenger.model, live, version=on_trial, arm="challenger")
         if logged is None:
-            import pyarrow as pa
-
-            rows = pa.concat_tables([scored, challengers])
+            rows = pa.concat_tables([champions, challengers])
+        else:
+            champions = score(champion.model, live, version=number)
+        trial = judge(on_trial, number, len(live), rmse_difference(challengers, champions), earlier, rule)
     shift = None
     if champion.profile:
-        profile = Profile.of([trips], [scored["predicted_minutes"].to_numpy()])
+        if not len(champions):  # it has answered nobody whose trip has ended
+            champions = score(champion.model, trips, version=number)
+        profile = Profile.of([trips], [champions["predicted_minutes"].to_numpy()])
         now = np.datetime64(datetime.now(_NEW_YORK).replace(tzinfo=None), "us")
         # How far the month's trips reach towards its end; of one that still runs, towards now.
         shift = drift.compare(champion.profile, profile, now=min(now, month.end))
@@ -377,7 +392,7 @@ def _logged(model: str, taxi: str, month: Month, store: Store) -> tuple[pa.Table
     # Answers are filed by the moment they were given: some days before a trip, or later where the past is gone through.
     since = datetime.fromisoformat(str(month.start)).replace(tzinfo=_NEW_YORK) - timedelta(days=_ASKED_BEFORE)
     now = datetime.now(UTC) + timedelta(days=1)
-    log = read_log(store, min(since, now), now, begins_then & (pc.field("model") == model))
+    log = read_log(store, min(since, now), now, begins_then & (pc.field("model") == model), _LOGGED)
     return (log, join(log, truth)) if len(log) else None
 
 

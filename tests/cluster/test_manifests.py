@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 import tripcast
+from pipelines.policy import ADDRESSES, ALERTS_KEYS, ALERTS_SECRET, FURTHER_ADDRESSES, S3_SECRET
 from tests.parts import program
 
 Document = dict[str, Any]
@@ -289,7 +290,7 @@ def test_every_controller_and_service_selects_the_pods_it_means(rendered):
             assert selects(document["spec"]["selector"], template)
     for service in rendered.of("Service"):
         targets = [pod for pod in rendered.pods if service["spec"]["selector"].items() <= pod.labels.items()]
-        assert [pod.name for pod in targets] == [service["metadata"]["name"]]
+        assert [pod.labels[NAME] for pod in targets] == [service["metadata"]["name"]]
         assert all(port["targetPort"] in targets[0].ports for port in service["spec"]["ports"])
     for stateful in rendered.of("StatefulSet"):
         assert rendered.one("Service", stateful["spec"]["serviceName"])
@@ -334,14 +335,30 @@ def test_every_config_map_secret_and_volume_that_is_named_is_there(rendered):
 def test_services_and_steps_are_given_the_same_addresses_and_they_lead_somewhere(rendered):
     config = rendered.one("ConfigMap", "tripcast")["data"]
     assert config == rendered.one("ConfigMap", "tripcast", "kubeflow")["data"]
-    assert config.keys() == {"MLFLOW_TRACKING_URI", "TRIPCAST_ARTIFACTS", "AWS_ENDPOINT_URL_S3", "AWS_REGION"}
-    for address in (config["MLFLOW_TRACKING_URI"], config["AWS_ENDPOINT_URL_S3"]):
-        if inside := re.fullmatch(r"http://([a-z0-9]+)\.tripcast\.svc:(\d+)", address):
+    assert config.keys() - {"TRIPCAST_KFP_UI", "TRIPCAST_MLFLOW_UI"} == {
+        *("MLFLOW_TRACKING_URI", "TRIPCAST_ARTIFACTS", "AWS_ENDPOINT_URL_S3", "AWS_REGION"),
+        *("TRIPCAST_SERVICE_URL", "TRIPCAST_KFP_ENDPOINT"),
+    }
+    for address in (config["MLFLOW_TRACKING_URI"], config["AWS_ENDPOINT_URL_S3"], config["TRIPCAST_SERVICE_URL"]):
+        if inside := re.fullmatch(r"http://([a-z0-9]+)\.tripcast\.svc(?::(\d+))?", address):
             service = rendered.one("Service", inside[1])
-            assert int(inside[2]) in [port["port"] for port in service["spec"]["ports"]]
+            assert int(inside[2] or 80) in [port["port"] for port in service["spec"]["ports"]]
         else:
             assert rendered.overlay in ("production", EVERYTHING)
+            assert address == config["AWS_ENDPOINT_URL_S3"]
             assert address.startswith("https://")
+    # The API server's service in Kubeflow Pipelines' own manifests (base/pipeline/ml-pipeline-apiserver-service.yaml).
+    assert config["TRIPCAST_KFP_ENDPOINT"] == "http://ml-pipeline.kubeflow.svc:8888"
+
+
+def test_every_address_is_one_that_steps_are_given(overlay):
+    """pipelines/policy.py names the keys; a key that it does not name would reach no step."""
+    given = {*ADDRESSES, *FURTHER_ADDRESSES}
+    for name in OVERLAYS:
+        assert overlay(name).one("ConfigMap", "tripcast", "kubeflow")["data"].keys() <= given
+    assert {secret for _, secret in SECRETS} >= {S3_SECRET}
+    guide = Path("docs/kubernetes.md").read_text()
+    assert all(f"`{word}`" in guide for word in (ALERTS_SECRET, *ALERTS_KEYS, *given))
 
 
 def test_mlflow_answers_under_the_name_by_which_it_is_asked(rendered):
@@ -414,6 +431,7 @@ def test_passwords_are_made_once_for_their_owner_alone_and_never_committed(deplo
 
 
 def test_the_only_permission_is_to_start_runs_and_see_them(rendered):
+    """Resources and verbs are those that the API server asks about (backend/src/apiserver/common/const.go)."""
     [role] = rendered.of("Role")
     [binding] = rendered.of("RoleBinding")
     assert not rendered.of("ClusterRole")
@@ -422,6 +440,7 @@ def test_the_only_permission_is_to_start_runs_and_see_them(rendered):
     allowed = {(resource, verb) for rule in role["rules"] for resource in rule["resources"] for verb in rule["verbs"]}
     assert {resource for resource, verb in allowed if verb == "create"} == {"runs", "experiments"}
     assert {verb for _, verb in allowed} == {"create", "get", "list"}
+    assert {resource for resource, _ in allowed} == {"runs", "experiments", "pipelines"}
     assert role["metadata"]["namespace"] == binding["metadata"]["namespace"] == "kubeflow"
     assert binding["roleRef"]["name"] == role["metadata"]["name"]
     assert [(s["kind"], s["name"], s["namespace"]) for s in binding["subjects"]] == [
@@ -598,6 +617,6 @@ def test_a_step_that_starts_runs_gets_a_token_for_that_alone(overlay):
     assert spec["env"][0]["value"] == f"{mount['mountPath']}/{source['serviceAccountToken']['path']}"
 
 
-def test_the_guide_installs_the_kubeflow_pipelines_that_the_pipelines_are_compiled_for():
-    versions = set(re.findall(r"kubeflow/pipelines/\S+\?ref=(\S+?)\"", Path("docs/kubernetes.md").read_text()))
+def test_the_guide_names_the_kubeflow_pipelines_that_the_pipelines_are_compiled_for():
+    versions = set(re.findall(r"Kubeflow Pipelines (\d+\.\d+\.\d+)", Path("docs/kubernetes.md").read_text()))
     assert versions == {kfp.__version__}

@@ -5,8 +5,23 @@ The outermost layer of the project, and the only part of the library that looks 
 
 from tripcast.cli.compile import compile_pipelines
 from tripcast.cli.group import main
+from tripcast.cli.loop import loop, replay
 from tripcast.cli.models import models
+from tripcast.cli.score import score
 from tripcast.cli.serve import serve
+from tripcast.cli.submit import schedule, submit, upload
 from tripcast.cli.train import train
 
-__all__ = ["compile_pipelines", "main", "models", "serve", "train"]
+__all__ = [
+    "compile_pipelines",
+    "loop",
+    "main",
+    "models",
+    "replay",
+    "schedule",
+    "score",
+    "serve",
+    "submit",
+    "train",
+    "upload",
+]

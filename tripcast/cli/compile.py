@@ -12,18 +12,35 @@ from tripcast.cli.group import FAILURE, main
 
 @main.command("compile")
 @click.option("--image", help="The container image of the steps.  [default: the one named in components/step.py]")
-@click.option("--output", type=click.Path(file_okay=False, path_type=Path), default=Path("compiled"), show_default=True)
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The folder to write to.  [default: compiled, or manifests]",
+)
 @click.option("--check", is_flag=True, help="Write nothing; fail with a diff if a file there is not what it would be.")
-def compile_pipelines(image: str | None, output: Path, check: bool) -> None:
+@click.option(
+    "--manifests",
+    is_flag=True,
+    help="Write Pipeline and PipelineVersion objects, for kubectl and GitOps, where Kubeflow keeps its pipelines so.",
+)
+@click.option("--namespace", default="kubeflow", show_default=True, help="The namespace of such objects.")
+def compile_pipelines(image: str | None, output: Path | None, check: bool, manifests: bool, namespace: str) -> None:
     """Compile every pipeline to YAML, for the Kubeflow Pipelines UI and for review."""
     from components.step import IMAGE
-    from pipelines.compilation import check_compiled, compile_all
+    from pipelines.compilation import check_compiled, compile_all, write_manifests
+    from tripcast.settings import Settings
 
-    if not check:
-        for file in compile_all(output, image or IMAGE):
-            click.echo(f"Wrote {file}")
+    image = image or IMAGE
+    if manifests and check:
+        raise click.UsageError("--check compares what --manifests does not write: give one of them.")
+    if manifests:
+        _say(write_manifests(output or Path("manifests"), image, Settings.load().commit, namespace))
         return
-    difference = check_compiled(output, image or IMAGE)
+    output = output or Path("compiled")
+    if not check:
+        _say(compile_all(output, image))
+        return
+    difference = check_compiled(output, image)
     if difference:
         click.echo(difference)
         click.echo(
@@ -31,3 +48,8 @@ def compile_pipelines(image: str | None, output: Path, check: bool) -> None:
         )
         sys.exit(FAILURE)
     click.echo(f"The pipelines in {output} are what the code says.", err=True)
+
+
+def _say(files: list[Path]) -> None:
+    for file in files:
+        click.echo(f"Wrote {file}")

@@ -8,18 +8,19 @@ in the folder depends on when or where it was made.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from hashlib import sha256
 from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from tripcast.errors import StorageError
+from tripcast.errors import InvalidRequest, StorageError
 from tripcast.features import BELIEVABLE_MILES, believable
 from tripcast.interpolation import interpolator
 from tripcast.intervals import Interval
@@ -28,12 +29,40 @@ from tripcast.trips import LONGEST_MINUTES, SHORTEST_MINUTES, Trips
 
 Floats = npt.NDArray[np.float64]
 
-#: The candidates by name, and the module of each, which keeps to ``Candidate``. Modules are imported when used.
-CANDIDATES = {
+#: tripcast's own candidates by name, and the module of each, which keeps to ``Candidate``.
+OWN_CANDIDATES = {
     "linear": "tripcast.models.linear",
     "lightgbm": "tripcast.models.lightgbm",
     "tuned": "tripcast.models.tuned",
 }
+
+#: The group of entry points by which an installed package brings candidates: modules that keep to ``FileCandidate``.
+CANDIDATE_GROUP = "tripcast.candidates"
+
+
+class _Candidates(Mapping[str, str]):
+    """The candidates by name, and the module of each: tripcast's own, and those that installed packages bring.
+
+    Packages cannot take the names of tripcast's own. They are asked only when another name is meant, or all are: it
+    takes a fifth of a second.
+    """
+
+    @cached_property
+    def _brought(self) -> dict[str, str]:
+        return {entry.name: entry.value for entry in entry_points(group=CANDIDATE_GROUP)}
+
+    def __getitem__(self, name: str) -> str:
+        return OWN_CANDIDATES.get(name) or self._brought[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(OWN_CANDIDATES | self._brought)
+
+    def __len__(self) -> int:
+        return len(OWN_CANDIDATES | self._brought)
+
+
+#: The candidates by name, and the module of each. Modules are imported when used.
+CANDIDATES: Mapping[str, str] = _Candidates()
 
 #: Format of the model folder; a reader refuses folders of a later one.
 FORMAT = 1
@@ -97,9 +126,43 @@ class Candidate(Protocol):
         """
 
 
+class FileCandidate(Protocol):
+    """A module that fits to trips in files, more of them than memory holds: by an engine of its own, on many machines.
+
+    What it fits is the predictor of one of tripcast's own candidates. So its models are judged, registered and served
+    like any others, by processes that do not have the package that trained them.
+
+    Attributes:
+        loads_as: Which candidate's predictor that is, for example ``lightgbm``.
+    """
+
+    loads_as: str
+
+    def rehearse(self, earlier: Trips, later: Trips, search: Search) -> tuple[Predictor, dict[str, Any]]:
+        """As ``Candidate``; these trips are the latest, few enough for memory."""
+
+    def fit_files(self, files: Sequence[Path], parameters: Mapping[str, Any]) -> Predictor:
+        """Fit to the trips of parquet files with the columns of ``Trips``, one file a month, in time order."""
+
+
 def open_candidate(name: str) -> Candidate:
-    """Import a candidate's module; the name is one of ``CANDIDATES``."""
-    return cast(Candidate, import_module(CANDIDATES[name]))
+    """Import the module of one of ``OWN_CANDIDATES``."""
+    return cast(Candidate, import_module(OWN_CANDIDATES[name]))
+
+
+def open_file_candidate(name: str) -> FileCandidate:
+    """Import the module of one of the candidates that packages bring.
+
+    Raises:
+        InvalidRequest: If what it fits could not be loaded by tripcast.
+    """
+    module = cast(FileCandidate, import_module(CANDIDATES[name]))
+    if getattr(module, "loads_as", None) not in OWN_CANDIDATES:
+        raise InvalidRequest(
+            f"The candidate '{name}' ({CANDIDATES[name]}) does not say whose predictor it fits: "
+            f"set its loads_as to one of {', '.join(OWN_CANDIDATES)}."
+        )
+    return module
 
 
 @dataclass(frozen=True)
@@ -146,6 +209,7 @@ class Manifest:
         intervals: The 10-90 % interval, for trips with a believable distance (``measured``) and without.
         calibration: How it did on held-out trips.
         files: SHA-256 of each further file in the folder, by name.
+        loads_as: Which of tripcast's own candidates loads the files; None if ``candidate`` does itself.
     """
 
     format: int
@@ -159,6 +223,12 @@ class Manifest:
     intervals: dict[str, Interval]
     calibration: Calibration
     files: dict[str, str]
+    loads_as: str | None = None
+
+    @property
+    def loader(self) -> str:
+        """Which of tripcast's own candidates loads the files."""
+        return self.loads_as or self.candidate
 
     @property
     def train_months(self) -> list[str]:
@@ -167,7 +237,10 @@ class Manifest:
 
     def to_json(self) -> str:
         """The text of ``manifest.json``."""
-        return json.dumps(asdict(self), indent=1) + "\n"
+        entries = asdict(self)
+        if self.loads_as is None:
+            del entries["loads_as"]
+        return json.dumps(entries, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
@@ -278,7 +351,7 @@ class Model:
                     f"{folder / name} is not the file that the model was saved with. Fetch or train the model again."
                 )
         try:
-            predictor = open_candidate(manifest.candidate).load(files, manifest.parameters)
+            predictor = open_candidate(manifest.loader).load(files, manifest.parameters)
         except (KeyError, ValueError) as trouble:
             raise StorageError(
                 f"The model in {folder} cannot be read ({trouble}). Fetch or train the model again."
@@ -329,9 +402,9 @@ def _read_manifest(file: Path) -> Manifest:
         raise StorageError(
             f"{file} is not the manifest of a model ({trouble}). Fetch or train the model again."
         ) from trouble
-    if manifest.candidate not in CANDIDATES:
+    if manifest.loader not in OWN_CANDIDATES:
         raise StorageError(
-            f"{file} names the candidate '{manifest.candidate}', and this tripcast knows {', '.join(CANDIDATES)}. "
+            f"{file} names the candidate '{manifest.loader}', and this tripcast knows {', '.join(OWN_CANDIDATES)}. "
             "Use the tripcast that trained it."
         )
     return manifest

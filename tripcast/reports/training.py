@@ -1,79 +1,46 @@
-"""Reports for people: what a training run found and decided, as one HTML page and as a few lines of Markdown.
-
-The page is one file that needs nothing else: no script, no font, no picture from elsewhere. It opens from a disk and
-inside a sandboxed frame. Its pictures are SVG within the page, so they take on its font and its light or dark colours.
-"""
+"""The training report: what a training run found and decided, as a page and as a few lines of Markdown."""
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from io import StringIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tripcast.evaluation import CONFIDENCE, DENSITY_MINUTES, NOMINAL_COVERAGE, SLICES, Evaluation, Scores, SliceScores
 from tripcast.gate import Decision, GateRule
+from tripcast.reports.page import (
+    INK,
+    LINE,
+    MARKS,
+    MUTED,
+    SERIES,
+    STYLE,
+    VARIABLES,
+    Picture,
+    canvas,
+    legend,
+    markdown,
+    render,
+    svg,
+)
 
 if TYPE_CHECKING:
     from markupsafe import Markup
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.typing import RcKeyType
 
 #: How the report names the model that was in service when the candidates were judged.
 CHAMPION = "champion"
 
-# A picture is drawn in these stand-ins for colours; in the page each becomes a variable of the style sheet, which has
-# one value in light and another in dark. They are no colours that anybody would choose.
-_INK, _MUTED, _LINE = "#010101", "#020202", "#030303"
-_WINNER, _CHAMPION, _OTHERS = "#050501", "#050502", ("#050503", "#050504", "#050505", "#050506")
-_VARIABLES = {
-    _INK: "--ink",
-    _MUTED: "--muted",
-    _LINE: "--line",
-    _WINNER: "--winner",
-    _CHAMPION: "--champion",
-    **{colour: f"--other-{number}" for number, colour in enumerate(_OTHERS, 1)},
-}
+_WINNER, _CHAMPION, *_OTHERS = SERIES
+_WINNER_MARK, _CHAMPION_MARK, *_OTHER_MARKS = MARKS
 # Pixels cannot follow the style sheet: these are seen as well on white as on black.
 _PIXELS = {_WINNER: "#2f7fd6", _CHAMPION: "#e07b22", **dict.fromkeys(_OTHERS, "#2e9e6b")}
 
-# Marks differ as colours do, for those who cannot tell the colours apart.
-_WINNER_MARK, _CHAMPION_MARK, _OTHER_MARKS = "o", "D", ("s", "^", "v", "P")
-
-#: Inches. A picture is as wide as a column of the page, which is the whole of a telephone's screen.
-_WIDTH = 4.8
-
 #: A mean of fewer trips than this is not drawn.
 _ENOUGH_FOR_A_MEAN = 20
-
-_STYLE: dict[RcKeyType, Any] = {
-    "svg.hashsalt": "tripcast",  # the same page for the same figures
-    "svg.fonttype": "none",  # text stays text: small, sharp, in the page's own font
-    "text.parse_math": False,  # a name may hold a dollar sign
-    "font.size": 9.5,
-    "text.color": _INK,
-    "axes.labelcolor": _MUTED,
-    "axes.edgecolor": _LINE,
-    "axes.spines.left": False,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": _LINE,
-    "grid.linewidth": 0.8,
-    "xtick.color": _LINE,
-    "ytick.color": _LINE,
-    "xtick.labelcolor": _MUTED,
-    "ytick.labelcolor": _INK,
-    "ytick.major.size": 0,
-    "legend.frameon": False,
-    "legend.handletextpad": 0.4,
-    "legend.columnspacing": 1.4,
-}
 
 
 @dataclass(frozen=True)
@@ -131,17 +98,9 @@ def training_report(evaluation: Evaluation, decision: Decision, context: Trainin
 
     Everything that comes from outside is escaped.
     """
-    import jinja2
-
     models = _models(evaluation, decision)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("tripcast"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("training_report.html").render(
+    return render(
+        "training.html",
         evaluation=evaluation,
         decision=decision,
         context=context,
@@ -157,10 +116,10 @@ def training_report(evaluation: Evaluation, decision: Decision, context: Trainin
 def training_summary(evaluation: Evaluation, decision: Decision, context: TrainingContext) -> str:
     """The decision, the candidates and the checks of a training run, as Markdown."""
     lines = [
-        f"## {_markdown(decision.sentence)}",
+        f"## {markdown(decision.sentence)}",
         "",
-        f"{_markdown(context.taxi.capitalize())} taxi, trained on {_markdown(context.months_to('train'))}, judged on "
-        f"{evaluation.trips:,} trips of {_markdown(context.months_to('test'))}.",
+        f"{markdown(context.taxi.capitalize())} taxi, trained on {markdown(context.months_to('train'))}, judged on "
+        f"{evaluation.trips:,} trips of {markdown(context.months_to('test'))}.",
         "",
         "| model | RMSE | MAE | R² | p90 error | coverage | difference to champion |",
         "|---|--:|--:|--:|--:|--:|--:|",
@@ -169,20 +128,17 @@ def training_summary(evaluation: Evaluation, decision: Decision, context: Traini
         scores, difference = model.scores, model.scores.difference
         compared = f"{difference.value:+.3f} ({difference.low:+.3f} to {difference.high:+.3f})" if difference else ""
         lines.append(
-            f"| {_markdown(model.name)} | {scores.rmse:.3f} | {scores.mae:.3f} | {scores.r2:.3f} | "
+            f"| {markdown(model.name)} | {scores.rmse:.3f} | {scores.mae:.3f} | {scores.r2:.3f} | "
             f"{scores.p90_error:.2f} | {scores.interval_coverage:.1%} | {compared} |"
         )
     lines += ["", f"Errors in minutes; the difference is of RMSE, with its {CONFIDENCE:.0%} bootstrap interval."]
     tried = {decision.winner: decision.reasons} if decision.winner else {}
     for name, checks in {**tried, **decision.passed_over}.items():
-        lines += ["", f"**{_markdown(name)}**", ""]
-        lines += [f"- {'✓' if check.passed else '✗'} {check.name}: {_markdown(check.sentence)}" for check in checks]
+        lines += ["", f"**{markdown(name)}**", ""]
+        lines += [f"- {'✓' if check.passed else '✗'} {check.name}: {markdown(check.sentence)}" for check in checks]
+    if context.run_url:
+        lines += ["", f"[The run in MLflow]({context.run_url})"]
     return "\n".join(lines) + "\n"
-
-
-def _markdown(text: str) -> str:
-    """Text that Markdown, and the HTML within it, show as it is."""
-    return "".join(f"\\{sign}" if sign in r"\`*_[]|#" else sign for sign in html.escape(text, quote=False))
 
 
 @dataclass(frozen=True)
@@ -198,7 +154,7 @@ class _Model:
     @property
     def variable(self) -> str:
         """The style sheet's name of the colour."""
-        return _VARIABLES[self.colour]
+        return VARIABLES[self.colour]
 
 
 def _models(evaluation: Evaluation, decision: Decision) -> list[_Model]:
@@ -233,16 +189,7 @@ def _slice_table(models: Sequence[_Model]) -> dict[str, list[tuple[SliceScores, 
     }
 
 
-@dataclass(frozen=True)
-class _Picture:
-    """A picture with what it shows."""
-
-    title: str
-    caption: str
-    svg: Markup
-
-
-def _pictures(models: Sequence[_Model], rule: GateRule) -> list[list[_Picture]]:
+def _pictures(models: Sequence[_Model], rule: GateRule) -> list[list[Picture]]:
     """All pictures of a training report in reading order, in rows of those that belong together."""
     import matplotlib
 
@@ -250,9 +197,9 @@ def _pictures(models: Sequence[_Model], rule: GateRule) -> list[list[_Picture]]:
         return []
     leaders = _leaders(models)
     faint = f"Faint: fewer than {rule.slice_min_trips} trips, which the gate does not judge."
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         overall = [
-            _Picture(
+            Picture(
                 "Error of each model",
                 f"RMSE: lower is better. The bar is its {CONFIDENCE:.0%} bootstrap interval.",
                 _draw_errors(models),
@@ -260,7 +207,7 @@ def _pictures(models: Sequence[_Model], rule: GateRule) -> list[list[_Picture]]:
         ]
         if any(model.scores.difference for model in models):
             overall.append(
-                _Picture(
+                Picture(
                     "Difference to the champion",
                     f"On the same trips, with its {CONFIDENCE:.0%} bootstrap interval. Left of the line is better; "
                     "a bar that crosses it may be chance.",
@@ -268,7 +215,7 @@ def _pictures(models: Sequence[_Model], rule: GateRule) -> list[list[_Picture]]:
                 )
             )
         against_actual = [
-            _Picture(
+            Picture(
                 f"Predicted against actual: {model.name}",
                 "A square is a minute by a minute; the stronger, the more trips (logarithmic). The line is the mean "
                 "actual duration at each prediction: on the diagonal, predictions are right on average.",
@@ -277,29 +224,29 @@ def _pictures(models: Sequence[_Model], rule: GateRule) -> list[list[_Picture]]:
             for model in leaders
         ]
         by_time = [
-            _Picture("Error by hour of day", "By the hour of pickup.", _draw_curve("hour", models)),
-            _Picture("Error by weekday", "By the day of pickup.", _draw_curve("weekday", models)),
+            Picture("Error by hour of day", "By the hour of pickup.", _draw_curve("hour", models)),
+            Picture("Error by weekday", "By the day of pickup.", _draw_curve("weekday", models)),
         ]
         by_place = [
-            _Picture(
+            Picture(
                 "Error by pickup borough",
                 f"With the number of trips. {faint}",
                 _draw_errors_on("borough", models, rule),
             ),
-            _Picture(
+            Picture(
                 "Error by distance",
                 f"As metered, with the number of trips. {faint}",
                 _draw_errors_on("distance", models, rule),
             ),
         ]
         intervals = [
-            _Picture(
+            Picture(
                 "Interval coverage",
                 f"The line is the {NOMINAL_COVERAGE:.0%} that the interval promises, the band what the gate allows for "
                 f"all trips. {faint}",
                 _draw_coverage(leaders, rule),
             ),
-            _Picture(
+            Picture(
                 "Interval width",
                 f"Of two intervals that hold what they promise, the narrower says more. {faint}",
                 _draw_width(leaders, rule),
@@ -308,42 +255,13 @@ def _pictures(models: Sequence[_Model], rule: GateRule) -> list[list[_Picture]]:
     return [overall, against_actual, by_time, by_place, intervals]
 
 
-def _canvas(height: float) -> tuple[Figure, Axes]:
-    """Empty axes on a figure of its own, which pyplot does not know of; the height is in inches."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
-    return figure, figure.subplots()
-
-
-def _svg(figure: Figure, description: str) -> Markup:
-    """The picture as an element of the page: in its colours, as wide as its column, described for those who listen."""
-    from markupsafe import Markup
-
-    file = StringIO()
-    figure.savefig(file, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    drawing = file.getvalue()
-    for stand_in, variable in _VARIABLES.items():
-        drawing = drawing.replace(stand_in, f"var({variable})")
-    # What stands before the element's content (XML declaration, DOCTYPE, a size in points) is for files, not for pages.
-    content = drawing[drawing.index("<svg") :].partition(">")[2]
-    width, height = figure.get_size_inches() * 72  # SVG counts in points
-    opening = Markup('<svg viewBox="0 0 {:g} {:g}" role="img" aria-label="{}">').format(width, height, description)
-    return opening + Markup(content)  # matplotlib has escaped the text within
-
-
-def _legend(figure: Figure, axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=4, borderaxespad=0.2)
-
-
 def _draw_errors(models: Sequence[_Model]) -> Markup:
     """The RMSE of each model."""
     estimates = [(model, model.scores.rmse, model.scores.rmse_interval) for model in models]
-    figure, axes = _canvas(0.55 + 0.4 * len(models))
+    figure, axes = canvas(0.55 + 0.4 * len(models))
     _draw_estimates(axes, estimates, "{:.2f}")
     axes.set_xlabel("RMSE, minutes")
-    return _svg(figure, "RMSE in minutes: " + "; ".join(f"{model.name} {rmse:.2f}" for model, rmse, _ in estimates))
+    return svg(figure, "RMSE in minutes: " + "; ".join(f"{model.name} {rmse:.2f}" for model, rmse, _ in estimates))
 
 
 def _draw_differences(models: Sequence[_Model]) -> Markup:
@@ -353,12 +271,12 @@ def _draw_differences(models: Sequence[_Model]) -> Markup:
         for model in models
         if model.scores.difference
     ]
-    figure, axes = _canvas(0.55 + 0.4 * len(models))
+    figure, axes = canvas(0.55 + 0.4 * len(models))
     axes.axvline(0, color=_CHAMPION, linewidth=1.5)
     _draw_estimates(axes, estimates, "{:+.2f}")
     axes.set_xlabel("RMSE minus the champion's, minutes")
     described = "; ".join(f"{model.name} {value:+.2f}" for model, value, _ in estimates)
-    return _svg(figure, f"RMSE minus the champion's, in minutes: {described}")
+    return svg(figure, f"RMSE minus the champion's, in minutes: {described}")
 
 
 def _draw_estimates(
@@ -388,22 +306,22 @@ def _draw_density(model: _Model) -> Markup:
     minutes = np.arange(DENSITY_MINUTES) + 0.5
     trips = density.sum(axis=0)
     enough = trips >= _ENOUGH_FOR_A_MEAN
-    figure, axes = _canvas(4.4)
+    figure, axes = canvas(4.4)
     axes.imshow(image, origin="lower", extent=(0, DENSITY_MINUTES, 0, DENSITY_MINUTES), interpolation="none")
     axes.grid(visible=False)
-    axes.axline((0, 0), slope=1, color=_MUTED, linewidth=1, linestyle=(0, (4, 3)))
-    axes.plot(minutes[enough], (minutes @ density)[enough] / trips[enough], color=_INK, linewidth=1.5)
+    axes.axline((0, 0), slope=1, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+    axes.plot(minutes[enough], (minutes @ density)[enough] / trips[enough], color=INK, linewidth=1.5)
     axes.set(xlabel="predicted, minutes", ylabel="actual, minutes", xticks=range(0, 61, 10), yticks=range(0, 61, 10))
-    axes.tick_params(axis="y", labelcolor=_MUTED)
+    axes.tick_params(axis="y", labelcolor=MUTED)
     bias, r2 = model.scores.bias, model.scores.r2
-    return _svg(figure, f"Predicted against actual minutes of {model.name}: bias {bias:+.2f} minutes, R² {r2:.2f}")
+    return svg(figure, f"Predicted against actual minutes of {model.name}: bias {bias:+.2f} minutes, R² {r2:.2f}")
 
 
 def _draw_curve(dimension: str, models: Sequence[_Model]) -> Markup:
     """The RMSE of each model along slices that follow each other in time."""
     labels = SLICES[dimension]
     step, letters = (3, 5) if dimension == "hour" else (1, 3)  # 00:00, 03:00 and so on; Mon, Tue and so on
-    figure, axes = _canvas(3.1)
+    figure, axes = canvas(3.1)
     described = []
     for model in models:
         parts = model.scores.slices_of(dimension)
@@ -420,10 +338,10 @@ def _draw_curve(dimension: str, models: Sequence[_Model]) -> Markup:
     axes.set_xticks(range(0, len(labels), step), [label[:letters] for label in labels[::step]])
     axes.set_ylim(bottom=0)
     axes.set_ylabel("RMSE, minutes")
-    axes.tick_params(axis="y", labelcolor=_MUTED)
+    axes.tick_params(axis="y", labelcolor=MUTED)
     axes.grid(visible=False, axis="x")
-    _legend(figure, axes)
-    return _svg(figure, f"RMSE in minutes by {dimension}. " + "; ".join(described))
+    legend(figure, axes)
+    return svg(figure, f"RMSE in minutes by {dimension}. " + "; ".join(described))
 
 
 def _draw_errors_on(dimension: str, models: Sequence[_Model], rule: GateRule) -> Markup:
@@ -431,7 +349,7 @@ def _draw_errors_on(dimension: str, models: Sequence[_Model], rule: GateRule) ->
     figure, axes, described = _draw_slices([dimension], models, rule, lambda part: part.rmse, "{:.2f}")
     axes.set_xlim(left=0)
     axes.set_xlabel("RMSE, minutes")
-    return _svg(figure, f"RMSE in minutes by {dimension}. {described}")
+    return svg(figure, f"RMSE in minutes by {dimension}. {described}")
 
 
 def _draw_coverage(models: Sequence[_Model], rule: GateRule) -> Markup:
@@ -440,11 +358,11 @@ def _draw_coverage(models: Sequence[_Model], rule: GateRule) -> Markup:
         ["borough", "distance", "airport"], models, rule, lambda part: part.interval_coverage, "{:.1%}"
     )
     low, high = NOMINAL_COVERAGE - rule.coverage_tolerance, NOMINAL_COVERAGE + rule.coverage_tolerance
-    axes.axvspan(low, high, color=_LINE, alpha=0.6, zorder=0)
-    axes.axvline(NOMINAL_COVERAGE, color=_INK, linewidth=1, zorder=1)
+    axes.axvspan(low, high, color=LINE, alpha=0.6, zorder=0)
+    axes.axvline(NOMINAL_COVERAGE, color=INK, linewidth=1, zorder=1)
     axes.xaxis.set_major_formatter("{x:.0%}")
     axes.set_xlabel("trips that ended within their interval")
-    return _svg(figure, f"Interval coverage by slice. {described}")
+    return svg(figure, f"Interval coverage by slice. {described}")
 
 
 def _draw_width(models: Sequence[_Model], rule: GateRule) -> Markup:
@@ -454,7 +372,7 @@ def _draw_width(models: Sequence[_Model], rule: GateRule) -> Markup:
     )
     axes.set_xlim(left=0)
     axes.set_xlabel("mean width, minutes")
-    return _svg(figure, f"Mean interval width in minutes by slice. {described}")
+    return svg(figure, f"Mean interval width in minutes by slice. {described}")
 
 
 def _draw_slices(
@@ -473,7 +391,7 @@ def _draw_slices(
         names += [part.label for part in parts]
         trips += [part.trips for part in parts]
         places += [places[-1] + 1.5 + row for row in range(len(parts))]  # half a row apart from what stands before
-    figure, axes = _canvas(0.9 + 0.23 * places[-1])
+    figure, axes = canvas(0.9 + 0.23 * places[-1])
     described = []
     for model in models:
         values = [measure(model.scores)]
@@ -492,5 +410,5 @@ def _draw_slices(
         described.append(f"{model.name}: " + ", ".join(f"{name} {number.format(value)}" for name, value in pairs))
     axes.set_yticks(places, [f"{name}  ({count:,})" for name, count in zip(names, trips, strict=True)])
     axes.set_ylim(places[-1] + 0.6, -0.6)
-    _legend(figure, axes)
+    legend(figure, axes)
     return figure, axes, "; ".join(described)

@@ -1,0 +1,31 @@
+"""The step that predicts the trips of a month."""
+
+from kfp.dsl import Dataset, Input, Output
+
+from components.step import step
+
+
+@step
+def score(taxi: str, version: int, month: str, records: Input[Dataset], scores: Output[Dataset]) -> None:
+    """Predict every trip of a month whose time and zones are known, and keep the predictions in the artifact store.
+
+    Args:
+        taxi: `green` or `yellow`.
+        version: The version of the registered model.
+        month: The month, as `2021-01`.
+        records: The ingested month.
+        scores: The predictions, as parquet in parts; metadata: the version, how many trips were predicted and how many
+            not, by reason, the RMSE in minutes where the truth is known, and where the predictions are kept.
+    """
+    from pathlib import Path
+
+    from tripcast.artifacts import open_store
+    from tripcast.months import Month
+    from tripcast.registry import Registry
+    from tripcast.scoring import score
+    from tripcast.settings import Settings
+
+    settings = Settings.load()
+    registry, store = Registry(taxi, settings), open_store(settings.artifacts)
+    scored = score(registry, version, Month.parse(month), Path(records.path), Path(scores.path), store)
+    scores.metadata.update(scored.to_dict())

@@ -1,0 +1,199 @@
+"""The loop without its pipelines: the tests of its parts call what the steps call, in this process."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tripcast import contract
+from tripcast.artifacts import Store, open_store
+from tripcast.deployment import deploy
+from tripcast.history import History, Window
+from tripcast.ingestion import ingest
+from tripcast.months import Month, parse_months
+from tripcast.registry import Registry
+from tripcast.response import Response, respond, training_arguments
+from tripcast.retraining import Rule
+from tripcast.selection import Candidate, Selection, renew_expectation, select, track
+from tripcast.settings import Settings
+from tripcast.simulation import City
+from tripcast.training import train_from_files
+from tripcast.watch import watch
+
+#: Small months, of which one is enough for a model that passes the gate.
+TOWN = "simulated?trips=5000&seed=7"
+
+
+@dataclass
+class Loop:
+    """A home, in which months are watched and responded to, and models trained.
+
+    Attributes:
+        settings: Of the home.
+        folder: For what steps would hand each other.
+        source: Where months come from.
+        candidates: What is trained.
+        share: Of the riders, for a newly trained model.
+        rule: The thresholds.
+    """
+
+    settings: Settings
+    folder: Path
+    source: str = TOWN
+    candidates: Sequence[str] = ("lightgbm",)
+    share: float = 0.1
+    rule: Rule = field(default_factory=Rule)
+
+    @property
+    def store(self) -> Store:
+        return open_store(self.settings.artifacts)
+
+    @property
+    def history(self) -> History:
+        return History(self.store, "green")
+
+    @property
+    def registry(self) -> Registry:
+        return Registry("green", self.settings)
+
+    @property
+    def city(self) -> City:
+        return City.parse(self.source)
+
+    @property
+    def serving(self) -> tuple[int | None, int | None]:
+        """Champion and challenger."""
+        traffic = self.registry.traffic()
+        champion, challenger = (version and version.number for version in (traffic.champion, traffic.challenger))
+        return champion, challenger
+
+    @property
+    def moves(self) -> list[tuple[str, int]]:
+        return [(move.action, move.version) for move in self.registry.moves()]
+
+    def select(self, train: str, test: str) -> Selection:
+        """Train candidates and judge them."""
+        work = self.folder / f"training-{len(list(self.folder.glob('training-*')))}"
+        months = [*parse_months(train), Month.parse(test)]
+        ingested = [
+            ingest(
+                self.source,
+                "green",
+                month,
+                output=work / f"{month}.raw",
+                downloads=self.settings.downloads,
+                store=self.store,
+            )
+            for month in months
+        ]
+        *training, held_out = contract.validate(ingested, kept=work / "train", rejected=work / "rejected")
+        contract.hold_out(held_out, work / "test")
+        data = {str(check.month): check.ingested.sha256 for check in training}
+        trained = []
+        for name in self.candidates:
+            seconds = train_from_files(name, work / "train", work / name, taxi="green", data=data, trials=1)
+            trained.append(Candidate.open(work / name, seconds))
+        described = [*(check.to_dict("train") for check in training), held_out.to_dict("test")]
+        return select(
+            "green", work.name, trained, train_trips=work / "train", test_trips=work / "test", months=described
+        )
+
+    def train(self, train: str, test: str, share: float) -> str:
+        """What the training pipeline does; gives the decision."""
+        selection = self.select(train, test)
+        work = self.folder / selection.pipeline_run
+        pages = {"report": work / "report", "summary": work / "summary", "document": work / "decision"}
+        run_id = track(selection, **pages)
+        renew_expectation(selection)
+        winner = selection.hand_on_winner(work / "winner", run_id)
+        if selection.decision.promote:
+            version = self.registry.register(work / "winner", run_id=winner["run_id"], tags=winner["tags"])
+            deploy(self.registry, version.number, share, None)
+        return selection.decision.verdict
+
+    def watch(self, month: str = "next") -> Window | None:
+        pages = {"report": self.folder / "report.html", "summary": self.folder / "summary.md"}
+        return watch(self.source, "green", month, rule=self.rule, training_months=3, **pages)
+
+    def respond(self, month: str) -> Response:
+        return respond("green", month)
+
+    def turn(self, month: str) -> Window:
+        """A turn of the loop, as ``pipelines.loop.turn`` takes it."""
+        window = self.watch(month)
+        assert window is not None
+        if self.respond(month).retrain:
+            asked = training_arguments(window, self.source, "green", self.candidates, 1, self.share)
+            decision = self.train(str(asked["train_months"]), str(asked["test_month"]), self.share)
+            self.history.retrained(month, {"decision": decision})
+        return window
+
+    def live(self, months: str) -> dict[str, Window]:
+        return {str(month): self.turn(str(month)) for month in parse_months(months)}
+
+
+@pytest.fixture
+def without_pictures(monkeypatch):
+    """Pages say the decision alone: drawing takes most of a month's time, and is tested where it belongs."""
+    monkeypatch.setattr("tripcast.watch.monitoring_report", lambda context: f"<p>{context.decision.reason}</p>")
+    monkeypatch.setattr("tripcast.watch.monitoring_summary", lambda context: context.decision.reason)
+    monkeypatch.setattr("tripcast.selection.training_report", lambda *_: "<p>A report.</p>")
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, empty_store) -> Path:
+    """A registry of three versions: a champion, and what may challenge it.
+
+    Version 1 serves; it learned from 2021-01. Version 2 is better: it learned from four times as many trips of that
+    month. Version 3 is worse: it learned where streets are slow.
+    """
+    home = tmp_path_factory.mktemp("trained")
+    shutil.copy(empty_store, home / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRIPCAST_HOME", str(home))
+        patch.setenv("TRIPCAST_COMMIT", "none")
+        patch.setenv("MLFLOW_TRACKING_URI", "")
+        patch.setattr("tripcast.selection.training_report", lambda *_: "<p>A report.</p>")
+        loop = Loop(Settings.load(), tmp_path_factory.mktemp("work"))
+        loop.train("2021-01", "2021-02", 1.0)
+        for source in (
+            TOWN.replace("trips=5000", "trips=20000"),
+            f"{TOWN}&slower_streets=2021-01..2021-01:0.6",
+        ):
+            loop.source = source
+            selection = loop.select("2021-01", "2021-02")
+            run_id = loop.registry._client.create_run(loop.registry._tracker.experiment_id).info.run_id
+            folder = loop.folder / selection.pipeline_run / "winner"
+            winner = selection.hand_on_winner(folder, run_id)
+            loop.registry.register(folder, run_id=run_id, tags=winner["tags"])
+    return home
+
+
+@pytest.fixture
+def loop(trained, settings, tmp_path, monkeypatch) -> Loop:
+    """A home with those three versions."""
+    monkeypatch.setenv("TRIPCAST_COMMIT", "none")
+    monkeypatch.delenv("TRIPCAST_ALERT_WEBHOOK", raising=False)
+    monkeypatch.delenv("TRIPCAST_ARTIFACTS", raising=False)
+    shutil.copy(trained / "mlflow.db", settings.home / "mlflow.db")
+    (tmp_path / "work").mkdir()
+    return Loop(settings, tmp_path / "work")
+
+
+@pytest.fixture
+def months_in(tmp_path):
+    """Writes months of a simulated city into a folder, as the publisher names them."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def write(source: str, months: str) -> Path:
+        folder = tmp_path / "months"
+        folder.mkdir(exist_ok=True)
+        for month in parse_months(months):
+            rows = pa.Table.from_batches(City.parse(source).month("green", month))
+            pq.write_table(rows, folder / f"green_tripdata_{month}.parquet")
+        return folder
+
+    return write

@@ -1,0 +1,142 @@
+"""What monitoring keeps of each window, in a folder and in a bucket, and what is left to do about it."""
+
+import json
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from tripcast.artifacts import FolderStore, open_store
+from tripcast.errors import StorageError
+from tripcast.history import History, Retraining, Window
+from tripcast.monitoring import Measure
+from tripcast.retraining import Incident, WindowResult
+from tripcast.trial import judge
+
+
+def window(month="2021-06", action="retrain"):
+    measured = Measure(6.0, 5.9, 6.1)
+    result = WindowResult(month, 1, 5.0, measured, Measure(0.7, 0.69, 0.71), {"weekday": 0.1}, 0.9)
+    return Window(
+        result=WindowResult(**{**vars(result), "retrained": action == "retrain"}),
+        action=action,
+        reason="It is too high.",
+        incidents=(Incident("error", "2021-05", "RMSE is 6.00 minutes."),),
+        trial=judge(2, 1, 3_000, Measure(-0.5, -0.6, None)),
+        retraining=Retraining("2021-05", month) if action == "retrain" else None,
+        figures={"quality": [{"rmse": 6.0}], "drift": None},
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def history(folder):
+    return History(FolderStore(folder), "green")
+
+
+@pytest.fixture
+def pages(tmp_path):
+    files = {"report": tmp_path / "report", "summary": tmp_path / "summary"}
+    for name, file in files.items():
+        file.write_text(f"The {name}.")
+    return files
+
+
+def test_a_window_is_read_as_it_was_recorded(history, pages):
+    history.record(window(), **pages)
+    assert history.window("2021-06") == window()
+    assert history.windows() == [window()]
+
+
+@pytest.mark.parametrize("action", ["nothing", "alert", "retrain"])
+def test_a_window_survives_json(action):
+    again = Window.from_dict(json.loads(json.dumps(window(action=action).to_dict(), allow_nan=False)))
+    assert again == window(action=action)
+    assert again.result.retrained is (action == "retrain")
+
+
+def test_windows_come_in_order_of_time_and_each_taxi_has_its_own(history, folder, pages):
+    for month in ("2021-12", "2022-01", "2021-02"):
+        history.record(window(month), **pages)
+    History(FolderStore(folder), "yellow").record(window("2021-07"), **pages)
+    assert [each.month for each in history.windows()] == ["2021-02", "2021-12", "2022-01"]
+
+
+def test_a_month_that_was_not_watched_has_no_record(history):
+    assert history.windows() == []
+    assert history.window("2021-06") is None
+    assert history.response("2021-06") is None
+    assert history.retraining("2021-06") is None
+
+
+def test_the_pages_come_back_and_have_their_place(history, folder, pages, tmp_path):
+    history.record(window(), **pages)
+    history.pages("2021-06", tmp_path / "again.html", tmp_path / "again.md")
+    assert (tmp_path / "again.html").read_text() == "The report."
+    assert (tmp_path / "again.md").read_text() == "The summary."
+    assert history.report_uri("2021-06") == str(folder / "monitoring" / "green" / "2021-06" / "report.html")
+
+
+def test_pages_without_a_record_are_no_window(history, folder, pages):
+    """As a process leaves them that dies before it writes the record."""
+    history.record(window(), **pages)
+    (folder / "monitoring" / "green" / "2021-06" / "window.json").unlink()
+    assert history.windows() == []
+    assert history.window("2021-06") is None
+
+
+@pytest.mark.parametrize("action", ["nothing", "alert"])
+def test_a_window_is_done_when_it_was_responded_to(history, pages, action):
+    history.record(window(action=action), **pages)
+    assert not history.is_done(window(action=action))
+    history.responded("2021-06", {"what": "Told."})
+    assert history.is_done(window(action=action))
+    assert history.response("2021-06") == {"what": "Told."}
+
+
+def test_a_window_that_calls_for_retraining_is_done_when_that_has_come_to_something(history, pages):
+    history.record(window(), **pages)
+    history.responded("2021-06", {"what": "Told."})
+    assert not history.is_done(window())
+    history.retrained("2021-06", {"decision": "refused"})
+    assert history.is_done(window())
+    assert history.retraining("2021-06") == {"decision": "refused"}
+
+
+def test_a_damaged_record_is_named_with_what_to_do(history, folder, pages):
+    history.record(window(), **pages)
+    (folder / "monitoring" / "green" / "2021-06" / "window.json").write_text("{")
+    with pytest.raises(StorageError, match=r"green/2021-06/window\.json is not JSON .* then remove it\."):
+        history.windows()
+
+
+def test_a_bucket_keeps_what_a_folder_does(monkeypatch, pages):
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        for name, value in {
+            "AWS_ENDPOINT_URL_S3": "http://{}:{}".format(*server.get_host_and_port()),
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_CONFIG_FILE": "/dev/null",
+            "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+        }.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it remembers credentials
+        boto3.client("s3").create_bucket(Bucket="artifacts")
+        history = History(open_store("s3://artifacts/tripcast"), "green")
+        history.record(window(), **pages)
+        history.responded("2021-06", {"what": "Told."})
+        again = History(open_store("s3://artifacts/tripcast"), "green")
+        assert again.windows() == [window()]
+        assert again.response("2021-06") == {"what": "Told."}
+        assert again.retraining("2021-06") is None
+        assert again.report_uri("2021-06") == "s3://artifacts/tripcast/monitoring/green/2021-06/report.html"
+    finally:
+        server.stop()

@@ -1,0 +1,401 @@
+"""The monitoring report, on months that the library itself judged, compared and decided on."""
+
+import re
+from dataclasses import dataclass, replace
+from xml.etree import ElementTree
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from tests.conftest import make_trips
+from tests.unit.test_reports import HOSTILE, Page
+from tripcast.drift import Drift, Profile, compare
+from tripcast.monitoring import Expectation, Measure, Quality, measure, score
+from tripcast.months import Month
+from tripcast.reports import JoinCounts, Judgement, MonitoringContext, monitoring_report, monitoring_summary
+from tripcast.retraining import Incident, Rule, WindowResult, decide
+from tripcast.training import train
+from tripcast.trips import Trips
+
+
+@dataclass(frozen=True)
+class Window:
+    """A month as monitoring sees it."""
+
+    quality: tuple[Quality, ...]
+    drift: Drift
+    result: WindowResult
+
+
+def month_of_trips(month, *, slower=1.0, moved=False):
+    """A month of 3,000 trips; in a moved one East Harlem North has no trips, and Astoria and Astoria Park do."""
+    start, seed = np.datetime64(month, "us"), int(month[-2:])
+    trips = make_trips(seed=seed)
+    zones = trips.pickup_zone, trips.dropoff_zone
+    if moved:
+        zones = tuple(np.where(zone == 74, np.where(trips.trip_distance_miles < 3, 7, 8), zone) for zone in zones)
+    return Trips(
+        start + (trips.pickup_datetime - np.datetime64("2021-01-01", "us")) * 0.9,
+        *(zone.astype(np.int16) for zone in zones),
+        trips.trip_distance_miles,
+        np.clip(trips.duration_minutes * slower, 1, 60),
+    )
+
+
+@pytest.fixture(scope="module")
+def city():
+    """A city that is fine in February 2021, broken in March, missing in April, slower and moved in May and June."""
+    learned = month_of_trips("2021-01")
+    model = train("linear", learned, taxi="green", data={"2021-01": "1" * 64})
+    tested = score(model, learned, version=3)
+    expected = {3: Expectation.of(tested)}
+    reference = Profile.of([learned], [tested["predicted_minutes"].to_numpy()])
+
+    def watch(month, **changed):
+        trips = month_of_trips(month, **changed)
+        rows = score(model, trips, version=3)
+        tried = score(model, trips[:300], version=4, arm="challenger")
+        quality = measure(pa.concat_tables([rows, tried]), expected)
+        now = Month.parse(month).end + np.timedelta64(9, "h")
+        drift = compare(reference, Profile.of([trips], [rows["predicted_minutes"].to_numpy()]), now=now)
+        champion = quality[0]
+        result = WindowResult(
+            month,
+            3,
+            champion.expected_rmse,
+            champion.rmse,
+            champion.interval_coverage,
+            drift.psi,
+            drift.volume_ratio,
+        )
+        return Window(quality, drift, result)
+
+    return {
+        "2021-02": watch("2021-02"),
+        "2021-03": Window((), None, WindowResult("2021-03", 3, data_problem="2021-03 has too many bad rows.")),
+        "2021-05": watch("2021-05", slower=1.4, moved=True),
+        "2021-06": watch("2021-06", slower=1.4, moved=True),
+    }
+
+
+def context_of(city, month, **changed):
+    history = [window.result for key, window in city.items() if key <= month]
+    return MonitoringContext(
+        taxi="green",
+        location="a folder",
+        created="2021-07-01 04:05 UTC",
+        decision=decide(history),
+        history=history,
+        quality=city[month].quality,
+        drift=city[month].drift,
+        **changed,
+    )
+
+
+@pytest.fixture(scope="module")
+def bad(city):
+    """The month that calls for retraining, with all there is to say."""
+    context = context_of(
+        city,
+        "2021-06",
+        joined=JoinCounts(judged=3000, unjudged=1234, unknown=17, ambiguous=2),
+        judgement=Judgement("Version 4 is withdrawn: it is no better.", Measure(-0.125, -0.5, 0.25)),
+        alerts=["The webhook has taken the alert."],
+        links={"MLflow run": "https://mlflow.example/#/runs/1", "Kubeflow": "run 7"},
+    )
+    text = monitoring_report(context)
+    return context, text, Page(text)
+
+
+def figures(page):
+    """The pictures with captions, and the small ones in the table."""
+    drawings = [
+        ElementTree.fromstring(drawing.replace("<svg", '<svg xmlns:xlink="http://www.w3.org/1999/xlink"', 1))
+        for drawing in page.drawings
+    ]
+    small = [drawing for drawing in drawings if drawing.attrib["aria-label"].startswith("PSI of")]
+    return [drawing for drawing in drawings if drawing not in small], small
+
+
+def test_the_decision_and_what_happens_next_stand_at_the_top(bad):
+    context, text, page = bad
+    assert context.decision.action == "retrain"
+    assert f"<h1>{context.decision.reason}</h1>" in text
+    assert page.text.index("retraining") < page.text.index(context.decision.reason) < page.text.index("Why")
+    assert (
+        "Version 3 goes on serving while a new model is trained, which has to pass the gate before it serves anybody."
+        in page.text
+    )
+
+
+def test_every_incident_is_there_since_it_began_and_so_are_the_alerts(bad):
+    context, _, page = bad
+    assert {incident.kind for incident in context.decision.incidents} == {"error", "drift", "coverage"}
+    for incident in context.decision.incidents:
+        assert f"! {incident.kind} {incident.sentence} Since 2021-05." in page.text
+    assert "told The webhook has taken the alert." in page.text
+
+
+def test_the_months_that_counted_are_there_with_their_ratios(bad):
+    context, _, page = bad
+    may, june = context.decision.evidence[-2:]
+    assert f"2021-05 {may.rmse_ratio:.3f} (bad) , 2021-06 {june.rmse_ratio:.3f} (bad) ." in page.text
+    assert re.search(r"2021-02 \d\.\d{3} ,", page.text)
+
+
+def test_every_version_and_arm_has_its_figures(bad):
+    context, _, page = bad
+    assert [(part.version, part.arm) for part in context.quality] == [(3, "champion"), (4, "challenger")]
+    for part in context.quality:
+        known = part.expected_rmse is not None
+        row = (
+            f" version {part.version} {part.arm} {part.trips:,} {part.days} "
+            f"{part.rmse.value:.2f} {part.rmse.low:.2f} to {part.rmse.high:.2f} "
+            + (
+                f"{part.expected_rmse:.2f} {part.rmse.value / part.expected_rmse:.3f} "
+                if known
+                else "\N{EN DASH} \N{EN DASH} "
+            )
+            + f"{part.mae.value:.2f} {part.mae.low:.2f} to {part.mae.high:.2f} "
+            f"{part.bias.value:+.2f} {part.bias.low:+.2f} to {part.bias.high:+.2f} "
+            f"{part.interval_coverage.value * 100:.1f} "
+        )
+        assert row.replace("-", "\N{MINUS SIGN}") in page.text
+
+
+def test_how_the_truth_was_joined_is_told(bad, city):
+    page = bad[2]
+    assert "3,000 were judged; 1,234 have no true duration" in page.text
+    assert "17 true durations belong to no logged prediction, and 2 were left out" in page.text
+    unlogged = Page(monitoring_report(context_of(city, "2021-02"))).text
+    assert "No predictions were logged, so this is what version 3 makes of the month's trips." in unlogged
+
+
+def test_predictions_of_which_none_could_be_judged_are_counted(city):
+    unmatched = context_of(city, "2021-02", joined=JoinCounts(judged=0, unjudged=55, unknown=3000, ambiguous=0))
+    text = Page(monitoring_report(replace(unmatched, quality=()))).text
+    assert "Of the logged predictions 0 were judged; 55 have no true duration" in text
+    assert "3,000 true durations belong to no logged prediction" in text
+
+
+def test_the_challenger_s_judgement_is_told_with_its_difference(bad):
+    page = bad[2]
+    assert "Version 4 is withdrawn: it is no better." in page.text
+    assert "−0.125 −0.500 to +0.250 minutes; below zero the challenger is better." in page.text  # noqa: RUF001
+
+
+def test_features_that_have_shifted_come_first_with_all_their_distances(bad):
+    context, _, page = bad
+    text = page.text[page.text.index("PSI by month") :]
+    shifted = sorted(
+        (part for part in context.drift.features if part.psi > max(part.psi_chance, 0.2)), key=lambda part: -part.psi
+    )
+    assert {part.feature for part in shifted} == {"pickup_zone", "dropoff_zone"}
+    names = {"pickup_zone": "pickup zone", "dropoff_zone": "drop-off zone"}
+    rows = [text.index(f"{names[part.feature]} ! shifted {part.psi:.3f} {part.psi_chance:.3f}") for part in shifted]
+    assert rows == sorted(rows)
+    assert rows[-1] < text.index("as by chance")
+    (distance,) = (part for part in context.drift.features if part.feature == "trip_distance_miles")
+    assert re.search(rf"trip distance .{{5,12}} {distance.psi:.3f} {distance.psi_chance:.3f} .*", text)
+    assert f"{distance.wasserstein:.3f} {distance.ks:.3f} {distance.missing_share:.1%}" in text
+
+
+def test_zones_that_came_and_went_are_named(bad):
+    context, _, page = bad
+    ends = context.drift.new_zones
+    assert set(ends) == {7, 8}
+    assert context.drift.gone_zones == (74,)
+    assert f"Astoria, Queens {ends[7]:,} Astoria Park, Queens {ends[8]:,}" in page.text
+    assert "East Harlem North, Manhattan" in page.text
+
+
+def test_many_new_zones_are_counted_from_the_eleventh_on(bad):
+    context = bad[0]
+    drift = replace(context.drift, new_zones=dict.fromkeys(range(100, 115), 5))
+    page = Page(monitoring_report(replace(context, drift=drift)))
+    assert "Garment District, Manhattan 5" in page.text
+    assert "and 5 more" in page.text
+
+
+def test_volume_and_freshness_are_told_in_units_of_their_size(bad):
+    context, _, page = bad
+    assert f"Trips on a usual day {context.drift.trips_per_day:,.0f}" in page.text
+    assert f"{context.drift.volume_ratio:.0%} of the training months'" in page.text
+    newest, hours = context.drift.newest_pickup, context.drift.hours_since_newest
+    assert f"{newest[:10]}, {newest[11:]} New York time, {hours:.0f} hours before" in page.text
+    late = replace(context, drift=replace(context.drift, hours_since_newest=36_000.0))
+    assert "1,500 days before" in Page(monitoring_report(late)).text
+    none = replace(context, drift=replace(context.drift, newest_pickup=None, hours_since_newest=None))
+    assert "All pickups are later than this was made" in Page(monitoring_report(none)).text
+
+
+def test_the_rule_is_written_out_with_its_thresholds(bad):
+    context = bad[0]
+    rule = Rule(
+        k=3, n=5, cool_down=2, max_rmse_ratio=1.25, psi_alert=0.3, coverage_tolerance=0.05, min_volume_ratio=0.4
+    )
+    text = Page(monitoring_report(replace(context, decision=replace(context.decision, rule=rule)))).text
+    for part in (
+        "more than 1.25 times what was expected",
+        "the latest month is bad and so are at least 3 of the last 5 that the same version served, "
+        "and none was started in the 2 months before.",
+        "index of a feature is above 0.3",
+        "fewer than 75% or more than 85%",
+        "less than 40% of the trips",
+    ):
+        assert part in text
+    single = replace(context.decision, rule=Rule(k=1, n=1, cool_down=0))
+    text = Page(monitoring_report(replace(context, decision=single))).text
+    assert "Retraining starts when the latest month is bad." in text
+
+
+def test_pictures_show_every_month_and_what_happened_in_it(bad):
+    context, _, page = bad
+    large, small = figures(page)
+    error, coverage, days = large
+    assert error.attrib["aria-label"] == "RMSE of the champion by month, in minutes: " + "; ".join(
+        f"{window.key} {window.rmse.value:.2f}, expected {window.expected_rmse:.2f}"
+        for window in context.history
+        if window.rmse
+    )
+    texts = "".join(error.itertext())
+    for part in ("champion", "version 3", "retraining started", "data broken", "Feb", "2021", "Jun", "⋯"):
+        assert part in texts
+    assert [drawing.attrib["aria-label"].split(":")[0] for drawing in (coverage, days)] == [
+        "Interval coverage of the champion by month",
+        "Trips by day of 2021-06",
+    ]
+    assert len(small) == 6
+    psi = [f"{window.psi['pickup_zone']:.2f}" for window in context.history if window.psi]
+    labels = [drawing.attrib["aria-label"] for drawing in small]
+    assert f"PSI of the pickup zone by month: {', '.join(psi)}" in labels
+
+
+def test_a_broken_month_tells_the_problem_and_judges_nothing(city):
+    context = context_of(city, "2021-03")
+    page = Page(monitoring_report(context))
+    assert "The data of 2021-03 is broken, so the model is neither judged nor retrained on it." in page.text
+    assert "! data 2021-03 has too many bad rows. Since 2021-03." in page.text
+    assert "A person has to mend 2021-03 at its source" in page.text
+    assert not {"Quality by version", "Drift", "Challenger"} & set(
+        re.findall(r"<h2>(\w[\w ]*)", monitoring_report(context))
+    )
+    assert len(page.drawings) == 2  # of the months before
+
+
+def test_a_first_month_that_is_broken_has_no_pictures():
+    history = [WindowResult("2021-03", 3, data_problem="2021-03 is empty.")]
+    context = MonitoringContext("green", "a folder", "now", decide(history), history)
+    assert Page(monitoring_report(context)).drawings == []
+
+
+def test_a_good_month_calls_for_nothing(city):
+    context = context_of(city, "2021-02")
+    page = Page(monitoring_report(context))
+    assert "nothing to do" in page.text
+    assert "There is none in 2021-02." in page.text
+    assert "Version 3 goes on serving; the next month is looked at when it is published." in page.text
+
+
+def test_a_month_whose_truth_is_not_known_yet_is_reported_by_its_drift(city):
+    result = replace(city["2021-02"].result, rmse=None, expected_rmse=None, interval_coverage=None)
+    context = MonitoringContext("green", "a folder", "now", decide([result]), [result], drift=city["2021-02"].drift)
+    page = Page(monitoring_report(context))
+    assert "The error of 2021-02 cannot be judged yet, and nothing else is wrong." in page.text
+    assert "Trips on a usual day" in page.text
+    assert "Quality by version" not in page.text
+
+
+def test_one_day_without_an_interval_is_reported(city):
+    window = city["2021-02"]
+    lone = Measure(5.0, None, None)
+    quality = [replace(window.quality[0], rmse=lone, mae=lone, bias=lone, interval_coverage=Measure(0.8, None, None))]
+    result = replace(window.result, rmse=lone, interval_coverage=Measure(0.8, None, None))
+    context = MonitoringContext("green", "a folder", "now", decide([result]), [result], quality, window.drift)
+    assert "5.00" in Page(monitoring_report(context)).text
+    assert "5.00 (one day only)" in monitoring_summary(context)
+
+
+def test_pictures_reach_back_two_years_and_no_further():
+    history = [
+        WindowResult(f"{year}-{month:02d}", 1, 5.0, Measure(5.0, 4.9, 5.1), Measure(0.8, 0.79, 0.81))
+        for year in (2021, 2022, 2023)
+        for month in range(1, 13)
+    ]
+    page = Page(monitoring_report(MonitoringContext("green", "a folder", "now", decide(history), history)))
+    assert "2021-12" not in page.drawings[0]
+    assert "2022-01 5.00" in page.drawings[0]
+
+
+def test_links_are_links_on_the_web_and_text_elsewhere(bad):
+    page = bad[2]
+    assert [attributes["href"] for tag, attributes in page.elements if tag == "a"] == [
+        "https://mlflow.example/#/runs/1"
+    ]
+    assert "Kubeflow: run 7" in page.text
+
+
+def test_the_page_asks_for_nothing_from_outside(bad):
+    _, text, page = bad
+    assert not {"script", "link", "iframe", "object", "embed", "img"} & {tag for tag, _ in page.elements}
+    assert not re.search(r"@import|url\((?!#)", text)
+    assert not re.search(r'(?:src|xlink:href)="(?!#)', text)
+    assert "default-src 'none'" in text
+    assert not re.search("#0[1-5]0[1-5]0[1-6]", text)  # no stand-in for a colour is left
+    assert len(text.encode()) < 1_000_000
+
+
+@pytest.fixture
+def hostile(bad):
+    context = bad[0]
+    decision = replace(context.decision, reason=HOSTILE, incidents=(Incident("error", "2021-05", HOSTILE),))
+    return replace(
+        context,
+        taxi=HOSTILE,
+        location=HOSTILE,
+        created=HOSTILE,
+        decision=decision,
+        judgement=Judgement(HOSTILE),
+        alerts=[HOSTILE],
+        links={HOSTILE: "javascript:alert(1)"},
+        quality=[replace(context.quality[0], arm=HOSTILE)],
+    )
+
+
+def test_what_comes_from_outside_is_text_and_nothing_else(hostile):
+    page = Page(monitoring_report(hostile))
+    assert page.text.count(HOSTILE) >= 6
+    assert not [tag for tag, attributes in page.elements if tag in {"img", "a"} or "onerror" in attributes]
+
+
+def test_the_summary_s_table_survives_hostile_text(hostile):
+    summary = monitoring_summary(hostile)
+    assert "<img" not in summary
+    rows = [line for line in summary.splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {9}
+
+
+def test_the_summary_has_the_decision_the_incidents_and_the_table(bad):
+    context = bad[0]
+    lines = monitoring_summary(context).splitlines()
+    part = context.quality[0]
+    assert lines[0] == f"## {context.decision.reason}"
+    assert lines[2].startswith("**Retraining**, green taxi, 2021-06. Version 3 goes on serving while")
+    error = context.decision.incidents[0]
+    assert f"- **error** since 2021-05: {error.sentence}" in lines
+    assert (
+        f"| 3, champion | 3,000 | {part.rmse.value:.2f} ({part.rmse.low:.2f} to {part.rmse.high:.2f}) | "
+        f"{part.expected_rmse:.2f} | {part.rmse.value / part.expected_rmse:.3f} | {part.mae.value:.2f} | "
+        f"{part.bias.value:+.2f} | {part.interval_coverage.value:.1%} |"
+    ) in lines
+    assert "**Challenger**: Version 4 is withdrawn: it is no better." in lines
+    (shifted,) = (line for line in lines if line.startswith("Features that have shifted"))
+    assert "pickup zone" in shifted
+    assert len(lines) < 25
+
+
+def test_the_summary_of_a_broken_month_is_the_problem(city):
+    summary = monitoring_summary(context_of(city, "2021-03"))
+    assert "- **data** since 2021-03: 2021-03 has too many bad rows." in summary
+    assert "|" not in summary

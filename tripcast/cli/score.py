@@ -1,0 +1,99 @@
+"""`tripcast score`: one run of the scoring pipeline on this machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tripcast.cli import options
+from tripcast.cli.group import EXIT_CODES, main
+from tripcast.settings import Settings
+
+if TYPE_CHECKING:
+    from pipelines.local import LocalRun
+
+
+@main.command(epilog=EXIT_CODES)
+@options.source
+@options.taxi
+@click.option(
+    "--months",
+    default="2021-03",
+    show_default=True,
+    metavar="MONTHS",
+    help="Months to score: 2021-03, 2021-01..2021-03, or 2021-01,2022-01.",
+)
+@click.option(
+    "--model",
+    default="champion",
+    show_default=True,
+    metavar="VERSION",
+    help="The version to score with: its number, or an alias: champion, challenger, previous.",
+)
+@options.runner
+@options.artifacts
+@options.home
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON document, for scripts.")
+def score(source: str, taxi: str, months: str, model: str, runner: str, as_json: bool) -> None:
+    r"""Predict the trips of whole months, and keep the predictions as partitioned parquet.
+
+    \b
+    Examples:
+      tripcast score --source tlc --months 2021-03
+      tripcast score --source ../trips --months 2021-01..2021-03 --model 3
+      tripcast score --source simulated --model challenger --artifacts s3://tripcast
+    """
+    from pipelines.laptop import run_here
+    from pipelines.scoring import scoring
+    from tripcast.progress import Progress
+
+    arguments = {"source": source, "taxi": taxi, "months": months, "model": model}
+    with Progress() as progress:
+        run = run_here(scoring, arguments, Settings.load(), progress, runner)
+    scored = _scored_months(run)
+    summary = {
+        "model": scored[0]["model"],
+        "version": int(scored[0]["version"]),
+        "scores": scored[0]["location"].rpartition("/")[0],
+        "months": scored,
+        "seconds": progress.seconds,
+    }
+    if as_json:
+        click.echo(json.dumps(summary, indent=2))
+    else:
+        _print(summary)
+
+
+def _scored_months(run: LocalRun) -> list[dict[str, Any]]:
+    """What each task of the fan-out says of its month (``tripcast.scoring.Scored``), in time order."""
+    outputs = [json.loads(file.read_text()) for file in run.folder.glob("*/score/executor_output.json")]
+    scored = [output["artifacts"]["scores"]["artifacts"][0]["metadata"] for output in outputs]
+    return sorted(scored, key=lambda month: str(month["month"]))
+
+
+def _print(summary: Mapping[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    title = f"{summary['model']} version {summary['version']}"
+    table = Table("month", title=title, title_justify="left")
+    for heading in ("trips", "predicted", "not predicted", "RMSE, minutes", "on trips"):
+        table.add_column(heading, justify="right")
+    for month in summary["months"]:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in month["not_predicted"].items() if count)
+        table.add_row(
+            month["month"],
+            f"{month['trips']:,}",
+            f"{month['predicted']:,}",
+            reasons or "0",
+            f"{month['rmse']:.3f}" if "rmse" in month else "",
+            f"{month['judged']:,}",
+        )
+    console.print()
+    console.print(table)
+    console.print(f"Scores   {summary['scores']}", soft_wrap=True)
+    console.print("         parquet by month: pyarrow.dataset.dataset(..., partitioning='hive')")
