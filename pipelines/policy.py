@@ -123,11 +123,11 @@ POLICIES = {
     "train": Policy(cache=True, requests=_LARGE, limits=Resources("2", "4Gi"), minutes=180),
     "evaluate": Policy(cache=False, requests=_LARGE, limits=Resources("2", "4Gi"), minutes=60),
     "register": Policy(cache=False, requests=_MEDIUM, limits=Resources("1", "1Gi"), minutes=10),
-    "deploy": Policy(cache=False, requests=_SMALL, limits=Resources("1", "1Gi"), minutes=10),
-    "plan_scoring": Policy(cache=False, requests=_SMALL, limits=Resources("1", "1Gi"), minutes=10),
+    "deploy": Policy(cache=False, requests=_MEDIUM, limits=Resources("1", "1Gi"), minutes=10),
+    "plan_scoring": Policy(cache=False, requests=_MEDIUM, limits=Resources("1", "1Gi"), minutes=10),
     "score": Policy(cache=False, requests=_MEDIUM, limits=Resources("2", "2Gi"), minutes=60),
     "monitor": Policy(cache=False, requests=_LARGE, limits=Resources("2", "4Gi"), minutes=60),
-    "respond": Policy(cache=False, requests=_SMALL, limits=Resources("1", "1Gi"), minutes=10, alerts=True),
+    "respond": Policy(cache=False, requests=_MEDIUM, limits=Resources("1", "1Gi"), minutes=10, alerts=True),
     "retrain": Policy(cache=False, requests=_SMALL, limits=Resources("1", "1Gi"), minutes=10, starts_runs=True),
 }
 

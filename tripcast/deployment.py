@@ -25,7 +25,8 @@ def deploy(registry: Registry, number: int, share: float, service_url: str | Non
         number: The version.
         share: Of the riders, 0 to 1. The whole makes it the champion, and so does being the first version of all; less
             makes it the challenger.
-        service_url: Where the service answers; None where there is none, then nothing is waited for.
+        service_url: Where the service answers; None where there is none, then nothing is waited for. Nor is one waited
+            for that serves the other taxi's model.
         patience: Seconds to wait.
 
     Returns:
@@ -48,7 +49,7 @@ def deploy(registry: Registry, number: int, share: float, service_url: str | Non
         sentence = f"Version {number} answers {share:.0%} of the riders, version {before.champion.number} the others."
     if service_url is None:
         return sentence
-    trouble = _wait(service_url.rstrip("/"), arm, number, share, patience)
+    trouble = _wait(service_url.rstrip("/"), registry.name, arm, number, share, patience)
     if trouble is None:
         return sentence
     _restore(registry, before, f"Version {number} was never served: {trouble}")
@@ -58,12 +59,17 @@ def deploy(registry: Registry, number: int, share: float, service_url: str | Non
     )
 
 
-def _wait(service_url: str, arm: str, number: int, share: float, patience: float) -> str | None:
-    """Wait until an arm of the service is a version; gives what is wrong if that does not come to pass."""
+def _wait(service_url: str, model: str, arm: str, number: int, share: float, patience: float) -> str | None:
+    """Wait until an arm of the service is a version; gives what is wrong if that does not come to pass.
+
+    A service serves the model of one taxi. One of another taxi's has nothing to take up.
+    """
     deadline = time.monotonic() + patience
     while True:
         state, trouble = _ask(service_url)
         served = state.get(arm)
+        if state.get("model", model) != model:
+            return None
         if served and served["version"] == number and (arm == "champion" or state["share"] == share):
             return None
         if time.monotonic() > deadline:

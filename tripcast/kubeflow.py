@@ -46,8 +46,9 @@ _PAUSES = (2.0, 5.0, 10.0, 30.0)
 #: Seconds after which a run that is made by someone else has another creation time: it is kept in whole seconds.
 _CLOCK_TICK = 1.1
 
-#: How KFP 2.x names the pod of a step, in a workflow whose node is ``workflow-hash``.
-_POD_KINDS = ("system-container-impl", "retry-system-container-impl")
+#: What KFP 2.17 puts into the name of a step's pod, in a workflow whose node is ``workflow-hash``: how many annotations
+#: and labels the step has, by policy, and that it is tried again (backend/src/v2/compiler/argocompiler/container.go).
+POD_KINDS = ("metadata-0-3-retry-system-container-impl", "metadata-0-4-retry-system-container-impl")
 
 #: The last line of a traceback that ends in one of tripcast's own errors.
 _EXPECTED_ERROR = re.compile(r"^tripcast\.errors\.\w+: (.+)$", re.MULTILINE)
@@ -242,7 +243,7 @@ class Kubeflow:
         """
         for node in nodes:
             workflow, _, unique = node.rpartition("-")
-            for kind in _POD_KINDS:
+            for kind in POD_KINDS:
                 pod = f"{workflow}-{kind}-{unique}"
                 for place, query in (
                     (f"/apis/v1alpha1/runs/{run_id}/nodes/{pod}/log", {}),  # the API itself
@@ -535,7 +536,8 @@ def _message(body: str | bytes | None) -> str | None:
     # The details have the words that are meant for people, without the calls that led there.
     said = [detail.get("message") for detail in answer.get("details") or [] if isinstance(detail, dict)]
     said += [answer.get("message"), answer.get("error_message"), answer.get("error")]
-    return next((str(words).rstrip(".") for words in said if words), None)
+    # Some answers have the server's stack below the first line.
+    return next((str(words).splitlines()[0].rstrip(".") for words in said if words and str(words).strip()), None)
 
 
 def _brief(trouble: object) -> str:

@@ -35,6 +35,8 @@ from urllib.parse import parse_qs, unquote_plus, urlsplit
 import kfp_server_api as api
 import yaml
 
+from tripcast.kubeflow import POD_KINDS
+
 Json = dict[str, Any]
 
 NEVER = "1970-01-01T00:00:00Z"
@@ -328,7 +330,7 @@ class KubeflowApi:
 def pod_of(run_id: str, task: str, number: int = 1) -> str:
     """The pod of a run's task."""
     workflow, unique = _node(run_id, task, number, "executor").rsplit("-", 1)
-    return f"{workflow}-system-container-impl-{unique}"
+    return f"{workflow}-{POD_KINDS[0]}-{unique}"
 
 
 def _node(run_id: str, task: str, number: int, kind: str) -> str:

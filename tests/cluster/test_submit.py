@@ -4,11 +4,14 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
+import yaml
 
 from pipelines.compilation import PIPELINES
 from tests.cluster.kubeflow_api import SUCCEEDS, Frame, KubeflowApi, Refused, pod_of, running
+from tripcast.kubeflow import POD_KINDS
 
 LOGIN = (302, "text/html", '<a href="/dex/auth">Found</a>')
 PAGE = (200, "text/html", "<!doctype html><title>Sign in</title>")
@@ -142,6 +145,17 @@ def test_a_failed_run_names_its_step_and_what_that_said(cluster, tripcast, monke
     assert result.exit_code == 1
     assert "The step 'plan' failed: tlc has no month 2031-01 yet." in result.stderr
     assert f"/#/runs/details/{cluster.runs[0]['run_id']}" in result.stderr
+
+
+def test_pods_are_named_by_the_annotations_and_labels_that_the_steps_have():
+    kinds = set()
+    for file in Path("compiled").glob("*.yaml"):
+        _, platform = yaml.safe_load_all(file.read_text())
+        for config in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
+            metadata = config["podMetadata"]
+            annotations, labels = len(metadata.get("annotations", {})), len(metadata["labels"])
+            kinds.add(f"metadata-{annotations}-{labels}-retry-system-container-impl")
+    assert kinds == set(POD_KINDS)
 
 
 def test_the_log_is_also_read_through_the_pages(cluster, tripcast, monkeypatch):

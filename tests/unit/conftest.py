@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -75,7 +76,7 @@ class Loop:
 
     def select(self, train: str, test: str) -> Selection:
         """Train candidates and judge them."""
-        work = self.folder / f"training-{len(list(self.folder.glob('training-*')))}"
+        work = self.folder / f"training-{uuid4()}"
         months = [*parse_months(train), Month.parse(test)]
         ingested = [
             ingest(
@@ -100,21 +101,26 @@ class Loop:
             "green", work.name, trained, train_trips=work / "train", test_trips=work / "test", months=described
         )
 
+    def register(self, selection: Selection) -> int:
+        """Track a selection and register its winner, whatever the gate says; gives the version."""
+        work = self.folder / selection.pipeline_run
+        pages = {"report": work / "report", "summary": work / "summary", "document": work / "decision"}
+        winner = selection.hand_on_winner(work / "winner", track(selection, **pages))
+        return self.registry.register(work / "winner", run_id=winner["run_id"], tags=winner["tags"]).number
+
     def train(self, train: str, test: str, share: float) -> str:
         """What the training pipeline does; gives the decision."""
         selection = self.select(train, test)
-        work = self.folder / selection.pipeline_run
-        pages = {"report": work / "report", "summary": work / "summary", "document": work / "decision"}
-        run_id = track(selection, **pages)
         renew_expectation(selection)
-        winner = selection.hand_on_winner(work / "winner", run_id)
         if selection.decision.promote:
-            version = self.registry.register(work / "winner", run_id=winner["run_id"], tags=winner["tags"])
-            deploy(self.registry, version.number, share, None)
+            deploy(self.registry, self.register(selection), share, None)
         return selection.decision.verdict
 
     def watch(self, month: str = "next") -> Window | None:
-        pages = {"report": self.folder / "report.html", "summary": self.folder / "summary.md"}
+        """As the step does; the pages are then in the folder of that name."""
+        self.pages = self.folder / f"pages-{uuid4()}"
+        self.pages.mkdir()
+        pages = {"report": self.pages / "report", "summary": self.pages / "summary"}
         return watch(self.source, "green", month, rule=self.rule, training_months=3, **pages)
 
     def respond(self, month: str) -> Response:
@@ -163,11 +169,7 @@ def trained(tmp_path_factory, empty_store) -> Path:
             f"{TOWN}&slower_streets=2021-01..2021-01:0.6",
         ):
             loop.source = source
-            selection = loop.select("2021-01", "2021-02")
-            run_id = loop.registry._client.create_run(loop.registry._tracker.experiment_id).info.run_id
-            folder = loop.folder / selection.pipeline_run / "winner"
-            winner = selection.hand_on_winner(folder, run_id)
-            loop.registry.register(folder, run_id=run_id, tags=winner["tags"])
+            loop.register(loop.select("2021-01", "2021-02"))
     return home
 
 

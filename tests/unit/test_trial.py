@@ -77,7 +77,7 @@ def test_versions_that_are_equal_are_hardly_ever_promoted():
     from tripcast.monitoring import rmse_difference
 
     verdicts = []
-    for seed in range(300):
+    for seed in range(200):
         truth, predicted, day = days_of_traffic(seed, days=30)
         others = truth + (predicted - truth)[::-1]
         difference = rmse_difference(judged(truth, predicted, day=day), judged(truth, others, day=day))

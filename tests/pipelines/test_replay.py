@@ -1,0 +1,166 @@
+"""The loop over past months, by the command that people type, on a small simulated city in which streets become slow."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipelines.replay import Story
+from tripcast.errors import InvalidRequest
+
+TRIPCAST = Path(sys.executable).parent / "tripcast"
+CITY = "simulated?trips=5000&seed=7&slower_streets=2021-03:0.6"
+STORY = ("--source", CITY, "--months", "2021-01..2021-04", "--candidates", "lightgbm", "--json")
+
+#: What a real system would have set, and a replay must not touch.
+REAL = {
+    "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",
+    "TRIPCAST_ARTIFACTS": "s3://nowhere",
+    "TRIPCAST_SERVICE_URL": "http://127.0.0.1:9",
+    "TRIPCAST_KFP_ENDPOINT": "http://127.0.0.1:9",
+    "TRIPCAST_ALERT_WEBHOOK": "http://127.0.0.1:9",
+}
+
+
+def environment(**settings: str) -> dict[str, str]:
+    """This process's, less what would lead a run elsewhere."""
+    return {
+        name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "TRIPCAST_"))
+    } | settings
+
+
+def tripcast(*arguments: object, **settings: str) -> subprocess.CompletedProcess[str]:
+    command = [str(TRIPCAST), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment(**settings))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def document(home) -> dict:
+    """The first replay, killed without warning when its second month has begun, and asked for again."""
+    command = [str(TRIPCAST), "replay", *STORY, "--home", str(home)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment(**REAL)) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "respond 2021-04" in line:
+                process.kill()
+                break
+    assert process.returncode == -signal.SIGKILL
+    again = tripcast("replay", *STORY, "--home", home, **REAL)
+    assert again.returncode == 0, again.stderr
+    return json.loads(again.stdout) | {"stderr": again.stderr}
+
+
+def test_a_replay_that_was_killed_goes_on_where_it_stopped(document):
+    assert "respond 2021-03" not in document["stderr"]
+    assert "ingest 2021-01" not in document["stderr"]
+    assert "respond 2021-04" in document["stderr"]
+    assert [month["month"] for month in document["months"]] == ["2021-03", "2021-04"]
+
+
+def test_the_first_months_train_and_judge_the_first_version(document):
+    assert (document["train_months"], document["test_month"]) == (["2021-01"], "2021-02")
+    assert [month["served_version"] for month in document["months"]] == [1, 1]
+
+
+def test_every_month_says_how_the_system_the_first_version_and_the_notebook_did(document):
+    for month in document["months"]:
+        assert month["system_rmse"] == month["trained_once_rmse"]  # nothing else has served yet
+        assert month["notebook_rmse"] > month["system_rmse"] > 5
+        assert 4_000 < month["trips"] < 5_000
+        assert (month["challenger_version"], month["challenger_share"]) == (None, 0.0)
+
+
+def test_what_happened_is_told_in_order(document):
+    kinds = [[event["kind"] for event in month["events"]] for month in document["months"]]
+    assert set(kinds[0]) == {"alert"}
+    assert kinds[1] == ["retrain", "challenge"]
+    retrain, challenge = document["months"][1]["events"]
+    assert retrain["sentence"].endswith("It trains on 2021-03, and is judged on 2021-04.")
+    assert challenge["sentence"].endswith("Version 2 answers 10% of the riders, version 1 the others.")
+
+
+def test_the_page_is_there_and_shows_the_months(document):
+    page = Path(document["page"]).read_text()
+    assert page.lower().startswith("<!doctype html>")
+    for month in document["months"]:
+        assert month["month"] in page
+    assert "<svg" in page
+
+
+def test_the_real_home_is_left_as_it_was(document, home):
+    assert {file.name for file in home.iterdir()} == {"replays", "downloads"}
+    (replayed,) = (home / "replays").iterdir()
+    assert Path(document["page"]) == replayed / "replay.html"
+    assert not (replayed / "alerts" / "sent").exists()
+
+
+def test_the_same_replay_again_is_there_already_and_says_the_same(document, home):
+    again = tripcast("replay", *STORY, "--home", home, **REAL)
+    assert json.loads(again.stdout) == {name: value for name, value in document.items() if name != "stderr"}
+    assert "monitor" not in again.stderr
+
+
+def test_a_fresh_home_gives_the_same_figures(document, tmp_path):
+    fresh = tripcast("replay", *STORY, "--home", tmp_path)
+    assert fresh.returncode == 0, fresh.stderr
+    found = json.loads(fresh.stdout)
+    for name in ("months", "headline", "train_months", "test_month"):
+        assert found[name] == document[name]
+
+
+# What cannot be replayed.
+
+
+def test_a_story_begins_with_its_training_months():
+    assert Story.plan("2021-01..2021-04", None, source=CITY, taxi="green").months == ["2021-03", "2021-04"]
+    story = Story.plan("2021-01..2021-04", "2021-01..2021-02", source=CITY, taxi="green")
+    assert (story.train, story.test, story.months) == (["2021-01", "2021-02"], "2021-03", ["2021-04"])
+
+
+@pytest.mark.parametrize(
+    ("months", "train", "sentence"),
+    [
+        ("2021-01..2021-02", None, "has nothing to live through: it needs 1 to train on"),
+        ("2021-01..2021-03", "2021-01..2021-02", "it needs 2 to train on, one to judge on, and at least one more"),
+        ("2021-01..2021-04", "2021-02", "The months to train on, 2021-02, are not the first of 2021-01"),
+        ("2021-01..2021-04", "2020-12..2021-01", "are not the first of"),
+    ],
+)
+def test_too_few_months_or_others_than_the_first_to_train_on_are_refused(months, train, sentence):
+    with pytest.raises(InvalidRequest, match=sentence):
+        Story.plan(months, train, source=CITY, taxi="green")
+
+
+def test_months_that_a_folder_lacks_are_all_named_before_any_work(tmp_path):
+    source = tmp_path / "months"
+    source.mkdir()
+    result = tripcast("replay", "--source", source, "--months", "2021-01..2021-03", "--home", tmp_path / "home")
+    assert result.returncode == 2
+    for month in ("2021-01", "2021-02", "2021-03"):
+        assert f"There is no {month} of the green taxi" in result.stderr
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--months", "2021-01..2021-04", "--rule", "magic=1"), "The rule has no threshold 'magic'"),
+        (("--months", "2021-01..2021-04", "--rule", "k=4"), "k is 4 of n = 3 windows: give 1 <= k <= n."),
+        (("--months", "2021-01..2021-02"), "has nothing to live through"),
+    ],
+)
+def test_bad_input_is_named_and_ends_with_2(tmp_path, arguments, sentence):
+    result = tripcast("replay", "--source", CITY, *arguments, "--home", tmp_path / "home")
+    assert result.returncode == 2
+    assert sentence in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "home").exists()
