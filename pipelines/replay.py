@@ -170,7 +170,8 @@ def _at_home(home: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        del os.environ["TRIPCAST_HOME"]
+        for name in before:  # MLflow has written its address there, too
+            os.environ.pop(name, None)
         os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
@@ -239,7 +240,7 @@ def _live(story: Story, month: str, settings: Settings, notify: Callable[[StepEv
         served_version=serving["champion"],
         challenger_version=serving["challenger"],
         challenger_share=serving["share"],
-        events=tuple(_events(taken)),
+        events=tuple(_events(taken, story.rollout)),
     )
     _write(file, asdict(lived))
     for run in taken.runs:
@@ -273,7 +274,7 @@ def _rmse(model: Model, trips: Trips) -> float:
     return quality.rmse.value
 
 
-def _events(taken: Turn) -> Iterator[Event]:
+def _events(taken: Turn, rollout: float) -> Iterator[Event]:
     """What happened in a month, in order."""
     window, trained = taken.window, taken.trained
     for incident in window.incidents:
@@ -288,8 +289,11 @@ def _events(taken: Turn) -> Iterator[Event]:
         months = f"It trains on {window.retraining.train}, and is judged on {window.retraining.test}."
         yield Event("retrain", f"{window.reason} {months}")
     if trained:
-        if trained["decision"] == "promoted":
-            yield Event("challenge", f"{trained['reason']} {trained['serves']}")
+        if trained["decision"] != "refused":
+            yield Event(
+                "promote" if rollout == 1 else "challenge",
+                " ".join([trained["reason"], trained.get("serves", "")]).strip(),
+            )
         else:
             yield Event("refuse", trained["reason"])
 

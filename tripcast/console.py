@@ -113,7 +113,9 @@ def print_turn(document: Mapping[str, Any]) -> None:
             "expected."
         )
     trained = document["trained"]
-    if trained:
+    if trained and "run" in trained:
+        console.print(f"Trains   run {trained['run']} of Kubeflow Pipelines")
+    elif trained:
         console.print(f"Trained on {trained['train_months']}: {trained['decision']}. {trained['reason']}")
         if "serves" in trained:
             console.print(f"Serves   {trained['serves']}")

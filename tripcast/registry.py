@@ -365,28 +365,29 @@ class Registry:
         """
         return self._record(Move(_now(), "withdraw", self._standing_challenger(), None, reason, 0.0))
 
-    def end_trial(self, number: int, *, better: bool, reason: str, cause: str) -> Move | None:
+    def end_trial(self, number: int, champion: int, *, better: bool, reason: str, cause: str) -> Move | None:
         """End a challenger's trial: it becomes the champion, or it is withdrawn; once for the same cause.
 
         Args:
             number: The version that was on trial.
+            champion: The version that it was compared with.
             better: Whether it becomes the champion.
             reason: Why, as a sentence; goes into the record.
             cause: What the trial was ended for, for example ``monitoring/2021-06``.
 
         Returns:
-            The line of the record; None if it is there already, or that version is no longer on trial: somebody else
-            has decided.
+            The line of the record; None if it is there already, or another version is on trial or champion by now:
+            somebody else has decided.
         """
         moves = self.moves()
-        challenger = self.traffic().challenger
-        if challenger is None or challenger.number != number or any(move.cause == cause for move in moves):
+        traffic = self.traffic()
+        standing = tuple(version and version.number for version in (traffic.challenger, traffic.champion))
+        if standing != (number, champion) or any(move.cause == cause for move in moves):
             # One that died after writing the record left the aliases as they were.
             self._set_aliases()
             return None
         if better:
-            reign = _reign(moves)
-            move = Move(_now(), "promote", number, reign[-1] if reign else None, reason, cause=cause)
+            move = Move(_now(), "promote", number, champion, reason, cause=cause)
         else:
             move = Move(_now(), "withdraw", number, None, reason, 0.0, cause)
         self._write(moves, move)

@@ -67,7 +67,13 @@ def respond(taxi: str, month: str) -> Response:
         if trial.verdict != "wait":
             registry = Registry(taxi, settings)
             cause = f"monitoring/{month}"
-            registry.end_trial(trial.challenger, better=trial.verdict == "promote", reason=trial.reason, cause=cause)
+            registry.end_trial(
+                trial.challenger,
+                trial.champion,
+                better=trial.verdict == "promote",
+                reason=trial.reason,
+                cause=cause,
+            )
     if delivery.sent:
         sentences.append(f"Alerts sent: {len(delivery.sent)}.")
     if delivery.waiting:

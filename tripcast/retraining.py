@@ -26,6 +26,7 @@ Source:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import takewhile
@@ -91,10 +92,10 @@ class Rule:
                 raise InvalidRequest(f"The rule has no threshold '{name}': it has {', '.join(kinds)}.")
             try:
                 given[name] = kinds[name](value)
-            except (TypeError, ValueError):
-                given[name] = None
+            except (OverflowError, TypeError, ValueError):
+                given[name] = math.nan
             # A pipeline's parameter knows no whole numbers: 2.0 is 2, and 2.5 is a mistake.
-            if given[name] is None or given[name] != float(value):
+            if not math.isfinite(given[name]) or given[name] != float(value):
                 raise InvalidRequest(f"The threshold {name} cannot be '{value}': give a {kinds[name].__name__}.")
         return cls(**given)
 

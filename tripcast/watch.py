@@ -230,10 +230,16 @@ def watch(
 
 def _next(history: History, earlier: Sequence[Window], champion: Version, source: Source, taxi: str) -> Month | None:
     """The month to watch next: unfinished business first, then what was published."""
-    if earlier and not history.is_done(earlier[-1]):
-        return Month.parse(earlier[-1].month)
-    known = [window.month for window in earlier[-1:]] + [_tested_on(champion)]
-    month = Month.parse(max(known)).next()
+    unfinished = next((window for window in earlier if not history.is_done(window)), None)
+    if unfinished:
+        return Month.parse(unfinished.month)
+    known = max([window.month for window in earlier[-1:]] + [_tested_on(champion)])
+    if not known:
+        raise InvalidRequest(
+            f"Version {champion.number} does not say on which month it was judged (the tag tripcast.test_month), so no "
+            "month is the next one: name the month to watch."
+        )
+    month = Month.parse(known).next()
     today = date.today()
     latest = max(month, Month(today.year, today.month))
     while month <= latest:
@@ -424,8 +430,9 @@ def choose_months(
         training_months: How many, at most.
     """
     broken = {result.key for result in results if result.data_problem}
-    seen = {str(month) for month in parse_months(champion.tags["tripcast.train_months"])} | {_tested_on(champion)}
-    sound = sorted((seen | {result.key for result in results[:-1]}) - broken)
+    trained_on = champion.tags.get("tripcast.train_months")
+    seen = {str(month) for month in parse_months(trained_on)} if trained_on else set()
+    sound = sorted((seen | {_tested_on(champion)} | {result.key for result in results[:-1]}) - broken - {""})
     since = next(incident.since for incident in decision.incidents if incident.kind == "error")
     fresh = [month for month in sound if month >= since] or sound
     return Retraining(train=",".join(fresh[-training_months:]), test=results[-1].key)

@@ -363,7 +363,14 @@ def test_no_secret_reaches_output_or_what_is_sent(cluster, tripcast, monkeypatch
 def test_ctrl_c_leaves_the_run_and_says_how_to_stop_it(cluster):
     cluster.script = (*SUCCEEDS[:2],)
     command = [sys.executable, "-c", "from tripcast.cli import main; main()", "submit", "training"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # As in a terminal: what runs in a shell's background has Ctrl-C ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
         while not cluster.requests("GET /apis/v2beta1/runs/"):
             assert process.poll() is None, process.communicate()
             time.sleep(0.05)

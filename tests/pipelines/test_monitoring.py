@@ -97,15 +97,14 @@ def kill_at(line: str, turn) -> None:
 
 @pytest.fixture(scope="module")
 def turns(turn, loop, channel) -> list[dict]:
-    """Turns of the loop until nothing is left to do: the second is killed twice, and taken again each time.
+    """The loop's turns, after a bad March, until nothing is left to do: the first is killed, and taken again.
 
     Each says what was printed, what serves afterwards, and what the webhook has been sent meanwhile.
     """
+    loop.turn("2021-03")
     taken = []
-    for number in range(5):
-        if number == 1:
-            kill_at("respond 2021-04: started", turn)
-            kill_at("register: started", turn)
+    kill_at("ingest 2021-03: started", turn)
+    for _ in range(4):
         arguments, settings = turn
         result = tripcast(*arguments, **settings)
         assert result.returncode == 0, result.stderr
@@ -115,29 +114,16 @@ def turns(turn, loop, channel) -> list[dict]:
     return taken
 
 
-def test_a_first_bad_month_alerts_and_changes_nothing(turns):
-    march = turns[0]
-    assert (march["month"], march["action"], march["serving"], march["trained"]) == (
-        "2021-03",
-        "alert",
-        (1, None),
-        None,
-    )
-    assert march["result"]["rmse"]["value"] > 1.1 * march["result"]["expected_rmse"]
-    assert "Green taxis: the predictions of version 1 have become worse." in march["told"]
-    assert march["response"].startswith(march["reason"])
-
-
 def test_progress_names_the_steps_of_the_turn_and_no_others(turns):
     assert "monitor next: succeeded" in turns[0]["stderr"]
-    assert "respond 2021-03: succeeded" in turns[0]["stderr"]
-    assert "retrain" not in turns[0]["stderr"]
-    assert "retrain 2021-04: succeeded" in turns[1]["stderr"]
-    assert "train lightgbm: succeeded" in turns[1]["stderr"]
+    assert "retrain 2021-04: succeeded" in turns[0]["stderr"]
+    assert "train lightgbm: succeeded" in turns[0]["stderr"]
+    assert "respond 2021-05: succeeded" in turns[1]["stderr"]
+    assert "retrain" not in turns[1]["stderr"]
 
 
-def test_the_second_trains_anew_and_tries_the_winner_on_a_share_of_the_riders(turns):
-    april = turns[1]
+def test_a_second_bad_month_trains_anew_and_tries_the_winner_on_a_share_of_the_riders(turns):
+    april = turns[0]
     assert (april["month"], april["action"], april["serving"]) == ("2021-04", "retrain", (1, 2))
     assert april["retraining"] == {"train": "2021-03", "test": "2021-04"}
     assert (april["trained"]["train_months"], april["trained"]["test_month"]) == ("2021-03", "2021-04")
@@ -146,15 +132,17 @@ def test_the_second_trains_anew_and_tries_the_winner_on_a_share_of_the_riders(tu
 
 
 def test_a_turn_that_was_killed_and_taken_again_did_nothing_twice(turns, loop):
-    # Also what the killed ones sent is in here.
-    assert turns[1]["told"] == ["Green taxis: retraining is started."]
+    # Also what the killed one sent is in here, and what March had left waiting for a webhook.
+    assert turns[0]["told"].count("Green taxis: retraining is started.") == 1
+    assert turns[0]["told"].count("Green taxis: the predictions of version 1 have become worse.") == 1
+    assert len(turns[0]["told"]) == len(set(turns[0]["told"]))
     assert len(loop.registry.versions()) == 2
     assert loop.moves[:2] == [("promote", 1), ("challenge", 2)]
-    assert turns[1]["response"].startswith(turns[1]["reason"])
+    assert turns[0]["response"].startswith(turns[0]["reason"])
 
 
 def test_the_challenger_that_is_better_in_the_next_month_becomes_the_champion(turns, loop):
-    may = turns[2]
+    may = turns[1]
     assert (may["month"], may["trial"]["verdict"], may["serving"]) == ("2021-05", "promote", (2, None))
     assert loop.moves == [("promote", 1), ("challenge", 2), ("promote", 2)]
     move = loop.registry.moves()[-1]
@@ -163,35 +151,25 @@ def test_the_challenger_that_is_better_in_the_next_month_becomes_the_champion(tu
 
 
 def test_a_damaged_month_alerts_and_fails_nothing(turns):
-    july = turns[3]
+    july = turns[2]
     assert (july["month"], july["action"], july["serving"], july["retraining"]) == ("2021-07", "alert", (2, None), None)
     assert "green_tripdata_2021-07.parquet" in july["result"]["data_problem"]
     assert july["told"] == ["Green taxis: the data of 2021-07 is broken."]
 
 
 def test_nothing_new_is_said_and_is_no_failure(turns):
-    assert (turns[4]["month"], turns[4]["told"]) == (None, [])
-    assert turns[4]["response"] == "The next month is not published yet."
+    assert (turns[3]["month"], turns[3]["told"]) == (None, [])
+    assert turns[3]["response"] == "The next month is not published yet."
 
 
 def test_the_report_is_a_page_in_the_run_and_in_the_store(turns, loop):
-    for each in turns[:4]:
+    for each in turns[:3]:
         page = Path(each["report"]).read_text()
-        assert page.startswith("<!doctype html>")
+        assert page.startswith("<!DOCTYPE html>")
         kept = Path(History(loop.store, "green").report_uri(each["month"])).read_text()
         assert each["reason"] in page
         assert kept == page
-    assert Path(turns[1]["report"]).read_text().count("<svg") >= 3
-
-
-def test_a_month_that_was_watched_is_told_again_and_nothing_is_done(turns, turn, loop, channel):
-    arguments, settings = turn
-    again = tripcast(*arguments[:-1], "--month", "2021-04", **settings)
-    assert again.returncode == 0, again.stderr
-    assert "Retraining." in again.stdout
-    assert "Trained on 2021-03: promoted." in again.stdout
-    assert "ingest" not in again.stderr
-    assert (channel.messages, loop.serving, len(loop.moves)) == ([], (2, None), 3)
+    assert Path(turns[0]["report"]).read_text().count("<svg") >= 3
 
 
 def test_a_home_without_a_champion_ends_with_2_and_says_what_to_do(tmp_path, source):

@@ -10,7 +10,8 @@ import pytest
 from tests.conftest import make_trips
 from tripcast.errors import ContractError
 from tripcast.models import Model
-from tripcast.monitoring import Expectation, join, judged_schema, measure, score
+from tripcast.monitoring import Expectation, join, judged_schema, measure, rmse_difference, score
+from tripcast.monitoring import judged as judge_trips
 
 
 def judged(true, predicted, *, day=None, version=1, arm="champion", half_width=5.0):
@@ -205,3 +206,69 @@ def test_trips_without_durations_cannot_be_scored(make_model):
     object.__setattr__(trips, "duration_minutes", None)
     with pytest.raises(ValueError, match="no durations"):
         score(Model.load(make_model(1)), trips, version=7)
+
+
+def test_an_expectation_survives_json():
+    truth, predicted, day = days_of_traffic(seed=0, per_day=200)
+    expectation = Expectation.of(judged(truth, predicted, day=day))
+    again = Expectation.from_json(expectation.to_json())
+    assert again.rmse(predicted) == pytest.approx(expectation.rmse(predicted), rel=1e-3)
+    assert len(expectation.to_json()) < 500
+    assert Expectation.from_json(Expectation([], [9.0]).to_json()).rmse(np.array([5.0])) == 3.0
+
+
+def test_what_is_no_expectation_is_not_read():
+    for text, error in (("{", ValueError), ('{"up_to": []}', TypeError), ('{"mean": 1}', TypeError)):
+        with pytest.raises(error):
+            Expectation.from_json(text)
+
+
+def test_predictions_stand_beside_the_truth_of_their_trips(make_model):
+    model, trips = Model.load(make_model(1)), make_trips(50, seed=5)
+    prediction = model.predict(trips)
+    rows = judge_trips(trips, prediction, version=3, arm="challenger")
+    assert rows.schema == judged_schema()
+    np.testing.assert_array_equal(rows["true_minutes"].to_numpy(), trips.duration_minutes)
+    np.testing.assert_array_equal(rows["lower_minutes"].to_numpy(), prediction.lower)
+    assert (rows["version"].unique().to_pylist(), rows["arm"].unique().to_pylist()) == ([3], ["challenger"])
+
+
+def test_the_difference_of_two_versions_is_that_of_their_errors():
+    truth, predicted, day = days_of_traffic(seed=0)
+    better = truth + 0.5 * (predicted - truth)
+    worse, rows = judged(truth, predicted, day=day), judged(truth, better, day=day)
+    found = rmse_difference(rows, worse)
+    assert found.value == pytest.approx(measure(rows)[0].rmse.value - measure(worse)[0].rmse.value)
+    assert found.low < found.value < found.high < 0
+    mirrored = rmse_difference(worse, rows)
+    assert (mirrored.value, mirrored.low, mirrored.high) == pytest.approx((-found.value, -found.high, -found.low))
+
+
+def test_what_a_day_does_to_both_versions_cancels_out():
+    truth, predicted, day = days_of_traffic(seed=0, spread=4.0)
+    slightly = truth + 0.99 * (predicted - truth)
+    rows, others = judged(truth, slightly, day=day), judged(truth, predicted, day=day)
+    apart = [measure(each)[0].rmse for each in (rows, others)]
+    assert apart[0].high > apart[1].low  # alone neither could be told from the other
+    assert rmse_difference(rows, others).high < 0
+
+
+def test_equal_versions_do_not_differ_and_one_day_proves_nothing():
+    truth, predicted, day = days_of_traffic(seed=0)
+    same = rmse_difference(judged(truth, predicted, day=day), judged(truth, predicted, day=day))
+    assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
+    alone = rmse_difference(judged([10, 20], [11, 19], day=[0, 0]), judged([10, 20], [12, 18], day=[0, 0]))
+    assert (alone.value, alone.low, alone.high) == (-1.0, None, None)
+    right = rmse_difference(judged([10.0, 20.0], [10.0, 20.0]), judged([10.0, 20.0], [11.0, 21.0]))
+    assert right.value == -1.0
+
+
+def test_the_interval_of_a_difference_holds_the_truth_as_often_as_it_says():
+    held = []
+    for seed in range(300):
+        truth, predicted, day = days_of_traffic(seed)
+        random = np.random.default_rng(1_000 + seed)
+        others = predicted + random.normal(0, 2, len(truth))  # noise of its own: its squared error is 4 more
+        found = rmse_difference(judged(truth, others, day=day), judged(truth, predicted, day=day))
+        held.append(found.low <= np.sqrt(2**2 + 3**2 + 2**2) - np.sqrt(2**2 + 3**2) <= found.high)
+    assert 0.91 <= np.mean(held) <= 0.99

@@ -17,6 +17,7 @@ from math import nan
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -270,6 +271,22 @@ def test_a_file_is_named_by_host_process_and_number(store, spool, tmp_path):
     names = [file.name for file in files_in(tmp_path / "store")]
     start = first.rsplit("-", 1)[0]
     assert names == [f"{os.uname().nodename}-{os.getpid()}-{start}-{number:06d}.parquet" for number in range(2)]
+
+
+def test_the_log_can_be_read_in_part(store, spool, tmp_path):
+    log = PredictionLog(store, spool)
+    for model, minutes in (("tripcast-green", 1.0), ("tripcast-yellow", 2.0), ("tripcast-green", 3.0)):
+        log.append(model, 3, "champion", None, 74, 236, 2.25, PICKUP_SECONDS, (minutes, minutes, minutes))
+    log.close(60)
+
+    green = read_log(store, *ALL_TIME, where=pc.field("model") == "tripcast-green")
+    assert green.schema == prediction_schema()
+    assert green["duration_minutes"].to_pylist() == [1.0, 3.0]
+    later = (pc.field("model") == "tripcast-green") & (pc.field("duration_minutes") > 2)
+    assert read_log(store, *ALL_TIME, where=later, columns=["duration_minutes"]).to_pylist() == [
+        {"duration_minutes": 3.0}
+    ]
+    assert read_log(store, *ALL_TIME, where=pc.field("version") == 9).num_rows == 0
 
 
 # When it is written.

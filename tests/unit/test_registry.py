@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import make_trips
 from tripcast.errors import InvalidRequest, TrackingError
 from tripcast.models import Model
-from tripcast.registry import DIGEST, SHARE, Registry
+from tripcast.registry import DIGEST, EXPECTATION, EXPECTED_FROM, SHARE, Registry
 from tripcast.settings import Settings
 from tripcast.tracking import Tracker
 
@@ -216,6 +216,75 @@ def test_moves_that_make_no_sense_say_what_would(registry, register):
         with pytest.raises(InvalidRequest, match="has no challenger"):
             move()
     assert len(registry.moves()) == 1
+
+
+def end_trial(registry: Registry, number: int, better: bool, cause: str = "monitoring/2021-06", champion: int = 1):
+    return registry.end_trial(number, champion, better=better, reason="So it was.", cause=cause)
+
+
+def test_a_trial_ends_with_a_promotion_or_a_withdrawal_and_says_what_for(with_champion):
+    with_champion.challenger(2, 0.1, "To compare.")
+    move = end_trial(with_champion, 2, better=True)
+    assert (move.action, move.version, move.replaced, move.cause) == ("promote", 2, 1, "monitoring/2021-06")
+    assert (traffic(with_champion), aliases(with_champion)) == ((2, None, 0.0), {"champion": 2, "previous": 1})
+
+    with_champion.challenger(3, 0.1, "To compare.")
+    move = end_trial(with_champion, 3, better=False, cause="monitoring/2021-07", champion=2)
+    assert (move.action, move.version, move.replaced, move.cause) == ("withdraw", 3, None, "monitoring/2021-07")
+    assert traffic(with_champion) == (2, None, 0.0)
+    assert with_champion.moves()[-1] == move
+
+
+@pytest.mark.parametrize("better", [True, False])
+def test_a_trial_is_ended_once_for_the_same_cause(with_champion, better):
+    with_champion.challenger(2, 0.1, "To compare.")
+    end_trial(with_champion, 2, better)
+    after = with_champion.moves(), traffic(with_champion)
+
+    assert end_trial(with_champion, 2, better) is None
+    assert (with_champion.moves(), traffic(with_champion)) == after
+
+    # Nor when the version is on trial again: that is another trial.
+    with_champion.promote(1, "By hand.")
+    with_champion.challenger(2, 0.1, "Once more.")
+    assert end_trial(with_champion, 2, better) is None
+    assert traffic(with_champion) == (1, 2, 0.1)
+
+
+def test_a_trial_that_somebody_else_has_decided_is_not_decided_again(with_champion):
+    with_champion.challenger(2, 0.1, "To compare.")
+    with_champion.challenger(3, 0.1, "By hand.")
+    moves = with_champion.moves()
+
+    assert end_trial(with_champion, 2, better=True) is None
+    assert (with_champion.moves(), traffic(with_champion)) == (moves, (1, 3, 0.1))
+
+    # Nor where it was compared with a champion that somebody has replaced.
+    assert end_trial(with_champion, 3, better=True, champion=2) is None
+    assert (with_champion.moves(), traffic(with_champion)) == (moves, (1, 3, 0.1))
+
+
+@pytest.mark.parametrize(("better", "after"), [(True, (2, None, 0.0)), (False, (1, None, 0.0))])
+def test_a_trial_whose_end_was_recorded_and_not_carried_out_is_ended_by_the_next_attempt(
+    with_champion, monkeypatch, better, after
+):
+    with_champion.challenger(2, 0.1, "To compare.")
+    with monkeypatch.context() as patch:
+        patch.setattr(with_champion, "_set_aliases", lambda: None)  # as if the process had died
+        end_trial(with_champion, 2, better)
+    assert traffic(with_champion) == (1, 2, 0.1)
+
+    assert end_trial(with_champion, 2, better) is None
+    assert traffic(with_champion) == after
+    assert len(with_champion.moves()) == 3
+
+
+def test_what_to_expect_of_a_version_can_be_said_anew(with_champion):
+    with_champion.expect(2, '{"up_to": [], "squared_error": [25.0]}', "2021-06")
+
+    tags = with_champion.version(2).tags
+    assert (tags[EXPECTATION], tags[EXPECTED_FROM]) == ('{"up_to": [], "squared_error": [25.0]}', "2021-06")
+    assert EXPECTATION not in with_champion.version(1).tags
 
 
 def test_aliases_that_a_person_set_with_mlflow_count_and_enter_the_record(settings, with_champion):

@@ -1,7 +1,7 @@
 """The rule that decides on retraining, on written histories and on months of a simulated city."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -192,10 +192,44 @@ def test_a_history_that_is_none_is_refused(history):
         decide(history)
 
 
-@pytest.mark.parametrize("changed", [{"k": 4}, {"k": 0}, {"cool_down": -1}])
+@pytest.mark.parametrize("changed", [{"k": 4}, {"k": 0}, {"cool_down": -1}, {"trial_windows": 0}])
 def test_a_rule_that_cannot_be_is_refused(changed):
     with pytest.raises(InvalidRequest, match="give"):
         Rule(**changed)
+
+
+def test_a_challenger_that_is_there_to_take_over_leaves_no_reason_to_retrain():
+    decision = decide(months(1.0, 1.2, 1.2), challenger=2)
+    assert (decision.action, kinds(decision)) == ("alert", ["error"])
+    assert decision.reason.endswith("in 2 of the last 3 windows, but version 2 is there to take its place.")
+    assert decide(months(1.0, 1.0), challenger=2).action == "nothing"
+
+
+def test_a_rule_is_read_from_the_thresholds_that_differ():
+    assert Rule.from_dict({}) == Rule()
+    # A pipeline's parameters know no whole numbers.
+    rule = Rule.from_dict({"k": 3.0, "n": 4.0, "trial_windows": 2.0, "max_rmse_ratio": 1})
+    assert rule == Rule(k=3, n=4, trial_windows=2, max_rmse_ratio=1.0)
+    assert (type(rule.k), type(rule.max_rmse_ratio)) == (int, float)
+    assert Rule.from_dict(asdict(Rule(psi_alert=0.1))) == Rule(psi_alert=0.1)
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "sentence"),
+    [
+        ({"magic": 1}, "The rule has no threshold 'magic': it has k, n, cool_down"),
+        ({"k": 1.5}, "The threshold k cannot be '1.5': give a int"),
+        ({"k": float("inf")}, "The threshold k cannot be 'inf'"),
+        ({"max_rmse_ratio": float("nan")}, "The threshold max_rmse_ratio cannot be 'nan'"),
+        ({"max_rmse_ratio": float("inf")}, "The threshold max_rmse_ratio cannot be 'inf'"),
+        ({"psi_alert": "much"}, "The threshold psi_alert cannot be 'much'"),
+        ({"psi_alert": None}, "The threshold psi_alert cannot be 'None'"),
+        ({"k": 4.0}, "k is 4 of n = 3 windows"),
+    ],
+)
+def test_thresholds_that_cannot_be_are_refused(thresholds, sentence):
+    with pytest.raises(InvalidRequest, match=sentence):
+        Rule.from_dict(thresholds)
 
 
 class Loop:

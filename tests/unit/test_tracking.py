@@ -1,5 +1,7 @@
 """Tracking on a real MLflow store: runs found again by their key, nesting, datasets, and a server that is not there."""
 
+from datetime import UTC, datetime
+
 import pytest
 
 from tripcast.errors import TrackingError
@@ -32,6 +34,30 @@ def test_nested_runs_stand_below_their_parent(tracker):
     assert run.data.tags["mlflow.parentRunId"] == parent
     assert run.data.params == {"alpha": "1"}
     assert run.info.status == "FINISHED"
+
+
+def test_a_time_series_is_one_run_of_which_each_point_has_its_moment(tracker):
+    for month in (3, 4):
+        with tracker.series("monitoring green") as run_id:
+            at = datetime(2021, month + 1, 1, tzinfo=UTC)
+            tracker.log_point(run_id, {"champion.rmse": 5.0 + month, "retrain": 0.0}, step=12 * 2021 + month, at=at)
+
+    (run,) = tracker.client.search_runs([tracker.experiment_id])
+    points = tracker.client.get_metric_history(run.info.run_id, "champion.rmse")
+    assert (run.info.run_name, run.info.status) == ("monitoring green", "FINISHED")
+    assert [(point.step, point.value) for point in points] == [(24_255, 8.0), (24_256, 9.0)]
+    assert [point.timestamp for point in points] == [
+        datetime(2021, month, 1, tzinfo=UTC).timestamp() * 1000 for month in (4, 5)
+    ]
+
+
+def test_the_same_point_again_changes_nothing(tracker):
+    for _ in range(2):
+        with tracker.series("monitoring green") as run_id:
+            tracker.log_point(run_id, {"champion.rmse": 5.0}, step=24_255, at=datetime(2021, 4, 1, tzinfo=UTC))
+
+    (point,) = tracker.client.get_metric_history(run_id, "champion.rmse")
+    assert (point.step, point.value) == (24_255, 5.0)
 
 
 def test_a_run_whose_work_fails_is_marked_failed(tracker):

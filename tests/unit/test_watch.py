@@ -297,7 +297,13 @@ def test_logged_answers_are_judged_by_version_and_arm_on_their_own_trips(loop, r
     }
     assert (window.result.version, window.result.rmse.value) == (1, pytest.approx(by_champion))
     # Both versions are compared on all of these trips, whoever answered.
-    assert (window.trial.trips, window.trial.verdict) == (judged, "promote")
+    truths = np.concatenate([march[0::4].duration_minutes, march[1::4].duration_minutes])
+    rmse = {}
+    for version in (1, 2):
+        model = loop.registry.load(loop.registry.version(version))
+        predicted = np.concatenate([model.predict(march[0::4]).minutes, model.predict(march[1::4]).minutes])
+        rmse[version] = np.sqrt(np.mean((predicted - truths) ** 2))
+    assert (window.trial.trips, window.trial.difference.value) == (judged, pytest.approx(rmse[2] - rmse[1]))
 
 
 def test_what_does_not_belong_to_the_month_or_the_taxi_is_left_out(loop, riders, march):

@@ -101,7 +101,7 @@ def loop(
     runner: str,
     as_json: bool,
 ) -> None:
-    r"""Take one turn of the loop: watch a month, alert, judge the challenger, and train anew if the rule says so.
+    """Take one turn of the loop: watch a month, alert, judge the challenger, and train anew if the rule says so.
 
     A month is watched once. Run it again, or after a crash, and what is left to do is done.
 
@@ -109,7 +109,7 @@ def loop(
     Examples:
       tripcast loop --source ../trips
       tripcast loop --source tlc --month 2021-06 --rollout 20%
-    """
+    """  # noqa: D301
     from pipelines.loop import turn
     from tripcast.console import print_turn
     from tripcast.progress import Progress
@@ -183,7 +183,7 @@ def replay(
     rollout: float,
     as_json: bool,
 ) -> None:
-    r"""Run the loop over past months as if they came one by one, and draw what came of it in one page.
+    """Run the loop over past months as if they came one by one, and draw what came of it in one page.
 
     Nothing real is touched. Interrupted, it goes on where it stopped; asked again, it says the same.
 
@@ -192,7 +192,7 @@ def replay(
       tripcast replay --months 2021-01..2021-07
       tripcast replay --source ../trips --months 2021-01..2021-03,2022-01..2022-03
       tripcast replay --source "simulated?slower_streets=2021-06" --months 2021-01..2021-10
-    """
+    """  # noqa: D301
     from pipelines.replay import Story
     from pipelines.replay import replay as live_through
     from tripcast.console import print_replay

@@ -64,13 +64,13 @@ def rollout() -> None:
 @options.taxi
 @options.home
 def rollout_set(share: float, version: int | None, reason: str, taxi: str) -> None:
-    r"""Let the challenger answer SHARE of the riders.
+    """Let the challenger answer SHARE of the riders.
 
     \b
     Examples:
       tripcast rollout set 10% --version 4
       tripcast rollout set 50%
-    """
+    """  # noqa: D301
     from tripcast.registry import Registry
 
     registry = Registry(taxi, Settings.load())

@@ -38,14 +38,14 @@ if TYPE_CHECKING:
 @options.home
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON document, for scripts.")
 def score(source: str, taxi: str, months: str, model: str, runner: str, as_json: bool) -> None:
-    r"""Predict the trips of whole months, and keep the predictions as partitioned parquet.
+    """Predict the trips of whole months, and keep the predictions as partitioned parquet.
 
     \b
     Examples:
       tripcast score --source tlc --months 2021-03
       tripcast score --source ../trips --months 2021-01..2021-03 --model 3
       tripcast score --source simulated --model challenger --artifacts s3://tripcast
-    """
+    """  # noqa: D301
     from pipelines.laptop import run_here
     from pipelines.scoring import scoring
     from tripcast.progress import Progress

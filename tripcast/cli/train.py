@@ -67,7 +67,7 @@ def train(
     runner: str,
     as_json: bool,
 ) -> None:
-    r"""Train candidates on some months, judge them on a later one, and promote the best if it passes the gate.
+    """Train candidates on some months, judge them on a later one, and promote the best if it passes the gate.
 
     \b
     Examples:
@@ -75,7 +75,7 @@ def train(
       tripcast train --source tlc --taxi yellow --train 2024-01 --test 2024-02
       tripcast train --source simulated --candidates linear,tuned --trials 50
       tripcast train --source simulated --runner docker --artifacts s3://tripcast
-    """
+    """  # noqa: D301
     from pipelines.laptop import run_here, what_training_did
     from pipelines.training import training
     from tripcast.console import print_summary
