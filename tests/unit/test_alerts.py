@@ -7,9 +7,7 @@ import threading
 from collections import deque
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from tripcast import alerts
 from tripcast.alerts import Alert, Delivery, send, webhook_address
@@ -199,29 +197,13 @@ def test_keys_are_kept_apart_whatever_they_hold(channel, outbox):
     assert send([Alert(key, key, "2021-06", "Bad.") for key in keys], channel.url, outbox) == Delivery((), ())
 
 
-def test_a_bucket_remembers_as_a_folder_does(channel, monkeypatch):
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        for name, value in {
-            "AWS_ENDPOINT_URL_S3": "http://{}:{}".format(*server.get_host_and_port()),
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_EC2_METADATA_DISABLED": "true",
-            "AWS_CONFIG_FILE": "/dev/null",
-            "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
-        }.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it remembers credentials
-        boto3.client("s3").create_bucket(Bucket="artifacts")
-        outbox = open_store("s3://artifacts/tripcast")
-        assert send([ERROR, DATA], None, outbox).waiting == (DATA.key, ERROR.key)
-        assert send([ERROR], channel.url, outbox) == Delivery((DATA.key, ERROR.key), ())
-        assert send([ERROR, DATA], channel.url, open_store("s3://artifacts/tripcast")) == Delivery((), ())
-        assert len(channel.messages) == 2
-    finally:
-        server.stop()
+def test_a_bucket_remembers_as_a_folder_does(channel, s3):
+    s3.create_bucket(Bucket="artifacts")
+    outbox = open_store("s3://artifacts/tripcast")
+    assert send([ERROR, DATA], None, outbox).waiting == (DATA.key, ERROR.key)
+    assert send([ERROR], channel.url, outbox) == Delivery((DATA.key, ERROR.key), ())
+    assert send([ERROR, DATA], channel.url, open_store("s3://artifacts/tripcast")) == Delivery((), ())
+    assert len(channel.messages) == 2
 
 
 def test_a_damaged_outbox_names_the_file(channel, outbox):

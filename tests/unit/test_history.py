@@ -2,9 +2,7 @@
 
 import json
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from tripcast.artifacts import FolderStore, open_store
 from tripcast.errors import StorageError
@@ -114,29 +112,13 @@ def test_a_damaged_record_is_named_with_what_to_do(history, folder, pages):
         history.windows()
 
 
-def test_a_bucket_keeps_what_a_folder_does(monkeypatch, pages):
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        for name, value in {
-            "AWS_ENDPOINT_URL_S3": "http://{}:{}".format(*server.get_host_and_port()),
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_EC2_METADATA_DISABLED": "true",
-            "AWS_CONFIG_FILE": "/dev/null",
-            "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
-        }.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it remembers credentials
-        boto3.client("s3").create_bucket(Bucket="artifacts")
-        history = History(open_store("s3://artifacts/tripcast"), "green")
-        history.record(window(), **pages)
-        history.responded("2021-06", {"what": "Told."})
-        again = History(open_store("s3://artifacts/tripcast"), "green")
-        assert again.windows() == [window()]
-        assert again.response("2021-06") == {"what": "Told."}
-        assert again.retraining("2021-06") is None
-        assert again.report_uri("2021-06") == "s3://artifacts/tripcast/monitoring/green/2021-06/report.html"
-    finally:
-        server.stop()
+def test_a_bucket_keeps_what_a_folder_does(s3, pages):
+    s3.create_bucket(Bucket="artifacts")
+    history = History(open_store("s3://artifacts/tripcast"), "green")
+    history.record(window(), **pages)
+    history.responded("2021-06", {"what": "Told."})
+    again = History(open_store("s3://artifacts/tripcast"), "green")
+    assert again.windows() == [window()]
+    assert again.response("2021-06") == {"what": "Told."}
+    assert again.retraining("2021-06") is None
+    assert again.report_uri("2021-06") == "s3://artifacts/tripcast/monitoring/green/2021-06/report.html"

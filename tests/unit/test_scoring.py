@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -454,27 +453,9 @@ def test_all_months_that_a_source_lacks_are_named(planning, tmp_path):
 
 
 @pytest.fixture
-def s3_store(monkeypatch) -> Iterator[Store]:
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ENDPOINT_URL_S3": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_CONFIG_FILE": "/dev/null",
-        "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
-    }.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it remembers credentials
-    boto3.client("s3").create_bucket(Bucket="scores")
-    yield open_store("s3://scores/kept")
-    server.stop()
+def s3_store(s3) -> Store:
+    s3.create_bucket(Bucket="scores")
+    return open_store("s3://scores/kept")
 
 
 def test_in_s3_is_what_a_folder_would_hold_and_nothing_stale(tmp_path, registry, store, s3_store, small_parts):

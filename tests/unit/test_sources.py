@@ -267,36 +267,11 @@ def test_a_download_shows_its_progress_on_standard_error(
 # S3.
 
 
-@pytest.fixture(scope="module")
-def s3_server() -> Iterator[str]:
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 @pytest.fixture
-def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A client of the endpoint, with a bucket ``trips``, in the standard AWS environment."""
-    import boto3
-
-    for name, value in {
-        "AWS_ENDPOINT_URL_S3": s3_server,
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_CONFIG_FILE": "/dev/null",
-        "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
-    }.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it remembers credentials
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="trips")
-    return client
+def bucket(s3: Any) -> Any:
+    """A client of the endpoint, with a bucket ``trips``."""
+    s3.create_bucket(Bucket="trips")
+    return s3
 
 
 def put(client: Any, key: str, content: bytes) -> None:
