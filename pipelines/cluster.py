@@ -7,16 +7,16 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from kfp.dsl.graph_component import GraphComponent
 
-from pipelines.compilation import PIPELINES, compile_all
+from pipelines.compilation import PIPELINES, compile_all, version_name
+from pipelines.policy import PARALLELISM
 from tripcast.errors import ClusterError, ClusterUnreachable, InvalidRequest
-from tripcast.kubeflow import Kubeflow, version_stem
+from tripcast.kubeflow import Kubeflow
 from tripcast.progress import StepEvent
 from tripcast.settings import Settings
 
@@ -151,7 +151,9 @@ def describe_run(pipeline: str, arguments: Mapping[str, Any]) -> str:
     return " ".join(str(word) for word in words if word)
 
 
-def upload(kubeflow: Kubeflow, names: Collection[str], image: str, settings: Settings) -> list[Uploaded]:
+def upload(
+    kubeflow: Kubeflow, names: Collection[str], image: str, settings: Settings, parallelism: int = PARALLELISM
+) -> list[Uploaded]:
     """Make versions of pipelines on a cluster, from this code, unless they are there.
 
     Args:
@@ -159,17 +161,18 @@ def upload(kubeflow: Kubeflow, names: Collection[str], image: str, settings: Set
         names: Which pipelines.
         image: The container image of the steps.
         settings: For the commit.
+        parallelism: How many months, or candidates, are worked on at a time.
 
     Raises:
         ClusterError: If Kubeflow Pipelines does not answer or refuses.
     """
     uploaded = []
     with TemporaryDirectory() as scratch:
-        for file in compile_all(Path(scratch), image):
+        for file in compile_all(Path(scratch), image, parallelism):
             if file.stem not in names:
                 continue
             pipeline = f"tripcast-{file.stem}"
-            version = f"{version_stem(settings.commit)}-{sha256(file.read_bytes()).hexdigest()[:8]}"
+            version = version_name(file, settings.commit)
             description = f"Commit {settings.commit}. Steps run in {image}."
             pipeline_id, version_id, new = kubeflow.upload(pipeline, version, file, description)
             uploaded.append(Uploaded(pipeline, version, (pipeline_id, version_id), new))

@@ -15,6 +15,7 @@ from kfp.dsl.graph_component import GraphComponent
 
 from components.step import IMAGE
 from pipelines.monitoring import monitoring
+from pipelines.policy import PARALLELISM
 from pipelines.scoring import scoring
 from pipelines.training import training
 from tripcast.kubeflow import version_stem
@@ -30,12 +31,13 @@ PIPELINES: dict[str, GraphComponent] = {
 }
 
 
-def compile_all(folder: Path, image: str) -> list[Path]:
+def compile_all(folder: Path, image: str, parallelism: int = PARALLELISM) -> list[Path]:
     """Compile every pipeline.
 
     Args:
         folder: Where the YAML files go.
         image: The container image of the steps.
+        parallelism: How many months, or candidates, are worked on at a time.
 
     Returns:
         The files written.
@@ -45,7 +47,7 @@ def compile_all(folder: Path, image: str) -> list[Path]:
     for name, pipeline in PIPELINES.items():
         file = folder / f"{name}.yaml"
         compiler.Compiler().compile(pipeline, str(file))
-        file.write_text(_with_image(_in_order(file.read_text()), image))
+        file.write_text(_adapted(_in_order(file.read_text()), image, parallelism))
         files.append(file)
     return files
 
@@ -67,7 +69,9 @@ def version_name(file: Path, commit: str) -> str:
     return f"{version_stem(commit)}-{sha256(file.read_bytes()).hexdigest()[:8]}"
 
 
-def write_manifests(folder: Path, image: str, commit: str, namespace: str) -> list[Path]:
+def write_manifests(
+    folder: Path, image: str, commit: str, namespace: str, parallelism: int = PARALLELISM
+) -> list[Path]:
     """Write every pipeline as Kubernetes objects: a ``Pipeline``, and the ``PipelineVersion`` of this code.
 
     They are for installations of Kubeflow Pipelines that keep pipelines in the Kubernetes API, and for whatever applies
@@ -78,6 +82,7 @@ def write_manifests(folder: Path, image: str, commit: str, namespace: str) -> li
         image: The container image of the steps.
         commit: The commit of this code, as in ``tripcast.settings.Settings``.
         namespace: Where Kubeflow Pipelines runs.
+        parallelism: How many months, or candidates, are worked on at a time.
 
     Returns:
         The files written.
@@ -89,7 +94,7 @@ def write_manifests(folder: Path, image: str, commit: str, namespace: str) -> li
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     with TemporaryDirectory() as scratch:
-        for compiled in compile_all(Path(scratch), image):
+        for compiled in compile_all(Path(scratch), image, parallelism):
             pipeline, version = f"tripcast-{compiled.stem}", version_name(compiled, commit)
             file = folder / compiled.name
             options = KubernetesManifestOptions(
@@ -108,14 +113,18 @@ def write_manifests(folder: Path, image: str, commit: str, namespace: str) -> li
             # kfp leaves the version's own name out, and Kubeflow would show the object's.
             shown = f"\n  displayName: {version}\n"
             text = file.read_text().replace(shown, f"{shown}  versionName: {version}\n")
-            file.write_text(_with_image(text, image))
+            file.write_text(_adapted(text, image, parallelism))
             files.append(file)
     return files
 
 
-def _with_image(text: str, image: str) -> str:
-    """Another image of the steps, where it is named and where a variable tells the step of it."""
-    return text.replace(f": {IMAGE}\n", f": {image}\n")
+def _adapted(text: str, image: str, parallelism: int) -> str:
+    """Another image of the steps, where it is named and where a variable tells the step of it; another parallelism.
+
+    Kubeflow Pipelines takes neither as a parameter of a run.
+    """
+    text = text.replace(f": {IMAGE}\n", f": {image}\n")
+    return text.replace(f"parallelismLimit: {PARALLELISM}\n", f"parallelismLimit: {parallelism}\n")
 
 
 def check_compiled(folder: Path, image: str) -> str:

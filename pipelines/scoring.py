@@ -5,7 +5,7 @@ from kfp import dsl
 from components.ingest import ingest
 from components.plan_scoring import plan_scoring
 from components.score import score
-from pipelines.policy import RUN, apply_policy
+from pipelines.policy import PARALLELISM, RUN, apply_policy
 
 
 @dsl.pipeline(name="scoring", pipeline_config=RUN)
@@ -19,7 +19,7 @@ def scoring(source: str = "tlc", taxi: str = "green", months: str = "2021-03", m
         model: The version of the registered model: its number, or an alias: `champion`, `challenger`, `previous`.
     """
     planned = plan_scoring(source=source, taxi=taxi, months=months, model=model)
-    with dsl.ParallelFor(planned.output, name="months", parallelism=4) as item:
+    with dsl.ParallelFor(planned.output, name="months", parallelism=PARALLELISM) as item:
         ingested = ingest(source=source, taxi=taxi, month=item.month, edition=item.edition)
         scored = score(taxi=taxi, version=item.version, month=item.month, records=ingested.outputs["records"])
     apply_policy(planned, ingested, scored)

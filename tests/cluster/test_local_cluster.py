@@ -434,7 +434,9 @@ def test_the_versions_are_those_that_the_rest_goes_by(script):
 @pytest.mark.parametrize("cluster", ["kind", "minikube"])
 @pytest.mark.parametrize("command", ["up", "train", "open", "down"])
 def test_make_has_a_target_for_each_command(cluster, command):
-    made = subprocess.run(["make", "--dry-run", f"{cluster}-{command}"], capture_output=True, text=True)
+    # Below `make test`, make would say which directory it enters and leaves.
+    dry = ["make", "--dry-run", "--no-print-directory", f"{cluster}-{command}"]
+    made = subprocess.run(dry, capture_output=True, text=True)
     last = made.stdout.strip().splitlines()[-1]
 
     assert made.returncode == 0, made.stderr

@@ -208,3 +208,17 @@ def test_every_artifact_that_a_step_makes_is_described(step):
     described = set(re.findall(r"^\s+(\w+): \S", component.python_func.__doc__, re.MULTILINE))
 
     assert set(component.component_spec.outputs or ()) - {"Output"} <= described
+
+
+def test_the_months_worked_on_at_a_time_are_a_parameter_of_compiling(tmp_path):
+    result = CliRunner().invoke(main, ["compile", "--parallelism", "9", "--output", str(tmp_path)])
+
+    assert result.exit_code == 0, result.output
+    loops = {
+        (file.stem, name): task["iteratorPolicy"]["parallelismLimit"]
+        for file in tmp_path.glob("*.yaml")
+        for name, task in next(yaml.safe_load_all(file.read_text()))["root"]["dag"]["tasks"].items()
+        if "iteratorPolicy" in task
+    }
+    assert len(loops) == 3
+    assert set(loops.values()) == {9}

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import click
 
+from tripcast.cli import options
 from tripcast.cli.group import FAILURE, main
 
 
 @main.command("compile")
-@click.option("--image", help="The container image of the steps.  [default: the one named in components/step.py]")
+@options.steps
 @click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
@@ -24,7 +25,9 @@ from tripcast.cli.group import FAILURE, main
     help="Write Pipeline and PipelineVersion objects, for kubectl and GitOps, where Kubeflow keeps its pipelines so.",
 )
 @click.option("--namespace", default="kubeflow", show_default=True, help="The namespace of such objects.")
-def compile_pipelines(image: str | None, output: Path | None, check: bool, manifests: bool, namespace: str) -> None:
+def compile_pipelines(
+    image: str | None, parallelism: int, output: Path | None, check: bool, manifests: bool, namespace: str
+) -> None:
     """Compile every pipeline to YAML, for the Kubeflow Pipelines UI and for review."""
     from components.step import IMAGE
     from pipelines.compilation import check_compiled, compile_all, write_manifests
@@ -34,11 +37,11 @@ def compile_pipelines(image: str | None, output: Path | None, check: bool, manif
     if manifests and check:
         raise click.UsageError("--check compares what --manifests does not write: give one of them.")
     if manifests:
-        _say(write_manifests(output or Path("manifests"), image, Settings.load().commit, namespace))
+        _say(write_manifests(output or Path("manifests"), image, Settings.load().commit, namespace, parallelism))
         return
     output = output or Path("compiled")
     if not check:
-        _say(compile_all(output, image))
+        _say(compile_all(output, image, parallelism))
         return
     difference = check_compiled(output, image)
     if difference:

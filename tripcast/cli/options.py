@@ -93,6 +93,20 @@ def runner(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def steps(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--image`` and ``--parallelism``: what compiled pipelines run their steps in, and how many at a time."""
+    command = click.option(
+        "--parallelism",
+        default=4,
+        show_default=True,
+        type=click.IntRange(min=1),
+        help="How many months, or candidates, are worked on at a time.",
+    )(command)
+    return click.option(
+        "--image", help="The container image of the steps.  [default: the one named in components/step.py]"
+    )(command)
+
+
 def taxi(command: Callable[..., Any]) -> Callable[..., Any]:
     """``--taxi``: which taxis."""
     return click.option(

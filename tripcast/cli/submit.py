@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tripcast.cli import options
 from tripcast.cli.group import INTERRUPTED, main
 from tripcast.errors import InvalidRequest
 from tripcast.settings import Settings
@@ -37,12 +38,9 @@ def _set_variable(ctx: click.Context, param: click.Parameter, value: str | None)
 
 
 def _cluster(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``--host``, ``--namespace``, ``--token-file`` and ``--image``: which cluster, and what its steps run in."""
+    """``--host``, ``--namespace`` and ``--token-file``: which cluster."""
     kept: dict[str, Any] = {"callback": _set_variable, "expose_value": False}
     for option in (
-        click.option(
-            "--image", help="The container image of the steps.  [default: the one named in components/step.py]"
-        ),
         click.option(
             "--token-file",
             type=click.Path(dir_okay=False, exists=True),
@@ -88,8 +86,11 @@ def _connect(settings: Settings) -> Kubeflow:
 @_parameters
 @click.option("--name", help="The run's name.  [default: what it runs on, as 'training green 2021-01 -> 2021-02']")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Show what happens until the run has ended.")
+@options.steps
 @_cluster
-def submit(pipeline: str, parameters: tuple[str, ...], name: str | None, wait: bool, image: str | None) -> None:
+def submit(
+    pipeline: str, parameters: tuple[str, ...], name: str | None, wait: bool, image: str | None, parallelism: int
+) -> None:
     """Run PIPELINE (training, scoring or monitoring) on a cluster, as this code has it.
 
     \b
@@ -105,7 +106,7 @@ def submit(pipeline: str, parameters: tuple[str, ...], name: str | None, wait: b
     arguments = read_arguments(pipeline, parameters)
     settings = Settings.load()
     kubeflow = _connect(settings)
-    (uploaded,) = upload(kubeflow, [pipeline], image or IMAGE, settings)
+    (uploaded,) = upload(kubeflow, [pipeline], image or IMAGE, settings, parallelism)
     name = name or describe_run(pipeline, arguments)
     experiment = kubeflow.experiment(experiment_of(arguments))
     description = f"{uploaded.pipeline} {uploaded.version}, by tripcast submit."
@@ -124,8 +125,9 @@ def submit(pipeline: str, parameters: tuple[str, ...], name: str | None, wait: b
 
 
 @main.command()
+@options.steps
 @_cluster
-def upload(image: str | None) -> None:
+def upload(image: str | None, parallelism: int) -> None:
     """Upload the pipelines to a cluster: a version of each for this commit, unless it is there.
 
     The pipelines are called tripcast-training, tripcast-scoring and tripcast-monitoring there. A version is named after
@@ -137,7 +139,7 @@ def upload(image: str | None) -> None:
 
     settings = Settings.load()
     kubeflow = _connect(settings)
-    for made in upload(kubeflow, list(PIPELINES), image or IMAGE, settings):
+    for made in upload(kubeflow, list(PIPELINES), image or IMAGE, settings, parallelism):
         state = "uploaded" if made.new else "there already"
         link = kubeflow.link("pipelines", "details", made.ids[0], "version", made.ids[1])
         click.echo(f"{made.pipeline} {made.version}: {state}. {link}")
@@ -156,9 +158,16 @@ def upload(image: str | None) -> None:
 @click.option(
     "--off", is_flag=True, help="Remove the recurring run instead; one of its runs that is under way goes on."
 )
+@options.steps
 @_cluster
 def schedule(
-    pipeline: str, cron: str, parameters: tuple[str, ...], name: str | None, off: bool, image: str | None
+    pipeline: str,
+    cron: str,
+    parameters: tuple[str, ...],
+    name: str | None,
+    off: bool,
+    image: str | None,
+    parallelism: int,
 ) -> None:
     """Have PIPELINE run again and again on a cluster, as this code has it.
 
@@ -185,7 +194,7 @@ def schedule(
             kubeflow.unschedule(run.recurring_run_id)
         click.echo(f"'{name}' does not recur any more." if found else f"'{name}' did not recur: nothing changed.")
         return
-    (uploaded,) = upload(kubeflow, [pipeline], image or IMAGE, settings)
+    (uploaded,) = upload(kubeflow, [pipeline], image or IMAGE, settings, parallelism)
     description = f"{uploaded.pipeline} {uploaded.version}, by tripcast schedule."
     changed = kubeflow.schedule(name, experiment, uploaded.ids, when, arguments, description)
     state = "recurs now" if changed else "recurred like this already"
