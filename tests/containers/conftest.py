@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import boto3
 import docker
@@ -58,14 +59,17 @@ def any_store(request, tmp_path_factory) -> Iterator[ObjectStore]:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory) -> Iterator[Postgres]:
+def postgres() -> Iterator[Postgres]:
     programs = max(Path("/usr/lib/postgresql").glob("*/bin"), default=None)
     if programs is None:
         missing("PostgreSQL", "apt-get install postgresql")
-    server = Postgres(programs, tmp_path_factory.mktemp("postgres") / "server")
-    server.start()
-    yield server
-    server.stop()
+    # Not in pytest's own folder, which the next session that starts locks up, and PostgreSQL is another user.
+    with TemporaryDirectory(prefix="postgres-") as folder:
+        Path(folder).chmod(0o711)
+        server = Postgres(programs, Path(folder) / "server")
+        server.start()
+        yield server
+        server.stop()
 
 
 @dataclass

@@ -124,9 +124,6 @@ class Postgres(Server):
             user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
             for path in (folder, password):
                 shutil.chown(path, "postgres", "postgres")
-            for parent in folder.parents:
-                if parent.is_relative_to("/tmp") and parent != Path("/tmp"):
-                    parent.chmod(parent.stat().st_mode | 0o011)
         subprocess.run(
             [
                 *user,
