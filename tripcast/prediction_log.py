@@ -3,11 +3,16 @@
 A row takes three steps, each in a thread of its own, and no request waits for the latter two:
 
 1. ``append`` packs it into memory. The row is *waiting*.
-2. Every few seconds the writer makes a parquet file of the waiting rows in the *spool*, a local folder. Once that file
-   is flushed to the disk under its name, neither a crash nor a kill loses it. The row is *spooled*.
-3. The sender puts the file in the store and removes it from the spool. The row is *written*.
+2. Every few seconds the writer adds the waiting rows to a parquet file in the *spool*, a local folder: it writes the
+   file anew, with all the rows that it has had. Once that is flushed to the disk, neither a crash nor a kill loses the
+   rows. They are *spooled*.
+3. The sender puts the file in the store, in place of its smaller self, and removes it from the spool. Its rows are
+   *written*.
 
-So a kill loses at most the rows of the last seconds, and a store that is out of reach loses none: the spool keeps the
+After some minutes, or when it is large, the file grows no more and the next one is begun. So the store has the rows
+after seconds, and a month has thousands of files rather than hundreds of thousands.
+
+A kill loses at most the rows of the last seconds, and a store that is out of reach loses none: the spool keeps the
 files, and they are sent again, oldest first, by this process or by the next one on this spool. A file has the same key
 whoever sends it and however often, so nothing is ever there twice.
 
@@ -165,7 +170,10 @@ def read_log(
 
         def read(key: str) -> pa.Table:
             file = Path(folder) / Path(key).name
-            store.get(key, file)
+            try:
+                store.get(key, file)
+            except StorageError:  # it has grown between two of the store's answers, perhaps
+                store.get(key, file)
             with pq.ParquetFile(file) as log:
                 rows = log.read().filter(asked_for).select(columns or schema.names)
             file.unlink()
@@ -180,9 +188,11 @@ class Counts:
 
     Attributes:
         appended: Rows of this process's answers.
-        inherited: Rows that earlier processes left in the spool.
-        written: Rows in the store.
-        spooled: Rows in the spool: a kill does not lose them.
+        inherited: Rows of the files that earlier processes left in the spool. This process cannot tell how many of them
+            the store has had from a smaller form of the file. So they all count as inherited, and later as written or
+            dropped.
+        written: Rows that this process has put in the store.
+        spooled: Rows in the spool and not in the store: a kill does not lose them.
         waiting: Rows in memory only.
         dropped: Rows given up, because memory or spool was full, or a value was not of its type.
     """
@@ -219,6 +229,7 @@ class PredictionLog:
         *,
         seconds: float = 5.0,
         rows: int = 50_000,
+        file_seconds: float = 900.0,
         max_waiting: int = 1_000_000,
         max_spool_bytes: int = 1_000_000_000,
     ) -> None:
@@ -230,6 +241,7 @@ class PredictionLog:
                 one that finds the files of a process that has ended sends them to its own store.
             seconds: How long a row waits in memory at most, if the disk keeps up. A kill loses no more than that.
             rows: As many waiting rows are written out at once; a file holds no more, but for the last batch's rest.
+            file_seconds: How long a file grows.
             max_waiting: Rows in memory, about 120 bytes each, beyond which new ones are dropped.
             max_spool_bytes: Size of the files it has to send beyond which the oldest are dropped.
 
@@ -239,7 +251,7 @@ class PredictionLog:
         self._store, self._seconds, self._file_rows, self._room = store, seconds, rows, max_waiting
         process = f"{time_ns() // 1_000_000:011x}-{secrets.token_hex(5)}"
         self._prefix = f"{process}-"
-        self._spool = Spool(spool, process, max_spool_bytes)
+        self._spool = Spool(spool, process, max_rows=rows, max_age=file_seconds, max_bytes=max_spool_bytes)
         # One thread's work is never another's: the event loop adds to these, the writer takes away.
         self._packed: deque[bytes] = deque()
         self._batches: deque[tuple[npt.NDArray[np.void], list[bytes]]] = deque()
@@ -436,7 +448,7 @@ class PredictionLog:
                 logger.exception("Predictions wait in memory.")
 
     def _spool_file(self) -> None:
-        """Put up to a file's worth of waiting rows in the spool: one file, or two at midnight.
+        """Put up to a file's worth of waiting rows in the spool: in one file, or in two at midnight.
 
         Raises:
             StorageError: If the spool cannot be written; the rows are kept.

@@ -1,4 +1,12 @@
-"""The spool: finished files of the prediction log on their way to the store, on a disk that outlives the process."""
+"""The spool: files of the prediction log on their way to the store, on a disk that outlives the process.
+
+The latest file is *open*: rows that come later join it, until it is full, old, or of another day than they are. Then it
+is written anew, with all its rows, under its old name and so under its old key, and takes the place of its smaller self
+here and in the store. So rows are in the store as soon as if each few of them were a file, and the files are large.
+
+A file in the store has left the spool; if it is open, its rows are in memory, too. A file that is being sent does not
+change, and is open no more: rows that come meanwhile begin the next one.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +19,7 @@ from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from tripcast.storage import writing
@@ -21,19 +30,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class SpooledFile:
-    """A finished file in the spool.
+    """A file in the spool.
 
     Attributes:
         path: Where it is.
-        rows: How many rows it holds.
         size: Bytes.
+        unsent: How many of its rows the store does not have, as far as this process knows.
     """
 
     path: Path
-    rows: int
     size: int
+    unsent: int
 
     @property
     def key(self) -> str:
@@ -42,8 +51,18 @@ class SpooledFile:
         return f"predictions/date={date}/{name}"
 
 
+@dataclass
+class _OpenFile:
+    """The file that grows: its present form, its date, all its rows, and when it was begun, by the monotonic clock."""
+
+    file: SpooledFile
+    date: str
+    content: pa.Table
+    begun: float
+
+
 class Spool:
-    """The finished files on their way to the store, oldest first.
+    """The files on their way to the store, oldest first.
 
     Each process has a folder in the spool and holds a lock on it. The system frees the lock when the process ends,
     however it ends, and a folder that is not locked is another's to send.
@@ -52,28 +71,31 @@ class Spool:
         lock: For the queue and the counts of rows; never held while the disk works.
         folder: This process's own.
         received: Rows that this process has put in.
-        inherited: Rows that were found in the folders of ended processes.
-        holds: Rows that are here now.
+        inherited: Rows of the files that were found in the folders of ended processes.
+        holds: Rows that are here and not in the store.
         sent: Rows that have gone to the store.
         evicted: Rows that were dropped.
 
     Args:
         root: The spool; processes may share it.
         process: Names this process, unlike any other.
+        max_rows: Rows beyond which a file does not grow.
+        max_age: Seconds after which a file does not grow.
         max_bytes: Size of all files beyond which the oldest are dropped.
 
     Raises:
         StorageError: If the spool cannot be written.
     """
 
-    def __init__(self, root: Path, process: str, max_bytes: int) -> None:
+    def __init__(self, root: Path, process: str, *, max_rows: int, max_age: float, max_bytes: int) -> None:
         self.lock = threading.Lock()
         self.received = self.inherited = self.holds = self.sent = self.evicted = 0
         self.folder = root / process
-        self._root, self._max_bytes = root, max_bytes
+        self._root, self._max_rows, self._max_age, self._max_bytes = root, max_rows, max_age, max_bytes
         self._name = f"{socket.gethostname()}-{os.getpid()}-{process}"
         self._files: deque[SpooledFile] = deque()
         self._bytes = self._number = 0
+        self._open: _OpenFile | None = None
         hidden = root / f".{process}"
         with writing(self.folder):
             hidden.mkdir(parents=True)
@@ -82,27 +104,35 @@ class Spool:
             hidden.rename(self.folder)
             _flush(root)
 
-    def add(self, date: str, table: pa.Table) -> None:
-        """Write a file, flush it to the disk, and drop the oldest files if there is too much now.
+    def add(self, date: str, rows: pa.Table) -> None:
+        """Write rows, flush them to the disk, and drop the oldest files if there is too much now.
+
+        They join the open file, if they may, or else begin the next one.
+
+        Args:
+            date: Their date.
+            rows: The rows, one at least.
 
         Raises:
-            StorageError: If it cannot be written.
+            StorageError: If they cannot be written; the open file is then as it was.
         """
-        import pyarrow.parquet as pq
+        import pyarrow as pa
 
-        path = self.folder / f"{date}_{self._name}-{self._number:06d}.parquet"
-        part = path.with_suffix(".part")
-        with writing(path):
-            pq.write_table(table, part, compression="zstd", use_dictionary=["model", "version", "arm"])
-            _flush(part)
-            part.rename(path)
-            _flush(self.folder)
-            file = SpooledFile(path, len(table), path.stat().st_size)
-        self._number += 1
+        growing = self._take_open(date, rows)
+        before = growing.file
+        try:
+            content = pa.concat_tables([growing.content, rows])
+            file = SpooledFile(before.path, _write(content, before.path), before.unsent + len(rows))
+        except Exception:
+            if before.unsent:
+                with self.lock:
+                    self._files.append(before)
+            raise
+        growing.file, growing.content = file, content
         with self.lock:
-            self.received += file.rows
-            self.holds += file.rows
-            self._bytes += file.size
+            self.received += len(rows)
+            self.holds += len(rows)
+            self._bytes += file.size - (before.size if before.unsent else 0)
             self._files.append(file)
         self._make_room()
 
@@ -125,8 +155,8 @@ class Spool:
                 part.unlink()
             files = [file for path in folder.glob("*.parquet") if (file := _examine(path))]
             with self.lock:
-                self.inherited += sum(file.rows for file in files)
-                self.holds += sum(file.rows for file in files)
+                self.inherited += sum(file.unsent for file in files)
+                self.holds += sum(file.unsent for file in files)
                 self._bytes += sum(file.size for file in files)
                 self._files = deque(sorted([*self._files, *files], key=lambda file: file.path))
             if not files:
@@ -141,7 +171,7 @@ class Spool:
     def put_back(self, file: SpooledFile) -> None:
         """Keep a file that could not be sent, or count it as dropped if somebody has removed it."""
         if not file.path.exists():
-            logger.error("%s has been removed: %d predictions are dropped.", file.path, file.rows)
+            logger.error("%s has been removed: %d predictions are dropped.", file.path, file.unsent)
             self._drop(file)
         else:
             with self.lock:
@@ -151,9 +181,10 @@ class Spool:
         """Remove a file that is in the store."""
         file.path.unlink(missing_ok=True)
         with self.lock:
-            self.holds -= file.rows
-            self.sent += file.rows
+            self.holds -= file.unsent
+            self.sent += file.unsent
             self._bytes -= file.size
+            file.unsent = 0  # from now on it may grow again
 
     def leave_empty_folders(self) -> None:
         """Give up the folders of processes that have ended, once all their files are sent."""
@@ -166,16 +197,36 @@ class Spool:
         for folder in list(self._locks):
             self._leave(folder)
 
+    def _take_open(self, date: str, rows: pa.Table) -> _OpenFile:
+        """The file that these rows join, which nobody sends or drops until it is put back."""
+        growing = self._open
+        if (
+            growing
+            and growing.date == date
+            and len(growing.content) + len(rows) <= self._max_rows
+            and monotonic() - growing.begun < self._max_age
+        ):
+            with self.lock:
+                if growing.file in self._files:
+                    self._files.remove(growing.file)
+                    return growing
+                if not growing.file.unsent:  # it is in the store; else it is being sent, or was dropped
+                    return growing
+        path = self.folder / f"{date}_{self._name}-{self._number:06d}.parquet"
+        self._number += 1
+        self._open = _OpenFile(SpooledFile(path, size=0, unsent=0), date, rows.slice(0, 0), monotonic())
+        return self._open
+
     def _make_room(self) -> None:
         while self._bytes > self._max_bytes and (oldest := self.take()):
-            logger.error("The spool is full: %d predictions of %s are dropped.", oldest.rows, oldest.key)
+            logger.error("The spool is full: %d predictions of %s are dropped.", oldest.unsent, oldest.key)
             oldest.path.unlink(missing_ok=True)
             self._drop(oldest)
 
     def _drop(self, file: SpooledFile) -> None:
         with self.lock:
-            self.holds -= file.rows
-            self.evicted += file.rows
+            self.holds -= file.unsent
+            self.evicted += file.unsent
             self._bytes -= file.size
 
     def _leave(self, folder: Path) -> None:
@@ -183,6 +234,26 @@ class Spool:
         with suppress(OSError):
             folder.rmdir()
         os.close(self._locks.pop(folder))
+
+
+def _write(table: pa.Table, path: Path) -> int:
+    """Write a file, whole or not at all, in place of what was there, and flush it to the disk; gives its size in bytes.
+
+    Raises:
+        StorageError: If it cannot be written.
+    """
+    import pyarrow.parquet as pq
+
+    part = path.with_suffix(".part")
+    with writing(path):
+        try:
+            pq.write_table(table, part, compression="zstd", use_dictionary=["model", "version", "arm"])
+            _flush(part)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+        _flush(path.parent)
+        return path.stat().st_size
 
 
 def _examine(path: Path) -> SpooledFile | None:
@@ -196,7 +267,7 @@ def _examine(path: Path) -> SpooledFile | None:
         logger.error("%s is damaged and is not sent (%s); look at it, then remove it.", path, trouble)
         path.rename(path.with_suffix(".damaged"))
         return None
-    return SpooledFile(path, rows, path.stat().st_size)
+    return SpooledFile(path, path.stat().st_size, rows)
 
 
 def _lock(folder: Path) -> int:

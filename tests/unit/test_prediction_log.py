@@ -10,22 +10,24 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from math import nan
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from tripcast import prediction_log
-from tripcast.artifacts import FolderStore, Store, open_store
+from tripcast.artifacts import FolderStore, S3Store, Store, open_store
 from tripcast.errors import InvalidRequest, StorageError
 from tripcast.models.model import Prediction
 from tripcast.prediction_log import Counts, PredictionLog, prediction_schema, read_log
+from tripcast.spool import Spool
 from tripcast.trips import Trips
 
 #: Longer than any test: what is to be written is written because of something else.
@@ -101,6 +103,12 @@ def batch(size: int) -> tuple[Trips, Prediction]:
     count = np.arange(size, dtype=np.float64)
     trips = Trips(np.datetime64(PICKUP, "us") + count.astype("timedelta64[m]"), zones, zones[::-1], count)
     return trips, Prediction(count, count - 0.5, count + 0.5)
+
+
+def large_row(minutes: float) -> pa.Table:
+    """A row whose file has more than 10,000 bytes, and less than 20,000."""
+    rider = np.random.default_rng(int(minutes)).bytes(10_000).hex()
+    return pa.Table.from_pylist([{"rider_id": rider, "duration_minutes": minutes}], prediction_schema())
 
 
 def balanced(counts: Counts) -> bool:
@@ -334,6 +342,124 @@ def test_an_answer_after_closing_is_dropped(store, spool):
     assert log.counts() == Counts(appended=5, inherited=0, written=0, spooled=0, waiting=0, dropped=5)
 
 
+# Files grow.
+
+
+def test_an_hour_of_light_traffic_is_a_dozen_files_and_each_row_is_stored_at_once(outage, spool, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("tripcast.spool.monotonic", lambda: now[0])
+    outage.down = False
+    log = PredictionLog(outage, spool, seconds=0.001, file_seconds=300.0)
+    ids = []
+    for tick in range(720):
+        now[0] = tick * 5.0
+        ids.append(answer(log))
+        until(lambda: log.counts().written == len(ids))
+    log.close(60)
+    assert len(outage.accepted) == 720
+    assert [pq.read_metadata(outage.uri + "/" + key).num_rows for key in outage.list("predictions/")] == [60] * 12
+    assert read_log(outage, *ALL_TIME)["prediction_id"].to_pylist() == ids
+
+
+def test_a_file_grows_until_it_is_full(store, spool, tmp_path):
+    log = PredictionLog(store, spool, seconds=0.001, rows=5)
+    for minutes in range(7):
+        answer(log, minutes=float(minutes))
+        until(lambda: log.counts().written == log.counts().appended)
+    log.extend("tripcast-green", 3, "champion", [None] * 4, *batch(4))
+    log.close(60)
+    files = [pq.read_table(file)["duration_minutes"].to_pylist() for file in files_in(tmp_path / "store")]
+    assert files == [[0.0, 1.0, 2.0, 3.0, 4.0], [5.0, 6.0], [0.0, 1.0, 2.0, 3.0]]  # a few rows stay together
+
+
+def test_a_file_ends_at_midnight(store, spool, clock, tmp_path):
+    log = PredictionLog(store, spool, seconds=0.001)
+    for hour in range(22, 26):
+        clock.set(datetime(2026, 1, 10, tzinfo=UTC) + timedelta(hours=hour))
+        answer(log, minutes=float(hour))
+        until(lambda: log.counts().written == log.counts().appended)
+    log.close(60)
+    files = {file.parent.name: pq.read_table(file, partitioning=None) for file in files_in(tmp_path / "store")}
+    assert {date: rows["duration_minutes"].to_pylist() for date, rows in files.items()} == {
+        "date=2026-01-10": [22.0, 23.0],
+        "date=2026-01-11": [24.0, 25.0],
+    }
+
+
+def test_a_file_grows_through_an_outage(outage, spool):
+    log = PredictionLog(outage, spool, seconds=0.001)
+    outage.down = False
+    answer(log, minutes=0.0)
+    until(lambda: log.counts().written == 1)
+    outage.down = True
+    for minutes in range(1, 4):
+        answer(log, minutes=float(minutes))
+        until(lambda: log.counts().waiting == 0)
+    assert log.counts() == Counts(appended=4, inherited=0, written=1, spooled=3, waiting=0, dropped=0)
+    assert minutes_of(outage) == [0.0]
+    outage.down = False
+    until(lambda: log.counts().written == 4)
+    assert files_in(spool) == []
+    answer(log, minutes=4.0)
+    assert log.close(60).written == 5
+    assert minutes_of(outage) == [0.0, 1.0, 2.0, 3.0, 4.0]
+
+
+def test_a_file_that_is_being_sent_does_not_change(tmp_path, spool):
+    class Slow(FolderStore):
+        sending, goes_on = threading.Event(), threading.Event()
+
+        def put(self, file: Path, key: str, content_type: str | None = None) -> str:
+            before = file.read_bytes()
+            self.sending.set()
+            assert self.goes_on.wait(60)
+            assert file.read_bytes() == before
+            return super().put(file, key, content_type)
+
+    store = Slow(tmp_path / "store")
+    log = PredictionLog(store, spool, seconds=0.001)
+    answer(log, minutes=0.0)
+    assert store.sending.wait(60)
+    for minutes in (1.0, 2.0):
+        answer(log, minutes=minutes)
+        until(lambda: log.counts().waiting == 0)
+    assert [pq.read_metadata(file).num_rows for file in files_in(spool)] == [1, 2]
+    store.goes_on.set()
+    assert log.close(60).written == 3
+    assert minutes_of(store) == [0.0, 1.0, 2.0]
+
+
+def test_rows_wait_while_the_disk_refuses_the_file_that_they_join(store, spool, caplog):
+    log = PredictionLog(store, spool, seconds=0.001)
+    (folder,) = spool.iterdir()
+    answer(log, minutes=0.0)
+    until(lambda: log.counts().written == 1)
+    (key,) = store.list("predictions/")
+    part = folder / f"2026-01-10_{Path(key).stem}.part"
+    part.mkdir()  # the file cannot be written anew now
+    answer(log, minutes=1.0)
+    until(lambda: sum("Predictions wait in memory" in record.getMessage() for record in caplog.records) > 1)
+    assert log.counts() == Counts(appended=2, inherited=0, written=1, spooled=0, waiting=1, dropped=0)
+    part.rmdir()
+    assert log.close(60) == Counts(appended=2, inherited=0, written=2, spooled=0, waiting=0, dropped=0)
+    assert minutes_of(store) == [0.0, 1.0]
+    assert store.list("predictions/") == [key]
+
+
+def test_a_file_that_cannot_be_written_anew_stays_as_it_was(spool):
+    files = Spool(spool, "019c0000000-0000000000", max_rows=9, max_age=NEVER, max_bytes=1_000_000)
+    files.add("2026-01-10", large_row(0.0))
+    (path,) = files_in(spool)
+    path.with_suffix(".part").mkdir()
+    with pytest.raises(StorageError, match="cannot be written"):
+        files.add("2026-01-10", large_row(1.0))
+    assert (files.received, files.holds) == (1, 1)
+    assert pq.read_table(path)["duration_minutes"].to_pylist() == [0.0]
+    assert files.take().path == path
+    path.with_suffix(".part").rmdir()
+    files.close()
+
+
 # What does not fit.
 
 
@@ -409,6 +535,28 @@ def test_a_full_spool_drops_its_oldest_files_and_counts_their_rows(tmp_path, spo
     assert log.close(60).written == counts.spooled
     # The one that was being sent, and the latest.
     assert minutes_of(store) == [0.0, *(float(minutes) for minutes in range(1 + counts.dropped, 12))]
+
+
+def test_rows_of_a_dropped_file_that_the_store_has_are_not_counted_as_dropped(spool):
+    files = Spool(spool, "019c0000000-0000000000", max_rows=2, max_age=NEVER, max_bytes=30_000)
+    files.add("2026-01-10", large_row(0.0))
+    files.remove(files.take())  # it is in the store
+    files.add("2026-01-10", large_row(1.0))
+    assert (files.holds, files.sent, files.evicted) == (1, 1, 0)
+    files.add("2026-01-10", large_row(2.0))  # in the next file
+    assert (files.holds, files.sent, files.evicted) == (1, 1, 1)
+    assert pq.read_table(files.take().path)["duration_minutes"].to_pylist() == [2.0]
+    files.close()
+
+
+def test_rows_of_a_dropped_file_do_not_come_back_with_later_ones(spool):
+    files = Spool(spool, "019c0000000-0000000000", max_rows=9, max_age=NEVER, max_bytes=20_000)
+    files.add("2026-01-10", large_row(0.0))
+    files.add("2026-01-10", large_row(1.0))  # too large for the spool, the two of them
+    assert (files.holds, files.evicted, files.take()) == (0, 2, None)
+    files.add("2026-01-10", large_row(2.0))
+    assert pq.read_table(files.take().path)["duration_minutes"].to_pylist() == [2.0]
+    files.close()
 
 
 # Outages.
@@ -573,8 +721,80 @@ def test_what_a_killed_process_had_in_the_spool_is_sent_by_the_next(store, spool
     assert list(spool.iterdir()) == []
 
 
-def test_the_counts_add_up_at_any_time(outage, spool):
-    log = PredictionLog(outage, spool, seconds=0.01, rows=50, max_waiting=400, max_spool_bytes=60_000)
+GROWING = """
+import os, signal, sys, threading, time
+from pathlib import Path
+from tripcast import spool
+from tripcast.artifacts import FolderStore
+from tripcast.prediction_log import PredictionLog
+
+died_at = sys.argv[1]
+home = Path(sys.argv[2])
+hang = threading.Event().wait
+
+def die():
+    print("killed now", flush=True)
+    hang()
+
+class Dying(FolderStore):
+    puts = 0
+    def put(self, file, key, content_type=None):
+        self.puts += 1
+        if self.puts == 2 and died_at == "before it is sent":
+            die()
+        super().put(file, key, content_type)
+        if self.puts == 2 and died_at == "before the store confirms it":
+            die()
+
+def flush(path, really=spool._flush):
+    really(path)
+    if log.counts().written and died_at == "before it is in the spool" and path.suffix == ".part":
+        die()
+
+log = PredictionLog(Dying(home / "store"), home / "spool", seconds=0.01)
+spool._flush = flush
+for row in range(2):
+    print(log.append("tripcast-green", 3, "champion", None, 74, 236, 2.25, 0, (float(row), 1.0, 2.0)), flush=True)
+    while not log.counts().written:
+        time.sleep(0.005)
+hang()
+"""
+
+
+@pytest.mark.parametrize(
+    ("died_at", "left", "stored"),
+    [
+        ("before it is in the spool", 0, 1),  # the second row came in the last seconds
+        ("before it is sent", 2, 2),
+        ("before the store confirms it", 2, 2),
+    ],
+)
+def test_a_kill_while_a_file_grows_costs_no_row_that_was_in_the_spool(tmp_path, clock, died_at, left, stored):
+    command = [sys.executable, "-c", GROWING, died_at, str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    ids = []
+    while (line := process.stdout.readline().strip()) != "killed now":
+        assert line, "it ended by itself"
+        ids.append(line)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+    clock.set(datetime.now(UTC))
+    store = open_store(str(tmp_path / "store"))
+    before = store.list("predictions/")
+    log = PredictionLog(store, tmp_path / "spool", seconds=0.01)
+    # A file counts whole, whatever the store has of it.
+    assert log.close(60) == Counts(appended=0, inherited=left, written=left, spooled=0, waiting=0, dropped=0)
+    now = datetime.now(UTC)
+    assert read_log(store, now - timedelta(hours=1), now)["prediction_id"].to_pylist() == ids[:stored]
+    assert store.list("predictions/") == before
+    assert list((tmp_path / "spool").iterdir()) == []
+
+
+@pytest.mark.parametrize("rows", [50, 5_000])
+def test_the_counts_add_up_at_any_time(outage, spool, rows):
+    log = PredictionLog(outage, spool, seconds=0.01, rows=rows, max_waiting=400, max_spool_bytes=60_000)
     trips, prediction = batch(30)
     for turn in range(300):
         outage.down = turn % 100 < 60
@@ -595,29 +815,9 @@ def test_the_counts_add_up_at_any_time(outage, spool):
 
 
 @contextmanager
-def s3_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+def s3_bucket(s3) -> Callable[[], None]:
     """An S3 endpoint in the standard AWS environment; gives what makes the bucket ``log``."""
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ENDPOINT_URL_S3": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_CONFIG_FILE": "/dev/null",
-        "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
-    }.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it remembers credentials
-    try:
-        yield lambda: boto3.client("s3").create_bucket(Bucket="log")
-    finally:
-        server.stop()
+    return lambda: s3.create_bucket(Bucket="log")
 
 
 def test_a_bucket_that_comes_late_gets_the_whole_log(spool, monkeypatch):
@@ -632,6 +832,27 @@ def test_a_bucket_that_comes_late_gets_the_whole_log(spool, monkeypatch):
         assert log.close(60).written == 2
         assert read_log(store, *ALL_TIME)["prediction_id"].to_pylist() == [first, second]
         assert all(key.startswith("predictions/date=2026-01-10/") for key in store.list(""))
+
+
+def test_a_file_that_grows_while_it_is_read_is_read_all_the_same(spool, monkeypatch):
+    class Overtaken(S3Store):
+        def _digest(self, key: str) -> str | None:
+            digest = super()._digest(key)
+            if reading.is_set():
+                reading.clear()
+                answer(log, minutes=1.0)
+                until(lambda: log.counts().written == 2)
+            return digest
+
+    reading = threading.Event()
+    with s3_bucket(monkeypatch) as make_bucket:
+        make_bucket()
+        log = PredictionLog(open_store("s3://log/read"), spool, seconds=0.01)
+        answer(log, minutes=0.0)
+        until(lambda: log.counts().written == 1)
+        reading.set()
+        assert minutes_of(Overtaken("s3://log/read")) == [0.0, 1.0]
+        log.close(60)
 
 
 # Reading.
