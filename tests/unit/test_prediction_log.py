@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from math import nan
 from pathlib import Path
@@ -814,27 +813,20 @@ def test_the_counts_add_up_at_any_time(outage, spool, rows):
 # S3.
 
 
-@contextmanager
-def s3_bucket(s3) -> Callable[[], None]:
-    """An S3 endpoint in the standard AWS environment; gives what makes the bucket ``log``."""
-    return lambda: s3.create_bucket(Bucket="log")
+def test_a_bucket_that_comes_late_gets_the_whole_log(spool, s3):
+    store = open_store("s3://log/service")
+    log = PredictionLog(store, spool, seconds=0.05, rows=1)
+    first = answer(log)
+    until(lambda: log.counts().spooled == 1)
+    s3.create_bucket(Bucket="log")
+    until(lambda: log.counts().written == 1)
+    second = answer(log)
+    assert log.close(60).written == 2
+    assert read_log(store, *ALL_TIME)["prediction_id"].to_pylist() == [first, second]
+    assert all(key.startswith("predictions/date=2026-01-10/") for key in store.list(""))
 
 
-def test_a_bucket_that_comes_late_gets_the_whole_log(spool, monkeypatch):
-    with s3_bucket(monkeypatch) as make_bucket:
-        store = open_store("s3://log/service")
-        log = PredictionLog(store, spool, seconds=0.05, rows=1)
-        first = answer(log)
-        until(lambda: log.counts().spooled == 1)
-        make_bucket()
-        until(lambda: log.counts().written == 1)
-        second = answer(log)
-        assert log.close(60).written == 2
-        assert read_log(store, *ALL_TIME)["prediction_id"].to_pylist() == [first, second]
-        assert all(key.startswith("predictions/date=2026-01-10/") for key in store.list(""))
-
-
-def test_a_file_that_grows_while_it_is_read_is_read_all_the_same(spool, monkeypatch):
+def test_a_file_that_grows_while_it_is_read_is_read_all_the_same(spool, s3):
     class Overtaken(S3Store):
         def _digest(self, key: str) -> str | None:
             digest = super()._digest(key)
@@ -845,14 +837,13 @@ def test_a_file_that_grows_while_it_is_read_is_read_all_the_same(spool, monkeypa
             return digest
 
     reading = threading.Event()
-    with s3_bucket(monkeypatch) as make_bucket:
-        make_bucket()
-        log = PredictionLog(open_store("s3://log/read"), spool, seconds=0.01)
-        answer(log, minutes=0.0)
-        until(lambda: log.counts().written == 1)
-        reading.set()
-        assert minutes_of(Overtaken("s3://log/read")) == [0.0, 1.0]
-        log.close(60)
+    s3.create_bucket(Bucket="log")
+    log = PredictionLog(open_store("s3://log/read"), spool, seconds=0.01)
+    answer(log, minutes=0.0)
+    until(lambda: log.counts().written == 1)
+    reading.set()
+    assert minutes_of(Overtaken("s3://log/read")) == [0.0, 1.0]
+    log.close(60)
 
 
 # Reading.
