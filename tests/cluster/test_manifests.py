@@ -430,7 +430,7 @@ def test_passwords_are_made_once_for_their_owner_alone_and_never_committed(deplo
 # Who may do what
 
 
-def test_the_only_permission_is_to_start_runs_and_see_them(rendered):
+def test_the_only_permission_is_to_start_and_stop_runs_and_see_them(rendered):
     """Resources and verbs are those that the API server asks about (backend/src/apiserver/common/const.go)."""
     [role] = rendered.of("Role")
     [binding] = rendered.of("RoleBinding")
@@ -439,7 +439,8 @@ def test_the_only_permission_is_to_start_runs_and_see_them(rendered):
     assert {tuple(rule["apiGroups"]) for rule in role["rules"]} == {("pipelines.kubeflow.org",)}
     allowed = {(resource, verb) for rule in role["rules"] for resource in rule["resources"] for verb in rule["verbs"]}
     assert {resource for resource, verb in allowed if verb == "create"} == {"runs", "experiments"}
-    assert {verb for _, verb in allowed} == {"create", "get", "list"}
+    assert {verb for _, verb in allowed} == {"create", "get", "list", "terminate"}
+    assert [resource for resource, verb in allowed if verb == "terminate"] == ["runs"]
     assert {resource for resource, _ in allowed} == {"runs", "experiments", "pipelines"}
     assert role["metadata"]["namespace"] == binding["metadata"]["namespace"] == "kubeflow"
     assert binding["roleRef"]["name"] == role["metadata"]["name"]
