@@ -227,7 +227,7 @@ def test_volume_and_freshness_are_told_in_units_of_their_size(bad):
     late = replace(context, drift=replace(context.drift, hours_since_newest=36_000.0))
     assert "1,500 days before" in Page(monitoring_report(late)).text
     none = replace(context, drift=replace(context.drift, newest_pickup=None, hours_since_newest=None))
-    assert "All pickups are later than this was made" in Page(monitoring_report(none)).text
+    assert "All pickups are later than the month's end" in Page(monitoring_report(none)).text
 
 
 def test_the_rule_is_written_out_with_its_thresholds(bad):

@@ -62,7 +62,7 @@ def test_the_first_bad_window_alerts_and_does_not_retrain():
     assert (decision.action, kinds(decision)) == ("alert", ["error"])
     assert decision.reason == ("RMSE of version 1 is too high in 1 of the last 3 windows; 2 of 3 call for retraining.")
     assert decision.incidents[0].sentence == (
-        "RMSE of version 1 is 6.25 minutes, 1.25 times the 5.00 expected of it; 1.10 times is allowed."
+        "RMSE of version 1 is 6.25 minutes, 1.250 times the 5.00 expected of it; 1.10 times is allowed."
     )
 
 
