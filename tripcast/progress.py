@@ -104,9 +104,7 @@ class MonthsProgress:
     """
 
     def __init__(self, months: int) -> None:
-        self._bar = tqdm(
-            total=months, unit="month", bar_format="{l_bar}{bar}| {n}/{total} [{elapsed}<{remaining}] {postfix}"
-        )
+        self._bar = tqdm(total=months, unit="month", bar_format="{l_bar}{bar}| {n}/{total} [{elapsed}<{remaining}]")
         self._begun = False
 
     def __enter__(self) -> MonthsProgress:
@@ -124,9 +122,9 @@ class MonthsProgress:
         if self._begun:
             self._bar.update()
         self._begun = True
-        self._bar.set_postfix_str(month)
+        self._bar.set_description(month)
 
     def step(self, event: StepEvent) -> None:
         """Something happened to a task of a run."""
         if event.state == "started":
-            self._bar.set_postfix_str(event.label)
+            self._bar.set_description(event.label)
