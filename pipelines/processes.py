@@ -54,7 +54,8 @@ class Processes:
             stderr=subprocess.STDOUT,
             text=True,  # with universal newlines, so that each refresh of a progress bar is a line
             errors="replace",
-            env={"OMP_NUM_THREADS": THREADS, **os.environ, **environment},
+            # A folder `tripcast` in the current one, the clone itself seen from above, is not the package.
+            env={"OMP_NUM_THREADS": THREADS, "PYTHONSAFEPATH": "1", **os.environ, **environment},
             start_new_session=True,  # the command is a shell with the step below it: they are ended together
         ) as process:
             with self._lock:

@@ -107,6 +107,8 @@ def print_turn(document: Mapping[str, Any]) -> None:
     result, colour = document["result"], {"nothing": "green", "alert": "yellow", "retrain": "red"}[document["action"]]
     action = {"nothing": "Nothing to do", "alert": "Alert", "retrain": "Retraining"}[document["action"]]
     console.print(f"{document['month']}  [bold {colour}]{action}.[/] {document['response']}")
+    for incident in document["incidents"]:
+        console.print(f"  [red]![/] {incident['kind']}, since {incident['since']}: {incident['sentence']}")
     if result["rmse"] and result["expected_rmse"]:
         console.print(
             f"Version {result['version']}: RMSE {result['rmse']['value']:.3f} minutes, {result['expected_rmse']:.3f} "

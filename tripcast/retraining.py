@@ -237,7 +237,13 @@ def decide(history: Sequence[WindowResult], rule: Rule = DEFAULT_RULE, *, challe
         return Decision("nothing", _all_is_well(latest), incidents, evidence, rule)
     if _error(latest, rule) is None:
         kinds = ", ".join(incident.kind for incident in incidents)
-        return Decision("alert", f"The error of {latest.key} is no reason, but: {kinds}.", incidents, evidence, rule)
+        return Decision(
+            "alert",
+            f"The error of {latest.key} is within the rule, but there is more to look at: {kinds}.",
+            incidents,
+            evidence,
+            rule,
+        )
     if bad < rule.k:
         reason = f"{counted}; {rule.k} of {rule.n} call for retraining."
         return Decision("alert", reason, incidents, evidence, rule)

@@ -14,6 +14,7 @@ from kfp.local import subprocess_task_handler
 from components.step import step
 from pipelines.local import StepFailed, run_locally
 from pipelines.processes import Processes
+from tripcast import __version__
 from tripcast.errors import SourceError
 from tripcast.progress import StepEvent
 
@@ -61,6 +62,18 @@ def fanned_out():
         shout(month=month)
 
 
+@step
+def name_the_version() -> str:
+    from tripcast import __version__
+
+    return __version__
+
+
+@dsl.pipeline(name="versioned")
+def versioned():
+    name_the_version()
+
+
 @dsl.pipeline(name="missing")
 def missing():
     miss_a_month()
@@ -74,6 +87,15 @@ def breaking():
 @dsl.pipeline(name="killed")
 def killed():
     be_killed()
+
+
+def test_a_folder_of_the_packages_name_is_not_taken_for_it(tmp_path, monkeypatch):
+    (tmp_path / "tripcast").mkdir()  # as the clone is, seen from the folder above
+    monkeypatch.chdir(tmp_path)
+
+    run = run_locally(versioned, {}, tmp_path / "runs", lambda event: None, Processes())
+
+    assert run.output("name-the-version")["Output"] == __version__
 
 
 def test_a_steps_outputs_can_be_read(tmp_path):

@@ -1,17 +1,16 @@
 """The monitoring pipeline and the training that it calls for, by the command that people type, on a folder."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.pipelines.command_line import TRIPCAST, environment, tripcast
 from tests.unit.conftest import Loop
 from tests.unit.test_alerts import Channel
 from tripcast.history import History
@@ -19,22 +18,8 @@ from tripcast.months import parse_months
 from tripcast.settings import Settings
 from tripcast.simulation import City
 
-TRIPCAST = Path(sys.executable).parent / "tripcast"
-
 #: Streets become slow in March.
 CITY = City.parse("simulated?trips=5000&seed=7&slower_streets=2021-03:0.6")
-
-
-def environment(**settings: str) -> dict[str, str]:
-    """This process's, less what would lead a run elsewhere."""
-    return {
-        name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "TRIPCAST_"))
-    } | settings
-
-
-def tripcast(*arguments: object, **settings: str) -> subprocess.CompletedProcess[str]:
-    command = [str(TRIPCAST), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment(**settings))
 
 
 @pytest.fixture(scope="module")

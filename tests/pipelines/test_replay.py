@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +11,11 @@ import pytest
 
 from pipelines.loop import Turn
 from pipelines.replay import Story, _at_home, _events
+from tests.pipelines.command_line import TRIPCAST, environment, tripcast
 from tripcast.errors import InvalidRequest
 from tripcast.history import Window
 from tripcast.retraining import WindowResult
 
-TRIPCAST = Path(sys.executable).parent / "tripcast"
 CITY = "simulated?trips=5000&seed=7&slower_streets=2021-03:0.6"
 STORY = ("--source", CITY, "--months", "2021-01..2021-04", "--candidates", "lightgbm", "--json")
 
@@ -28,18 +27,6 @@ REAL = {
     "TRIPCAST_KFP_ENDPOINT": "http://127.0.0.1:9",
     "TRIPCAST_ALERT_WEBHOOK": "http://127.0.0.1:9",
 }
-
-
-def environment(**settings: str) -> dict[str, str]:
-    """This process's, less what would lead a run elsewhere."""
-    return {
-        name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "TRIPCAST_"))
-    } | settings
-
-
-def tripcast(*arguments: object, **settings: str) -> subprocess.CompletedProcess[str]:
-    command = [str(TRIPCAST), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment(**settings))
 
 
 @pytest.fixture(scope="module")

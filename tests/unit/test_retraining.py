@@ -136,7 +136,7 @@ def test_what_else_is_wrong_alerts_and_does_not_retrain(changed, kind, sentence)
     assert (decision.action, kinds(decision)) == ("alert", [kind])
     assert sentence in decision.incidents[0].sentence
     assert decision.incidents[0].since == "2021-01"
-    assert decision.reason == f"The error of 2021-03 is no reason, but: {kind}."
+    assert decision.reason == f"The error of 2021-03 is within the rule, but there is more to look at: {kind}."
 
 
 def test_an_incident_keeps_the_window_in_which_it_began_until_it_is_over():

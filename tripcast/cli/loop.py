@@ -142,7 +142,7 @@ def loop(
             **{
                 name: value
                 for name, value in taken.window.to_dict().items()
-                if name in ("result", "trial", "retraining")
+                if name in ("result", "incidents", "trial", "retraining")
             },
             "trained": taken.trained,
             "report": str(taken.report),

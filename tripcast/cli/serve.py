@@ -44,4 +44,4 @@ def ui(port: int) -> None:
     command += ["--default-artifact-root", (settings.home / "artifacts").as_uri()]
     settings.home.mkdir(parents=True, exist_ok=True)
     click.echo(f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)", err=True)
-    os.execv(sys.executable, [sys.executable, "-m", *command])
+    os.execv(sys.executable, [sys.executable, "-P", "-m", *command])

@@ -34,7 +34,7 @@ class FollowerProcess:
     """
 
     def __init__(self, taxi: str, metrics: Metrics, take: Callable[[Report], Awaitable[None]]) -> None:
-        self._command = [sys.executable, "-m", "tripcast.serving.follower", "--taxi", taxi]
+        self._command = [sys.executable, "-P", "-m", "tripcast.serving.follower", "--taxi", taxi]
         self._metrics = metrics
         self._take = take
         self._asked = 0
