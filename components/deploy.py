@@ -15,8 +15,8 @@ def deploy(taxi: str, version: int, share: float) -> str:
     Returns:
         What serves now, as a sentence.
     """
-    from tripcast.deployment import deploy
-    from tripcast.registry import Registry
+    from tripcast.jobs.deploy import deploy
+    from tripcast.registry.registry import Registry
     from tripcast.settings import Settings
 
     settings = Settings.load()

@@ -39,7 +39,7 @@ def evaluate(
     """
     from pathlib import Path
 
-    from tripcast.selection import Candidate, renew_expectation, select, track
+    from tripcast.jobs.evaluate import Candidate, renew_expectation, select, track
 
     candidates = [Candidate.open(Path(model.path), model.metadata["seconds"]) for model in models]
     months = [*models[0].metadata["months"], *test_trips.metadata["months"]]

@@ -18,10 +18,10 @@ def ingest(source: str, taxi: str, month: str, edition: str, records: Output[Dat
     """
     from pathlib import Path
 
-    from tripcast.artifacts import open_store
-    from tripcast.ingestion import ingest
     from tripcast.months import Month
     from tripcast.settings import Settings
+    from tripcast.storage.store import open_store
+    from tripcast.taxi.ingestion import ingest
 
     settings = Settings.load()
     ingested = ingest(

@@ -35,8 +35,8 @@ def monitor(
     """
     from pathlib import Path
 
-    from tripcast.retraining import Rule
-    from tripcast.watch import watch, write_record
+    from tripcast.jobs.monitor import watch, write_record
+    from tripcast.monitoring.rule import Rule
 
     pages = {"report": Path(report.path), "summary": Path(summary.path)}
     window = watch(source, taxi, month, rule=Rule.from_dict(rule), training_months=training_months, **pages)

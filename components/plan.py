@@ -18,6 +18,6 @@ def plan(source: str, taxi: str, train: str, test: str, candidates: list[str]) -
         One item a month: the `month`, and the `edition` in which the source has it now. A later step is repeated when
         the edition changes, and can be skipped when it does not.
     """
-    from tripcast.planning import plan
+    from tripcast.jobs.plan import plan
 
     return plan(source, taxi, train, test, candidates)

@@ -17,6 +17,6 @@ def plan_scoring(source: str, taxi: str, months: str, model: str) -> list[dict]:
         One item a month: the `month`, the `edition` in which the source has it now, and the `version`, which is the
         same for all months even if the alias moves meanwhile.
     """
-    from tripcast.scoring import plan_scoring
+    from tripcast.jobs.score import plan_scoring
 
     return plan_scoring(source, taxi, months, model)

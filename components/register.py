@@ -18,7 +18,7 @@ def register(taxi: str, winner: Input[Model]) -> int:
     """
     from pathlib import Path
 
-    from tripcast.registry import Registry
+    from tripcast.registry.registry import Registry
     from tripcast.settings import Settings
 
     registry = Registry(taxi, Settings.load())

@@ -14,7 +14,7 @@ def respond(taxi: str, month: str) -> bool:
     Returns:
         Whether the month calls for a retraining. Doing it again does nothing twice.
     """
-    from tripcast.response import respond
+    from tripcast.jobs.respond import respond
 
     response = respond(taxi, month)
     print(response.what)

@@ -18,6 +18,6 @@ def retrain(source: str, taxi: str, month: str, candidates: list[str], trials: i
     Returns:
         What was started. Without Kubeflow Pipelines, nothing: `tripcast loop` trains in place.
     """
-    from tripcast.response import start_retraining
+    from tripcast.jobs.respond import start_retraining
 
     return start_retraining(source, taxi, month, candidates, trials, rollout)

@@ -19,11 +19,11 @@ def score(taxi: str, version: int, month: str, records: Input[Dataset], scores: 
     """
     from pathlib import Path
 
-    from tripcast.artifacts import open_store
+    from tripcast.jobs.score import score
     from tripcast.months import Month
-    from tripcast.registry import Registry
-    from tripcast.scoring import score
+    from tripcast.registry.registry import Registry
     from tripcast.settings import Settings
+    from tripcast.storage.store import open_store
 
     settings = Settings.load()
     registry, store = Registry(taxi, settings), open_store(settings.artifacts)

@@ -18,7 +18,7 @@ def train(candidate: str, taxi: str, trials: int, trips: Input[Dataset], model: 
     """
     from pathlib import Path
 
-    from tripcast.training import train_from_files
+    from tripcast.models.training import train_from_files
 
     data = {month["month"]: month["digest"] for month in trips.metadata["months"]}
     seconds = train_from_files(candidate, Path(trips.path), Path(model.path), taxi=taxi, data=data, trials=trials)

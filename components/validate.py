@@ -30,8 +30,8 @@ def validate(
     """
     from pathlib import Path
 
-    from tripcast import contract
-    from tripcast.ingestion import Ingested
+    from tripcast.taxi import contract
+    from tripcast.taxi.ingestion import Ingested
 
     ingested = sorted((Ingested.open(Path(month.path)) for month in months), key=lambda found: str(found.month) == test)
     *training, held_out = contract.validate(ingested, kept=Path(train_trips.path), rejected=Path(rejected.path))

@@ -8,7 +8,7 @@ from components.monitor import monitor
 from components.respond import respond
 from components.retrain import retrain
 from pipelines.policy import RUN, apply_policy
-from tripcast.retraining import DEFAULT_RULE
+from tripcast.monitoring.rule import DEFAULT_RULE
 
 
 @dsl.pipeline(name="monitoring", pipeline_config=RUN)

@@ -1,7 +1,7 @@
 """What every task and every run carries beside its work, stated in one place for all pipelines.
 
 Caching, CPU and memory, retries, a timeout, addresses and credentials, who it runs as, and labels. Runs on this machine
-take the caching and leave the rest to the machine (``pipelines/local.py``); a cluster takes all of it.
+take the caching and leave the rest to the machine (``pipelines/local/``); a cluster takes all of it.
 
 Source:
     kfp-kubernetes 2.17 and Kubeflow Pipelines 2.17, which turn this into pods (backend/src/v2/driver/k8s.go).

@@ -7,9 +7,9 @@ import mlflow
 import numpy as np
 import pytest
 
+from tripcast.models.training import train
 from tripcast.settings import Settings
-from tripcast.training import train
-from tripcast.trips import Trips
+from tripcast.taxi.trips import Trips
 
 
 @pytest.fixture(scope="session")

@@ -15,11 +15,11 @@ from kfp import dsl
 from kfp.dsl.graph_component import GraphComponent
 
 from components.step import step
-from pipelines.containers import Containers
-from pipelines.local import Runner, run_locally
-from pipelines.processes import Processes
+from pipelines.local.containers import Containers
+from pipelines.local.processes import Processes
+from pipelines.local.runner import Runner, run_locally
+from pipelines.progress import Progress
 from pipelines.training import training
-from tripcast.progress import Progress
 from tripcast.settings import Settings
 
 

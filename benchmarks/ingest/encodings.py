@@ -38,8 +38,8 @@ def main() -> None:
     """Measure each encoding in turn, and print the table."""
     import pyarrow.parquet as pq
 
-    from tripcast.ingestion import typed_batches
-    from tripcast.sources.files import open_month_file
+    from tripcast.taxi.ingestion import typed_batches
+    from tripcast.taxi.sources.files import open_month_file
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("month", type=Path, help="a published month of the green taxi, parquet")

@@ -91,11 +91,11 @@ def polars_way(file: Path, out: Path, write: bool) -> tuple[int, int]:
 
 def tripcast_way(file: Path, out: Path, write: bool) -> tuple[int, int]:
     """Clean as the steps do; counts of kept and rejected rows."""
-    from tripcast.artifacts import FolderStore
-    from tripcast.contract import sort_rows, validate
-    from tripcast.ingestion import ahead, ingest, typed_batches
     from tripcast.months import Month
-    from tripcast.sources import open_source
+    from tripcast.storage.store import FolderStore
+    from tripcast.taxi.contract import sort_rows, validate
+    from tripcast.taxi.ingestion import ahead, ingest, typed_batches
+    from tripcast.taxi.sources import open_source
 
     source, month = str(file.parent), Month.parse(MONTH)
     if write:

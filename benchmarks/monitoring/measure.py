@@ -29,17 +29,17 @@ def make(trips: int) -> str:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from tripcast.artifacts import open_store
-    from tripcast.drift import Profile
-    from tripcast.monitoring import Expectation, judged
+    from tripcast.jobs.evaluate import PROFILE
+    from tripcast.jobs.monitor import sound_trips
+    from tripcast.models.training import train
+    from tripcast.monitoring.drift import Profile
+    from tripcast.monitoring.quality import Expectation, judged
     from tripcast.months import Month
-    from tripcast.prediction_log import PredictionLog
-    from tripcast.registry import EXPECTATION, Registry
-    from tripcast.selection import PROFILE
+    from tripcast.registry.registry import EXPECTATION, Registry
+    from tripcast.registry.tracking import Tracker
+    from tripcast.serving.prediction_log import PredictionLog
     from tripcast.settings import Settings
-    from tripcast.tracking import Tracker
-    from tripcast.training import train
-    from tripcast.watch import sound_trips
+    from tripcast.storage.store import open_store
 
     settings = Settings.load()
     store, registry = open_store(settings.artifacts), Registry("green", settings)
@@ -80,8 +80,8 @@ def make(trips: int) -> str:
 def watch(source: str) -> dict[str, float]:
     """Run the step's function: seconds, those of the processor, peak megabytes, how many predictions it judged."""
     started = time.perf_counter()
-    from tripcast.retraining import Rule
-    from tripcast.watch import watch
+    from tripcast.jobs.monitor import watch
+    from tripcast.monitoring.rule import Rule
 
     home = Path(os.environ["TRIPCAST_HOME"])
     pages = {"report": home / "report.html", "summary": home / "summary.md"}

@@ -36,7 +36,7 @@ def simulate(work: Path, trips: int, count: int) -> None:
     """Write the months as the publisher would: parquet with all of its columns."""
     import pyarrow.parquet as pq
 
-    from tripcast.simulation import SCHEMAS, City
+    from tripcast.taxi.simulation import SCHEMAS, City
 
     source = work / "source"
     source.mkdir(parents=True)
@@ -52,8 +52,8 @@ def ingest(work: Path, trips: int, count: int) -> None:
 
 
 def _ingest(work: Path, month: Month) -> None:
-    from tripcast.artifacts import open_store
-    from tripcast.ingestion import ingest as ingest_month
+    from tripcast.storage.store import open_store
+    from tripcast.taxi.ingestion import ingest as ingest_month
 
     ingest_month(
         str(work / "source"),
@@ -73,8 +73,8 @@ def ingest_others(work: Path, trips: int, count: int) -> None:
 
 def validate(work: Path, trips: int, count: int) -> None:
     """All months."""
-    from tripcast import contract
-    from tripcast.ingestion import Ingested
+    from tripcast.taxi import contract
+    from tripcast.taxi.ingestion import Ingested
 
     ingested = [Ingested.open(work / "ingested" / f"{month}.parquet") for month in months(count)]
     checks = contract.validate(ingested, kept=work / "train", rejected=work / "rejected")
@@ -85,14 +85,14 @@ def validate(work: Path, trips: int, count: int) -> None:
 
 def train(work: Path, trips: int, count: int) -> None:
     """`lightgbm` on all training months."""
-    from tripcast.training import train_from_files
+    from tripcast.models.training import train_from_files
 
     train_from_files("lightgbm", work / "train", work / "model", taxi=TAXI, data=_digests(work), trials=1)
 
 
 def linear(work: Path, trips: int, count: int) -> None:
     """`linear` on all training months."""
-    from tripcast.training import train_from_files
+    from tripcast.models.training import train_from_files
 
     train_from_files("linear", work / "train", work / "linear", taxi=TAXI, data=_digests(work), trials=1)
 
@@ -104,7 +104,7 @@ def _digests(work: Path) -> dict[str, str]:
 
 def evaluate(work: Path, trips: int, count: int) -> None:
     """Both candidates on the test month: scores, decision, report, MLflow."""
-    from tripcast.selection import Candidate, select, track
+    from tripcast.jobs.evaluate import Candidate, select, track
 
     candidates = [Candidate.open(work / name, 0.0) for name in ("linear", "model")]
     described = json.loads((work / "months.json").read_text())
@@ -117,7 +117,7 @@ def evaluate(work: Path, trips: int, count: int) -> None:
 
 def register(work: Path, trips: int, count: int) -> None:
     """The winner, for `score` to have a version."""
-    from tripcast.registry import Registry
+    from tripcast.registry.registry import Registry
     from tripcast.settings import Settings
 
     winner = json.loads((work / "winner.json").read_text())
@@ -126,10 +126,10 @@ def register(work: Path, trips: int, count: int) -> None:
 
 def score(work: Path, trips: int, count: int) -> None:
     """The winner on all records of the last month."""
-    from tripcast.artifacts import open_store
-    from tripcast.registry import Registry
-    from tripcast.scoring import score as score_month
+    from tripcast.jobs.score import score as score_month
+    from tripcast.registry.registry import Registry
     from tripcast.settings import Settings
+    from tripcast.storage.store import open_store
 
     month = months(count)[-1]
     records, store = work / "ingested" / f"{month}.parquet", open_store(str(work / "artifacts"))

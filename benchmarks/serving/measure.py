@@ -156,7 +156,7 @@ def _resident(pid: int) -> float:
 def contestants(home: Path, course_model: Path) -> list[Contestant]:
     """All of them; ours first."""
     environment = {"TRIPCAST_HOME": str(home), "TRIPCAST_ADMIN_TOKEN": "benchmark", "TRIPCAST_COMMIT": "none"}
-    ours = f"from tripcast.serving.server import serve; serve('green', '127.0.0.1', {{port}}, {str(home / 'log')!r})"
+    ours = f"from tripcast.taxi.web.server import serve; serve('green', '127.0.0.1', {{port}}, {str(home / 'log')!r})"
     uvicorn = [BIN / "uvicorn", "empty_service:app", "--port", "{port}", "--loop", "uvloop", "--http", "httptools"]
     mlflow = [BIN / "mlflow", "models", "serve", "-m", "models:/tripcast-green@champion", "--env-manager", "local"]
     return [

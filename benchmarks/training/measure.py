@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from tripcast.trips import PICKUP_COLUMNS, TARGET, Trips
+from tripcast.taxi.trips import PICKUP_COLUMNS, TARGET, Trips
 
 MONTHS = ("2021-01", "2021-02")
 
@@ -68,7 +68,7 @@ def peak_megabytes() -> float:
 
 def tripcast_way(work: Path) -> dict[str, Any]:
     """Trips in memory to a model: rehearsal, calibration, features out of fold, booster."""
-    from tripcast.training import train
+    from tripcast.models.training import train
 
     trips = read_trips(work)
     before = time.perf_counter()
@@ -79,7 +79,7 @@ def tripcast_way(work: Path) -> dict[str, Any]:
 
 def write_matrix(work: Path) -> dict[str, Any]:
     """Write the features of all trips as one matrix: what the bare booster is given for nothing."""
-    from tripcast.features import FEATURES, OutOfFold
+    from tripcast.taxi.features import FEATURES, OutOfFold
 
     features = OutOfFold(read_trips(work))
     matrix = np.lib.format.open_memmap(
@@ -94,8 +94,8 @@ def bare_way(work: Path) -> dict[str, Any]:
     """The same booster on the ready matrix: dataset and rounds, nothing else."""
     import lightgbm
 
-    from tripcast.models.boosting import _FIXED
-    from tripcast.models.lightgbm import DEFAULTS
+    from tripcast.taxi.candidates.boosting import _FIXED
+    from tripcast.taxi.candidates.lightgbm import DEFAULTS
 
     matrix, minutes = np.load(work / "matrix.npy"), np.load(work / f"{TARGET}.npy")
     parameters = {**_FIXED, **{name: value for name, value in DEFAULTS.items() if name != "rounds"}}

@@ -13,8 +13,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.conftest import make_trips
 from tests.parts import program
-from tripcast.serving.deployment import Deployment, LocalCopy, Served
-from tripcast.training import train
+from tripcast.models.training import train
+from tripcast.serving.model_cache import Deployment, LocalCopy, Served
 
 CHROMIUM_ARGUMENTS = [
     "--no-sandbox",
@@ -49,7 +49,7 @@ def page_url(tmp_path_factory) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    code = f"from tripcast.serving.server import serve; serve('green', '127.0.0.1', {port}, {str(home / 'log')!r})"
+    code = f"from tripcast.taxi.web.server import serve; serve('green', '127.0.0.1', {port}, {str(home / 'log')!r})"
     environment = {**os.environ, "TRIPCAST_HOME": str(home), "MLFLOW_TRACKING_URI": NO_REGISTRY}
     output = home / "output.txt"
     with (

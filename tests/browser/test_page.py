@@ -4,7 +4,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from playwright.sync_api import Page, expect
 
-from tripcast.zones import ZONES
+from tripcast.taxi.zones import ZONES
 
 TRIP = "?pickup=74&dropoff=236&at=2021-02-10T08:30"
 

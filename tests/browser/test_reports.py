@@ -6,9 +6,9 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.unit.test_reports_replay import STORY
-from tripcast.monitoring import Measure, Quality
+from tripcast.monitoring.quality import Measure, Quality
+from tripcast.monitoring.rule import WindowResult, decide
 from tripcast.reports import JoinCounts, MonitoringContext, monitoring_report, replay_page
-from tripcast.retraining import WindowResult, decide
 
 ADDRESS = "https://mlflow.example/#/" + "0123456789abcdef" * 20
 

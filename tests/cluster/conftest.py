@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 import pytest
 from click.testing import CliRunner, Result
 
-from pipelines.compilation import compile_all
+from pipelines.cluster.compilation import compile_all
 from pipelines.policy import PARALLELISM
 from tests.cluster.kubeflow_api import KubeflowApi, running
 from tripcast.cli import main
@@ -45,8 +45,8 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[KubeflowApi]:
         # Also what a command sets from its options is undone.
         monkeypatch.setenv(name, "")
     monkeypatch.setenv("TRIPCAST_COMMIT", "c0ffee" * 6 + "c0ff")
-    monkeypatch.setattr("pipelines.cluster.POLL_SECONDS", 0.01)
-    monkeypatch.setattr("pipelines.cluster.compile_all", compile_once)
+    monkeypatch.setattr("pipelines.cluster.runs.POLL_SECONDS", 0.01)
+    monkeypatch.setattr("pipelines.cluster.runs.compile_all", compile_once)
     monkeypatch.setattr("tripcast.kubeflow._PAUSES", (0.01, 0.01))
     with running(KubeflowApi()) as api:
         monkeypatch.setenv("TRIPCAST_KFP_ENDPOINT", api.url)

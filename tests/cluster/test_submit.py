@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.compilation import PIPELINES
+from pipelines.cluster.compilation import PIPELINES
 from tests.cluster.kubeflow_api import SUCCEEDS, Frame, KubeflowApi, Refused, pod_of, running
 from tripcast.kubeflow import POD_KINDS
 
@@ -210,7 +210,7 @@ def test_a_lost_connection_is_taken_up_again(cluster, tripcast, answer):
 
 
 def test_a_connection_that_stays_lost_is_given_up_with_the_run_going_on(cluster, tripcast, monkeypatch):
-    monkeypatch.setattr("pipelines.cluster.PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr("pipelines.cluster.runs.PATIENCE_SECONDS", 0.05)
     cluster.fail("GET /apis/v2beta1/runs/", times=10_000)
 
     result = tripcast("submit", "training")

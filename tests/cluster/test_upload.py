@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from components.step import IMAGE
-from pipelines.compilation import PIPELINES, compile_all
+from pipelines.cluster.compilation import PIPELINES, compile_all
 
 COMMIT = "c0ffee" * 6 + "c0ff"
 

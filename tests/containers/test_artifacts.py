@@ -8,8 +8,8 @@ from pathlib import Path
 import boto3
 import pytest
 
-from tripcast.artifacts import open_store, sha256_of
 from tripcast.errors import StorageError
+from tripcast.storage.store import open_store, sha256_of
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_an_upload_that_is_killed_leaves_nothing_to_see(store, tmp_path):
 import os, sys
 from pathlib import Path
 from s3transfer.tasks import Task
-from tripcast.artifacts import open_store
+from tripcast.storage.store import open_store
 import s3transfer.upload
 original = s3transfer.upload.UploadPartTask._main
 def killed(self, *arguments, part_number, **rest):
@@ -124,7 +124,7 @@ open_store("s3://tripcast/killed").put(Path(sys.argv[1]), "a")
 
 
 def test_clocks_that_differ_are_named(store):
-    script = "from tripcast.artifacts import open_store; open_store('s3://tripcast').check()"
+    script = "from tripcast.storage.store import open_store; open_store('s3://tripcast').check()"
 
     ended = subprocess.run(["faketime", "+2 hours", sys.executable, "-c", script], capture_output=True, text=True)
 

@@ -22,7 +22,7 @@ import pytest
 import yaml
 
 from components.step import IMAGE
-from pipelines.compilation import PIPELINES, compile_all
+from pipelines.cluster.compilation import PIPELINES, compile_all
 
 CITY = "simulated?trips=4000&seed=7"
 TAXI = "yellow"  # nobody else's here: its registry is empty

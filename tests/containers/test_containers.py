@@ -14,8 +14,8 @@ from kfp import dsl
 from kfp.local import docker_task_handler
 
 from components.step import IMAGE, step
-from pipelines.containers import Containers
-from pipelines.local import StepFailed, run_locally
+from pipelines.local.containers import Containers
+from pipelines.local.runner import StepFailed, run_locally
 from tripcast.errors import InvalidRequest, SourceError
 from tripcast.settings import Settings
 
@@ -195,8 +195,8 @@ SLEEPING = """
 import sys
 from kfp import dsl
 from components.step import step
-from pipelines.containers import Containers
-from pipelines.local import run_locally
+from pipelines.local.containers import Containers
+from pipelines.local.runner import run_locally
 from tripcast.settings import Settings
 
 @step

@@ -84,7 +84,7 @@ def test_every_module_of_the_project_imports_in_the_pipeline_image(engine):
     code = """
 import importlib, pkgutil
 import components, pipelines, tripcast
-needs_a_keyboard = ("tripcast.cli", "tripcast.console", "tripcast.progress", "tripcast.serving", "pipelines.")
+needs_a_keyboard = ("tripcast.cli", "tripcast.cli.console", "pipelines.progress", "tripcast.serving", "pipelines.")
 for package in (tripcast, components):
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
         if not module.name.startswith(needs_a_keyboard):
@@ -101,7 +101,7 @@ import importlib, importlib.util, pkgutil
 import tripcast.serving
 for module in pkgutil.walk_packages(tripcast.serving.__path__, "tripcast.serving."):
     importlib.import_module(module.name)
-import mlflow.artifacts, pyarrow.dataset, tripcast.cli, tripcast.registry
+import mlflow.artifacts, pyarrow.dataset, tripcast.cli, tripcast.registry.registry
 from zoneinfo import ZoneInfo
 ZoneInfo("America/New_York")
 print(*[name for name in {NOT_SERVED!r} if importlib.util.find_spec(name)], "imported")

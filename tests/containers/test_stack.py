@@ -16,8 +16,8 @@ import pytest
 
 from tests.parts import GO_PROGRAMS, program
 from tripcast import __version__
-from tripcast.artifacts import Store, open_store
-from tripcast.prediction_log import read_log
+from tripcast.serving.prediction_log import read_log
+from tripcast.storage.store import Store, open_store
 
 STANDINS = Path(__file__).parent / "standins"
 

@@ -13,13 +13,13 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from pipelines.containers import Containers
-from pipelines.local import run_locally
+from pipelines.local.containers import Containers
+from pipelines.local.runner import run_locally
 from pipelines.training import training
-from tripcast.artifacts import open_store
 from tripcast.errors import StorageError, TrackingError
 from tripcast.models import Model
 from tripcast.settings import Settings
+from tripcast.storage.store import open_store
 
 CITY = "simulated?trips=4000&seed=7"
 REQUEST = {"source": CITY, "train_months": "2021-01", "test_month": "2021-02", "candidates": ["lightgbm"]}

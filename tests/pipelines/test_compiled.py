@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from kfp import components
 
 from components.step import IMAGE
-from pipelines.compilation import PIPELINES, check_compiled, compile_all
+from pipelines.cluster.compilation import PIPELINES, check_compiled, compile_all
 from pipelines.policy import POLICIES
 from tripcast.cli import main
 

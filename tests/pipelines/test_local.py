@@ -12,11 +12,11 @@ from kfp import dsl
 from kfp.local import subprocess_task_handler
 
 from components.step import step
-from pipelines.local import StepFailed, run_locally
-from pipelines.processes import Processes
+from pipelines.local.processes import Processes
+from pipelines.local.runner import StepFailed, run_locally
+from pipelines.progress import StepEvent
 from tripcast import __version__
 from tripcast.errors import SourceError
-from tripcast.progress import StepEvent
 
 
 @step
@@ -174,8 +174,8 @@ import sys
 from pathlib import Path
 from kfp import dsl
 from components.step import step
-from pipelines.local import run_locally
-from pipelines.processes import Processes
+from pipelines.local.runner import run_locally
+from pipelines.local.processes import Processes
 
 @step
 def sleep(marker: str):

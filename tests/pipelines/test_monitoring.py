@@ -13,10 +13,10 @@ import pytest
 from tests.pipelines.command_line import TRIPCAST, environment, tripcast
 from tests.unit.conftest import Loop
 from tests.unit.test_alerts import Channel
-from tripcast.history import History
+from tripcast.monitoring.history import History
 from tripcast.months import parse_months
 from tripcast.settings import Settings
-from tripcast.simulation import City
+from tripcast.taxi.simulation import City
 
 #: Streets become slow in March.
 CITY = City.parse("simulated?trips=5000&seed=7&slower_streets=2021-03:0.6")

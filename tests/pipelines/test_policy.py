@@ -10,8 +10,9 @@ from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from components.step import IMAGE, step
-from pipelines.compilation import PIPELINES, compile_all
-from pipelines.local import StepFailed, run_locally
+from pipelines.cluster.compilation import PIPELINES, compile_all
+from pipelines.local.processes import Processes
+from pipelines.local.runner import StepFailed, run_locally
 from pipelines.policy import (
     ADDRESSES,
     ALERTS_KEYS,
@@ -28,7 +29,6 @@ from pipelines.policy import (
     apply_policy,
     policy_of,
 )
-from pipelines.processes import Processes
 from tripcast.settings import Settings
 
 DEPLOY = Path(__file__).parents[2] / "deploy"

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.loop import Turn
-from pipelines.replay import Story, _at_home, _events
+from pipelines.local.loop import Turn
+from pipelines.local.replay import Story, _at_home, _events
 from tests.pipelines.command_line import TRIPCAST, environment, tripcast
 from tripcast.errors import InvalidRequest
-from tripcast.history import Window
-from tripcast.retraining import WindowResult
+from tripcast.monitoring.history import Window
+from tripcast.monitoring.rule import WindowResult
 
 CITY = "simulated?trips=5000&seed=7&slower_streets=2021-03:0.6"
 STORY = ("--source", CITY, "--months", "2021-01..2021-04", "--candidates", "lightgbm", "--json")

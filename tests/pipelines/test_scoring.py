@@ -17,13 +17,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import make_trips
+from tripcast.models.training import train
 from tripcast.months import Month
-from tripcast.registry import DIGEST, Registry
+from tripcast.registry.registry import DIGEST, Registry
+from tripcast.registry.tracking import Tracker
 from tripcast.settings import Settings
-from tripcast.simulation import City
-from tripcast.tracking import Tracker
-from tripcast.training import train
-from tripcast.trips import PICKUP_COLUMNS, Trips
+from tripcast.taxi.simulation import City
+from tripcast.taxi.trips import PICKUP_COLUMNS, Trips
 
 TRIPCAST = Path(sys.executable).parent / "tripcast"
 CITY = "simulated?trips=2000&seed=7"

@@ -14,9 +14,9 @@ import pytest
 
 from tripcast.models import Model
 from tripcast.months import Month
-from tripcast.registry import Registry
+from tripcast.registry.registry import Registry
 from tripcast.settings import Settings
-from tripcast.simulation import City
+from tripcast.taxi.simulation import City
 
 TRIPCAST = Path(sys.executable).parent / "tripcast"
 CITY = "simulated?trips=5000&seed=7"

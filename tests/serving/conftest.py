@@ -20,11 +20,11 @@ import pytest
 
 from tests.conftest import make_trips
 from tripcast.models import Model
-from tripcast.models.linear import Linear
-from tripcast.registry import Registry
+from tripcast.models.training import train
+from tripcast.registry.registry import Registry
+from tripcast.registry.tracking import Tracker
 from tripcast.settings import Settings
-from tripcast.tracking import Tracker
-from tripcast.training import train
+from tripcast.taxi.candidates.linear import Linear
 
 TOKEN = "only-for-tests"
 
@@ -151,7 +151,7 @@ class Home:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         log, output = self.folder / "log", self.folder / "output.txt"
-        code = f"from tripcast.serving.server import serve; serve('green', '127.0.0.1', {port}, {str(log)!r})"
+        code = f"from tripcast.taxi.web.server import serve; serve('green', '127.0.0.1', {port}, {str(log)!r})"
         environment = {
             **os.environ,
             "TRIPCAST_HOME": str(self.folder),

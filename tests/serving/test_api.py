@@ -8,7 +8,7 @@ import pytest
 
 from tests.serving.conftest import TRIP
 from tripcast.models import Model
-from tripcast.trips import Trips
+from tripcast.taxi.trips import Trips
 
 pytestmark = pytest.mark.usefixtures("service")
 

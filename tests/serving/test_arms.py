@@ -6,7 +6,7 @@ import pytest
 
 from tripcast.errors import StorageError
 from tripcast.serving.arms import load_arm
-from tripcast.serving.deployment import Deployment, LocalCopy, Served
+from tripcast.serving.model_cache import Deployment, LocalCopy, Served
 
 
 def test_a_version_that_predicts_the_known_trip_takes_part(models):

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tripcast.deployment import deploy
 from tripcast.errors import DeploymentError, InvalidRequest
+from tripcast.jobs.deploy import deploy
 
 NOBODY = "http://127.0.0.1:9"
 

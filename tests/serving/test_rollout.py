@@ -7,7 +7,7 @@ from math import sqrt
 
 import pytest
 
-from tripcast.rollout import place, takes_part
+from tripcast.serving.traffic_split import place, takes_part
 
 RIDERS = [f"rider-{number}" for number in range(100_000)]
 
@@ -46,7 +46,7 @@ def test_the_next_challenger_is_tried_on_other_riders():
 
 
 def test_a_rider_has_the_same_place_in_every_process_and_release():
-    code = "from tripcast.rollout import place; print(place('rider-ü', 'tripcast-green/2'))"
+    code = "from tripcast.serving.traffic_split import place; print(place('rider-ü', 'tripcast-green/2'))"
     elsewhere = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
     assert float(elsewhere) == place("rider-ü", "tripcast-green/2")

@@ -12,20 +12,20 @@ import pytest
 import requests
 from moto.server import ThreadedMotoServer
 
-from tripcast import contract
-from tripcast.artifacts import Store, open_store
-from tripcast.deployment import deploy
-from tripcast.history import History, Window
-from tripcast.ingestion import ingest
+from tripcast.jobs.deploy import deploy
+from tripcast.jobs.evaluate import Candidate, Selection, renew_expectation, select, track
+from tripcast.jobs.monitor import watch
+from tripcast.jobs.respond import Response, respond, training_arguments
+from tripcast.models.training import train_from_files
+from tripcast.monitoring.history import History, Window
+from tripcast.monitoring.rule import Rule
 from tripcast.months import Month, parse_months
-from tripcast.registry import Registry
-from tripcast.response import Response, respond, training_arguments
-from tripcast.retraining import Rule
-from tripcast.selection import Candidate, Selection, renew_expectation, select, track
+from tripcast.registry.registry import Registry
 from tripcast.settings import Settings
-from tripcast.simulation import City
-from tripcast.training import train_from_files
-from tripcast.watch import watch
+from tripcast.storage.store import Store, open_store
+from tripcast.taxi import contract
+from tripcast.taxi.ingestion import ingest
+from tripcast.taxi.simulation import City
 
 
 @pytest.fixture(scope="session")
@@ -175,9 +175,9 @@ class Loop:
 @pytest.fixture
 def without_pictures(monkeypatch):
     """Pages say the decision alone: drawing takes most of a month's time, and is tested where it belongs."""
-    monkeypatch.setattr("tripcast.watch.monitoring_report", lambda context: f"<p>{context.decision.reason}</p>")
-    monkeypatch.setattr("tripcast.watch.monitoring_summary", lambda context: context.decision.reason)
-    monkeypatch.setattr("tripcast.selection.training_report", lambda *_: "<p>A report.</p>")
+    monkeypatch.setattr("tripcast.jobs.monitor.monitoring_report", lambda context: f"<p>{context.decision.reason}</p>")
+    monkeypatch.setattr("tripcast.jobs.monitor.monitoring_summary", lambda context: context.decision.reason)
+    monkeypatch.setattr("tripcast.jobs.evaluate.training_report", lambda *_: "<p>A report.</p>")
 
 
 @pytest.fixture(scope="session")
@@ -193,7 +193,7 @@ def trained(tmp_path_factory, empty_store) -> Path:
         patch.setenv("TRIPCAST_HOME", str(home))
         patch.setenv("TRIPCAST_COMMIT", "none")
         patch.setenv("MLFLOW_TRACKING_URI", "")
-        patch.setattr("tripcast.selection.training_report", lambda *_: "<p>A report.</p>")
+        patch.setattr("tripcast.jobs.evaluate.training_report", lambda *_: "<p>A report.</p>")
         loop = Loop(Settings.load(), tmp_path_factory.mktemp("work"))
         loop.train("2021-01", "2021-02", 1.0)
         for source in (

@@ -9,10 +9,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from tripcast import alerts
-from tripcast.alerts import Alert, Delivery, send, webhook_address
-from tripcast.artifacts import FolderStore, open_store
 from tripcast.errors import StorageError
+from tripcast.monitoring import alerts
+from tripcast.monitoring.alerts import Alert, Delivery, send, webhook_address
+from tripcast.storage.store import FolderStore, open_store
 
 ERROR = Alert(
     "green/error/v3/2021-06",

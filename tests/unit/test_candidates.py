@@ -14,13 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import make_trips
-from tripcast import training
 from tripcast.errors import InvalidRequest, StorageError
-from tripcast.models import CANDIDATES, Model
-from tripcast.models.lightgbm import Boosted
-from tripcast.registry import Registry
-from tripcast.training import train, train_from_files
-from tripcast.trips import Trips, trips_schema
+from tripcast.models import CANDIDATES, Model, training
+from tripcast.models.training import train, train_from_files
+from tripcast.registry.registry import Registry
+from tripcast.taxi.candidates.lightgbm import Boosted
+from tripcast.taxi.trips import Trips, trips_schema
 
 #: Grows the trees month after month, each month's upon those before it: never more than one month in memory.
 MONTHLY = """
@@ -29,11 +28,11 @@ MONTHLY = """
 
     import lightgbm
 
-    from tripcast.features import FEATURES, OutOfFold
+    from tripcast.taxi.features import FEATURES, OutOfFold
     from tripcast.models.booster import Booster
-    from tripcast.models.lightgbm import Boosted
-    from tripcast.models.lightgbm import rehearse as rehearse_trees
-    from tripcast.trips import read_trips
+    from tripcast.taxi.candidates.lightgbm import Boosted
+    from tripcast.taxi.candidates.lightgbm import rehearse as rehearse_trees
+    from tripcast.taxi.trips import read_trips
 
     loads_as = "lightgbm"
 
@@ -130,12 +129,12 @@ def test_no_package_is_asked_about_tripcasts_own():
         "print(CANDIDATES['lightgbm'], 'tuned' in CANDIDATES)"
     )
     child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert child.stdout == "tripcast.models.lightgbm True\n"
+    assert child.stdout == "tripcast.taxi.candidates.lightgbm True\n"
 
 
 def test_a_package_cannot_take_the_name_of_tripcasts_own(bring):
     bring("linear", MONTHLY)
-    assert CANDIDATES["linear"] == "tripcast.models.linear"
+    assert CANDIDATES["linear"] == "tripcast.taxi.candidates.linear"
     assert list(CANDIDATES) == ["linear", "lightgbm", "tuned"]
 
 

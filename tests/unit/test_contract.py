@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tripcast.artifacts import FolderStore
-from tripcast.contract import MonthCheck, MonthRules, metrics, summary, validate
 from tripcast.errors import ContractError, SourceError
-from tripcast.ingestion import Ingested, ingest
 from tripcast.months import Month, parse_months
-from tripcast.trips import read_trips, recorded_schema, trips_schema
+from tripcast.storage.store import FolderStore
+from tripcast.taxi.contract import MonthCheck, MonthRules, metrics, summary, validate
+from tripcast.taxi.ingestion import Ingested, ingest
+from tripcast.taxi.trips import read_trips, recorded_schema, trips_schema
 
 JANUARY = Month(2021, 1)
 PICKUP = datetime(2021, 1, 15, 8, 30)
@@ -211,8 +211,8 @@ def test_validating_does_not_import_pandas(tmp_path: Path) -> None:
     script = """
 import sys
 from pathlib import Path
-from tripcast.contract import validate
-from tripcast.ingestion import Ingested
+from tripcast.taxi.contract import validate
+from tripcast.taxi.ingestion import Ingested
 from tripcast.months import Month
 folder = Path(sys.argv[1])
 month = Ingested(folder / "ingested-2021-01.parquet", "green", Month(2021, 1), "here", 201, "")

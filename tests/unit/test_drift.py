@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tripcast import drift
-from tripcast.contract import sort_rows
-from tripcast.drift import FEATURES, Profile, compare
 from tripcast.errors import ContractError, StorageError
-from tripcast.ingestion import typed_batches
+from tripcast.monitoring import drift
+from tripcast.monitoring.drift import FEATURES, Profile, compare
 from tripcast.months import Month
-from tripcast.sources import open_source
-from tripcast.trips import Trips
+from tripcast.taxi.contract import sort_rows
+from tripcast.taxi.ingestion import typed_batches
+from tripcast.taxi.sources import open_source
+from tripcast.taxi.trips import Trips
 
 NOW = np.datetime64("2021-03-01T00:00")
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tripcast.features import FEATURES, FeatureTables, Geography, OutOfFold, PaceFit
-from tripcast.trips import Trips
+from tripcast.taxi.features import FEATURES, FeatureTables, Geography, OutOfFold, PaceFit
+from tripcast.taxi.trips import Trips
 
 MONDAY = np.datetime64("2021-01-04T00:00:00", "us")
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tripcast.evaluation import Estimate, Evaluation, Scores, SliceScores
-from tripcast.gate import GateRule, decide
+from tripcast.evaluation.gate import GateRule, decide
+from tripcast.evaluation.scores import Estimate, Evaluation, Scores, SliceScores
 
 CHAMPION_RMSE = 6.0
 

@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from tripcast.artifacts import FolderStore, open_store
 from tripcast.errors import StorageError
-from tripcast.history import History, Retraining, Window
-from tripcast.monitoring import Measure
-from tripcast.retraining import Incident, WindowResult
-from tripcast.trial import judge
+from tripcast.monitoring.history import History, Retraining, Window
+from tripcast.monitoring.quality import Measure
+from tripcast.monitoring.rule import Incident, WindowResult
+from tripcast.monitoring.trial import judge
+from tripcast.storage.store import FolderStore, open_store
 
 
 def window(month="2021-06", action="retrain"):

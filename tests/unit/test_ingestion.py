@@ -19,11 +19,11 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from tripcast.artifacts import FolderStore
 from tripcast.errors import ContractError, InvalidRequest, SourceError, StorageError
-from tripcast.ingestion import Ingested, ingest
 from tripcast.months import Month
-from tripcast.trips import recorded_schema
+from tripcast.storage.store import FolderStore
+from tripcast.taxi.ingestion import Ingested, ingest
+from tripcast.taxi.trips import recorded_schema
 
 JANUARY = Month(2021, 1)
 TIMES = ("lpep_pickup_datetime", "lpep_dropoff_datetime")
@@ -356,8 +356,8 @@ def test_a_snapshot_is_copied_where_links_are_not_possible(tmp_path: Path, monke
 CHILD = """
 import os, resource, signal, sys
 from pathlib import Path
-from tripcast import ingestion
-from tripcast.artifacts import FolderStore
+from tripcast.taxi import ingestion
+from tripcast.storage.store import FolderStore
 from tripcast.errors import StorageError
 from tripcast.months import Month
 source, to, spoil = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]

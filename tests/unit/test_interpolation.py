@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tripcast.interpolation import interpolator
+from tripcast.models.interpolation import interpolator
 
 #: Minutes and the like: no closer to each other than a slope can tell.
 NUMBERS = st.integers(-(10**6), 10**6).map(lambda thousandths: thousandths / 1000)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tripcast.intervals import Interval
+from tripcast.models.intervals import Interval
 
 
 @pytest.fixture

@@ -19,9 +19,10 @@ from sklearn.linear_model import LinearRegression
 
 from tests.conftest import make_trips
 from tripcast.errors import StorageError
-from tripcast.models import CANDIDATES, Model, lightgbm, linear
-from tripcast.training import train
-from tripcast.trips import Trips
+from tripcast.models import CANDIDATES, Model
+from tripcast.models.training import train
+from tripcast.taxi.candidates import lightgbm, linear
+from tripcast.taxi.trips import Trips
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +228,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from tripcast.models import Model
-from tripcast.trips import Trips
+from tripcast.taxi.trips import Trips
 one = Trips(np.array(["2021-02-03T04:05"], "M8[us]"), np.array([41], "i2"), np.array([42], "i2"), np.array([1.5]))
 model = Model.load(Path(sys.argv[1]))
 model.predict(one)

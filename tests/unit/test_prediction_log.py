@@ -21,13 +21,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from tripcast import prediction_log
-from tripcast.artifacts import FolderStore, S3Store, Store, open_store
 from tripcast.errors import InvalidRequest, StorageError
 from tripcast.models.model import Prediction
-from tripcast.prediction_log import Counts, PredictionLog, prediction_schema, read_log
-from tripcast.spool import Spool
-from tripcast.trips import Trips
+from tripcast.serving import prediction_log
+from tripcast.serving.prediction_log import Counts, PredictionLog, prediction_schema, read_log
+from tripcast.serving.spool import Spool
+from tripcast.storage.store import FolderStore, S3Store, Store, open_store
+from tripcast.taxi.trips import Trips
 
 #: Longer than any test: what is to be written is written because of something else.
 NEVER = 1000.0
@@ -346,7 +346,7 @@ def test_an_answer_after_closing_is_dropped(store, spool):
 
 def test_an_hour_of_light_traffic_is_a_dozen_files_and_each_row_is_stored_at_once(outage, spool, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("tripcast.spool.monotonic", lambda: now[0])
+    monkeypatch.setattr("tripcast.serving.spool.monotonic", lambda: now[0])
     outage.down = False
     log = PredictionLog(outage, spool, seconds=0.001, file_seconds=300.0)
     ids = []
@@ -684,7 +684,7 @@ KILLED = """
 import sys, time
 from pathlib import Path
 from tripcast.errors import StorageError
-from tripcast.prediction_log import PredictionLog
+from tripcast.serving.prediction_log import PredictionLog
 
 class Down:
     def put(self, file, key, content_type=None):
@@ -723,9 +723,9 @@ def test_what_a_killed_process_had_in_the_spool_is_sent_by_the_next(store, spool
 GROWING = """
 import os, signal, sys, threading, time
 from pathlib import Path
-from tripcast import spool
-from tripcast.artifacts import FolderStore
-from tripcast.prediction_log import PredictionLog
+from tripcast.serving import spool
+from tripcast.storage.store import FolderStore
+from tripcast.serving.prediction_log import PredictionLog
 
 died_at = sys.argv[1]
 home = Path(sys.argv[2])
@@ -887,8 +887,8 @@ def test_a_moment_without_a_time_zone_is_refused(store):
 IMPORTS = """
 import json, sys
 from pathlib import Path
-import tripcast.prediction_log as module
-from tripcast.artifacts import open_store
+import tripcast.serving.prediction_log as module
+from tripcast.storage.store import open_store
 
 at_import = [name for name in ("pyarrow", "pandas", "boto3") if name in sys.modules]
 log = module.PredictionLog(open_store(sys.argv[1] + "/store"), Path(sys.argv[1]) / "spool")

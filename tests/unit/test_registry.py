@@ -15,9 +15,9 @@ import pytest
 from tests.conftest import make_trips
 from tripcast.errors import InvalidRequest, TrackingError
 from tripcast.models import Model
-from tripcast.registry import DIGEST, EXPECTATION, EXPECTED_FROM, SHARE, Registry
+from tripcast.registry.registry import DIGEST, EXPECTATION, EXPECTED_FROM, SHARE, Registry
+from tripcast.registry.tracking import Tracker
 from tripcast.settings import Settings
-from tripcast.tracking import Tracker
 
 
 @pytest.fixture
@@ -385,7 +385,7 @@ KILLED_WHILE_REGISTERING = """
 import os, signal, sys
 from pathlib import Path
 import mlflow
-from tripcast.registry import Registry
+from tripcast.registry.registry import Registry
 from tripcast.settings import Settings
 
 registry = Registry("green", Settings.load())

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from tripcast.evaluation import evaluate
-from tripcast.gate import decide
+from tripcast.evaluation.gate import decide
+from tripcast.evaluation.scores import evaluate
 from tripcast.reports import MonthUsed, TrainingContext, training_report, training_summary
-from tripcast.trips import Trips
+from tripcast.taxi.trips import Trips
 
 HOSTILE = '"><img src=x onerror=y> $x$ | *y*'
 

@@ -10,13 +10,13 @@ import pytest
 
 from tests.conftest import make_trips
 from tests.unit.test_reports import HOSTILE, Page
-from tripcast.drift import Drift, Profile, compare
-from tripcast.monitoring import Expectation, Measure, Quality, measure, score
+from tripcast.models.training import train
+from tripcast.monitoring.drift import Drift, Profile, compare
+from tripcast.monitoring.quality import Expectation, Measure, Quality, measure, score
+from tripcast.monitoring.rule import Incident, Rule, WindowResult, decide
 from tripcast.months import Month
 from tripcast.reports import JoinCounts, Judgement, MonitoringContext, monitoring_report, monitoring_summary
-from tripcast.retraining import Incident, Rule, WindowResult, decide
-from tripcast.training import train
-from tripcast.trips import Trips
+from tripcast.taxi.trips import Trips
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import pytest
 
 from tests.unit.test_reports import HOSTILE, Page
 from tripcast.errors import InvalidRequest
+from tripcast.monitoring.rule import Rule
 from tripcast.reports import Event, Replay, ReplayMonth, replay_page
-from tripcast.retraining import Rule
 
 
 def month(key, system=5.0, once=5.0, notebook=7.0, *events, version=1, challenger=None, share=0.0, trips=1000):

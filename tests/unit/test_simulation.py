@@ -16,9 +16,9 @@ import pytest
 
 from tripcast.errors import InvalidRequest
 from tripcast.months import Month
-from tripcast.simulation import City, Drift
-from tripcast.trips import Trips
-from tripcast.zones import ZONES
+from tripcast.taxi.simulation import City, Drift
+from tripcast.taxi.trips import Trips
+from tripcast.taxi.zones import ZONES
 
 JANUARY, FEBRUARY = Month(2021, 1), Month(2021, 2)
 
@@ -199,7 +199,7 @@ def test_a_month_is_made_without_pandas() -> None:
     script = """
 import sys
 from tripcast.months import Month
-from tripcast.simulation import City
+from tripcast.taxi.simulation import City
 assert next(City(trips=10).month("green", Month(2021, 1))).num_rows == 10
 print("pandas" in sys.modules)
 """

@@ -15,10 +15,10 @@ import pytest
 
 from tripcast.errors import InvalidRequest, SourceError, StorageError
 from tripcast.months import Month
-from tripcast.sources import open_source
-from tripcast.sources.files import RawMonth
-from tripcast.sources.s3 import S3
-from tripcast.sources.tlc import TLC
+from tripcast.taxi.sources import open_source
+from tripcast.taxi.sources.files import RawMonth
+from tripcast.taxi.sources.s3 import S3
+from tripcast.taxi.sources.tlc import TLC
 
 JANUARY = Month(2021, 1)
 

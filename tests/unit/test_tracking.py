@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from tripcast.errors import TrackingError
-from tripcast.tracking import Tracker, check_reachable
+from tripcast.registry.tracking import Tracker, check_reachable
 
 
 @pytest.fixture

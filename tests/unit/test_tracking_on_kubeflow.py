@@ -3,9 +3,9 @@
 import pytest
 
 from tripcast.errors import TrackingError
-from tripcast.registry import Registry
+from tripcast.registry.registry import Registry
+from tripcast.registry.tracking import Tracker
 from tripcast.settings import Settings
-from tripcast.tracking import Tracker
 
 RUN = "0c9e4e0d-6c1b-4b1c-9d51-0a4be1b7a5d2"
 

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from tripcast.monitoring import Measure
-from tripcast.retraining import Rule
-from tripcast.trial import Trial, judge
+from tripcast.monitoring.quality import Measure
+from tripcast.monitoring.rule import Rule
+from tripcast.monitoring.trial import Trial, judge
 
 BETTER = Measure(-0.5, -0.6, -0.4)
 PERHAPS_BETTER = Measure(-0.05, -0.2, 0.1)
@@ -73,8 +73,8 @@ def test_a_trial_survives_json():
 
 def test_versions_that_are_equal_are_hardly_ever_promoted():
     """The interval's promise, 2.5 % on either side, holds over many windows of thirty days."""
-    from tests.unit.test_monitoring import days_of_traffic, judged
-    from tripcast.monitoring import rmse_difference
+    from tests.unit.test_quality import days_of_traffic, judged
+    from tripcast.monitoring.quality import rmse_difference
 
     verdicts = []
     for seed in range(200):

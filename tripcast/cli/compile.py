@@ -30,7 +30,7 @@ def compile_pipelines(
 ) -> None:
     """Compile every pipeline to YAML, for the Kubeflow Pipelines UI and for review."""
     from components.step import IMAGE
-    from pipelines.compilation import check_compiled, compile_all, write_manifests
+    from pipelines.cluster.compilation import check_compiled, compile_all, write_manifests
     from tripcast.settings import Settings
 
     image = image or IMAGE

@@ -110,10 +110,10 @@ def loop(
       tripcast loop --source ../trips
       tripcast loop --source tlc --month 2021-06 --rollout 20%
     """  # noqa: D301
-    from pipelines.loop import turn
-    from tripcast.console import print_turn
-    from tripcast.progress import Progress
-    from tripcast.retraining import Rule
+    from pipelines.local.loop import turn
+    from pipelines.progress import Progress
+    from tripcast.cli.console import print_turn
+    from tripcast.monitoring.rule import Rule
 
     Rule.from_dict(rule)  # a mistake is said at once
     settings = Settings.load()
@@ -193,11 +193,11 @@ def replay(
       tripcast replay --source ../trips --months 2021-01..2021-03,2022-01..2022-03
       tripcast replay --source "simulated?slower_streets=2021-06" --months 2021-01..2021-10
     """  # noqa: D301
-    from pipelines.replay import Story
-    from pipelines.replay import replay as live_through
-    from tripcast.console import print_replay
-    from tripcast.progress import MonthsProgress
-    from tripcast.retraining import Rule
+    from pipelines.local.replay import Story
+    from pipelines.local.replay import replay as live_through
+    from pipelines.progress import MonthsProgress
+    from tripcast.cli.console import print_replay
+    from tripcast.monitoring.rule import Rule
 
     names = _names(candidates)
     story = Story.plan(

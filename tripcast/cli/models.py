@@ -14,8 +14,8 @@ from tripcast.settings import Settings
 @options.home
 def models(taxi: str) -> None:
     """List the registered versions and the record of promotions."""
-    from tripcast.console import print_models
-    from tripcast.registry import Registry
+    from tripcast.cli.console import print_models
+    from tripcast.registry.registry import Registry
 
     registry = Registry(taxi, Settings.load())
     print_models(registry.name, registry.versions(), registry.moves())
@@ -28,7 +28,7 @@ def models(taxi: str) -> None:
 @options.home
 def promote(version: int, reason: str, taxi: str) -> None:
     """Make VERSION the champion, whatever the gate said of it."""
-    from tripcast.registry import Registry
+    from tripcast.registry.registry import Registry
 
     registry = Registry(taxi, Settings.load())
     move = registry.promote(version, reason)
@@ -45,7 +45,7 @@ def promote(version: int, reason: str, taxi: str) -> None:
 @options.home
 def rollback(reason: str, taxi: str) -> None:
     """Undo the last promotion: the champion before it serves again."""
-    from tripcast.registry import Registry
+    from tripcast.registry.registry import Registry
 
     registry = Registry(taxi, Settings.load())
     move = registry.rollback(reason)
@@ -71,7 +71,7 @@ def rollout_set(share: float, version: int | None, reason: str, taxi: str) -> No
       tripcast rollout set 10% --version 4
       tripcast rollout set 50%
     """  # noqa: D301
-    from tripcast.registry import Registry
+    from tripcast.registry.registry import Registry
 
     registry = Registry(taxi, Settings.load())
     move = registry.set_share(share, reason) if version is None else registry.challenger(version, share, reason)
@@ -84,7 +84,7 @@ def rollout_set(share: float, version: int | None, reason: str, taxi: str) -> No
 @options.home
 def rollout_end(reason: str, taxi: str) -> None:
     """Withdraw the challenger: the champion answers everyone. To make it the champion: tripcast promote."""
-    from tripcast.registry import Registry
+    from tripcast.registry.registry import Registry
 
     registry = Registry(taxi, Settings.load())
     move = registry.withdraw(reason)

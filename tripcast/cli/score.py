@@ -13,7 +13,7 @@ from tripcast.cli.group import EXIT_CODES, main
 from tripcast.settings import Settings
 
 if TYPE_CHECKING:
-    from pipelines.local import LocalRun
+    from pipelines.local.runner import LocalRun
 
 
 @main.command(epilog=EXIT_CODES)
@@ -46,9 +46,9 @@ def score(source: str, taxi: str, months: str, model: str, runner: str, as_json:
       tripcast score --source ../trips --months 2021-01..2021-03 --model 3
       tripcast score --source simulated --model challenger --artifacts s3://tripcast
     """  # noqa: D301
-    from pipelines.laptop import run_here
+    from pipelines.local.laptop import run_here
+    from pipelines.progress import Progress
     from pipelines.scoring import scoring
-    from tripcast.progress import Progress
 
     arguments = {"source": source, "taxi": taxi, "months": months, "model": model}
     with Progress() as progress:
@@ -68,7 +68,7 @@ def score(source: str, taxi: str, months: str, model: str, runner: str, as_json:
 
 
 def _scored_months(run: LocalRun) -> list[dict[str, Any]]:
-    """What each task of the fan-out says of its month (``tripcast.scoring.Scored``), in time order."""
+    """What each task of the fan-out says of its month (``tripcast.jobs.score.Scored``), in time order."""
     outputs = [json.loads(file.read_text()) for file in run.folder.glob("*/score/executor_output.json")]
     scored = [output["artifacts"]["scores"]["artifacts"][0]["metadata"] for output in outputs]
     return sorted(scored, key=lambda month: str(month["month"]))

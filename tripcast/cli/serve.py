@@ -25,7 +25,7 @@ from tripcast.settings import Settings
 @options.home
 def serve(host: str, port: int, log: str | None, taxi: str) -> None:
     """Answer requests for predictions, and show the page; follow the registry while that runs."""
-    from tripcast.serving.server import serve
+    from tripcast.taxi.web.server import serve
 
     serve(taxi, host, port, log or Settings.load().artifacts)
 

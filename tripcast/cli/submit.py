@@ -100,8 +100,8 @@ def submit(
       tripcast submit monitoring -p month=2021-04 --host http://localhost:8888
     """  # noqa: D301 (to click, this character means: leave the lines as they are)
     from components.step import IMAGE
-    from pipelines.cluster import describe_run, experiment_of, follow, read_arguments, upload
-    from tripcast.progress import Progress
+    from pipelines.cluster.runs import describe_run, experiment_of, follow, read_arguments, upload
+    from pipelines.progress import Progress
 
     arguments = read_arguments(pipeline, parameters)
     settings = Settings.load()
@@ -134,8 +134,8 @@ def upload(image: str | None, parallelism: int) -> None:
     the commit, with 'dirty' if the work tree differs from it, and a hash of the compiled pipeline.
     """
     from components.step import IMAGE
-    from pipelines.cluster import upload
-    from pipelines.compilation import PIPELINES
+    from pipelines.cluster.compilation import PIPELINES
+    from pipelines.cluster.runs import upload
 
     settings = Settings.load()
     kubeflow = _connect(settings)
@@ -180,7 +180,7 @@ def schedule(
       tripcast schedule monitoring --off
     """  # noqa: D301 (to click, this character means: leave the lines as they are)
     from components.step import IMAGE
-    from pipelines.cluster import experiment_of, read_arguments, read_cron, upload
+    from pipelines.cluster.runs import experiment_of, read_arguments, read_cron, upload
 
     arguments = read_arguments(pipeline, parameters)
     when = read_cron(cron)

@@ -76,10 +76,10 @@ def train(
       tripcast train --source simulated --candidates linear,tuned --trials 50
       tripcast train --source simulated --runner docker --artifacts s3://tripcast
     """  # noqa: D301
-    from pipelines.laptop import run_here, what_training_did
+    from pipelines.local.laptop import run_here, what_training_did
+    from pipelines.progress import Progress
     from pipelines.training import training
-    from tripcast.console import print_summary
-    from tripcast.progress import Progress
+    from tripcast.cli.console import print_summary
 
     settings = Settings.load()
     arguments = {

@@ -21,19 +21,19 @@ import numpy as np
 import numpy.typing as npt
 
 from tripcast.errors import InvalidRequest, StorageError
-from tripcast.features import BELIEVABLE_MILES, believable
-from tripcast.interpolation import interpolator
-from tripcast.intervals import Interval
-from tripcast.storage import writing
-from tripcast.trips import LONGEST_MINUTES, SHORTEST_MINUTES, Trips
+from tripcast.models.interpolation import interpolator
+from tripcast.models.intervals import Interval
+from tripcast.storage.files import writing
+from tripcast.taxi.features import BELIEVABLE_MILES, believable
+from tripcast.taxi.trips import LONGEST_MINUTES, SHORTEST_MINUTES, Trips
 
 Floats = npt.NDArray[np.float64]
 
 #: tripcast's own candidates by name, and the module of each, which keeps to ``Candidate``.
 OWN_CANDIDATES = {
-    "linear": "tripcast.models.linear",
-    "lightgbm": "tripcast.models.lightgbm",
-    "tuned": "tripcast.models.tuned",
+    "linear": "tripcast.taxi.candidates.linear",
+    "lightgbm": "tripcast.taxi.candidates.lightgbm",
+    "tuned": "tripcast.taxi.candidates.tuned",
 }
 
 #: The group of entry points by which an installed package brings candidates: modules that keep to ``FileCandidate``.

@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from tripcast.drift import Drift, FeatureDrift
-from tripcast.evaluation import NOMINAL_COVERAGE
-from tripcast.monitoring import CONFIDENCE, Measure, Quality
+from tripcast.evaluation.scores import NOMINAL_COVERAGE
+from tripcast.monitoring.drift import Drift, FeatureDrift
+from tripcast.monitoring.quality import CONFIDENCE, Measure, Quality
+from tripcast.monitoring.rule import Decision, Rule, WindowResult
 from tripcast.reports.page import (
     INK,
     LINE,
@@ -28,8 +29,7 @@ from tripcast.reports.page import (
     svg,
 )
 from tripcast.reports.timeline import Timeline
-from tripcast.retraining import Decision, Rule, WindowResult
-from tripcast.zones import ZONES, Zone
+from tripcast.taxi.zones import ZONES, Zone
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -65,7 +65,7 @@ _VERDICTS = {"nothing": "nothing to do", "alert": "alert", "retrain": "retrainin
 
 @dataclass(frozen=True)
 class JoinCounts:
-    """How logged predictions and true durations found each other, see ``tripcast.monitoring.Joined``.
+    """How logged predictions and true durations found each other, see ``tripcast.monitoring.quality.Joined``.
 
     Attributes:
         judged: Logged predictions whose truth is known.

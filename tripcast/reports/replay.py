@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
+from tripcast.monitoring.rule import Rule
 from tripcast.reports.monitoring import rule_sentences
 from tripcast.reports.page import INK, LINE, MARKS, MUTED, SERIES, STYLE, VARIABLES, WIDTH, legend, render, svg
 from tripcast.reports.timeline import Timeline
-from tripcast.retraining import Rule
 
 if TYPE_CHECKING:
     from markupsafe import Markup

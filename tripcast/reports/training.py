@@ -8,8 +8,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tripcast.evaluation import CONFIDENCE, DENSITY_MINUTES, NOMINAL_COVERAGE, SLICES, Evaluation, Scores, SliceScores
-from tripcast.gate import Decision, GateRule
+from tripcast.evaluation.gate import Decision, GateRule
+from tripcast.evaluation.scores import (
+    CONFIDENCE,
+    DENSITY_MINUTES,
+    NOMINAL_COVERAGE,
+    SLICES,
+    Evaluation,
+    Scores,
+    SliceScores,
+)
 from tripcast.reports.page import (
     INK,
     LINE,

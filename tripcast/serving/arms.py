@@ -16,9 +16,9 @@ import numpy as np
 from tripcast.errors import StorageError
 from tripcast.models import Model
 from tripcast.models.model import Prediction
-from tripcast.rollout import takes_part
-from tripcast.serving.deployment import Deployment, Served
-from tripcast.trips import Trips
+from tripcast.serving.model_cache import Deployment, Served
+from tripcast.serving.traffic_split import takes_part
+from tripcast.taxi.trips import Trips
 
 ArmName = Literal["champion", "challenger"]
 

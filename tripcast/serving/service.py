@@ -10,10 +10,10 @@ from pathlib import Path
 
 from tripcast.errors import StorageError
 from tripcast.serving.arms import Arm, ArmName, Arms, load_arm, salt_of
-from tripcast.serving.deployment import Deployment, LocalCopy, Served
-from tripcast.serving.follower import Report
-from tripcast.serving.follower_process import FollowerProcess
 from tripcast.serving.metrics import Metrics
+from tripcast.serving.model_cache import Deployment, LocalCopy, Served
+from tripcast.serving.poller_process import FollowerProcess
+from tripcast.serving.registry_poller import Report
 
 _log = logging.getLogger("tripcast.serving")
 

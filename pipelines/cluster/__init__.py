@@ -1,0 +1,1 @@
+"""Runs the pipelines on Kubeflow: compiling, uploading, submitting, scheduling."""

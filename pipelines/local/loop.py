@@ -1,0 +1,99 @@
+"""One turn of the loop on this machine: watch a month, carry out what it decides, train anew if it asks for that.
+
+On a cluster the monitoring pipeline starts the training itself, as a run of its own. Here it is run in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.local.laptop import run_here, what_training_did
+from pipelines.monitoring import monitoring
+from pipelines.progress import StepEvent
+from pipelines.training import training
+from tripcast.jobs.respond import training_arguments
+from tripcast.monitoring.history import History, Window
+from tripcast.settings import Settings
+from tripcast.storage.store import open_store
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a turn did.
+
+    Attributes:
+        window: The record of the month that was watched.
+        response: What was done about it, as sentences.
+        trained: What came of the retraining, see ``what_training_did``; None if there was none.
+        report: The monitoring report.
+        runs: Folders of the runs that the turn was made of.
+    """
+
+    window: Window
+    response: str
+    trained: Mapping[str, Any] | None
+    report: Path
+    runs: Sequence[Path]
+
+
+def turn(
+    source: str,
+    taxi: str,
+    month: str,
+    *,
+    rule: Mapping[str, float],
+    training_months: int,
+    candidates: Sequence[str],
+    trials: int,
+    rollout: float,
+    settings: Settings,
+    notify: Callable[[StepEvent], None],
+    runner: str = "process",
+) -> Turn | None:
+    """Take one turn. Doing it again does nothing twice; one that was cut short is finished.
+
+    Args:
+        source: Where months come from.
+        taxi: ``green`` or ``yellow``.
+        month: The month to watch, or ``next``.
+        rule: Thresholds of the rule that differ from its own.
+        training_months: On how many months, at most, to train anew.
+        candidates: Which models to train anew.
+        trials: How many parameter sets a search tries.
+        rollout: Share of the riders that a newly trained model is tried on, 0 to 1.
+        settings: Where everything is kept.
+        notify: Called with everything that happens, from several threads.
+        runner: What a step is: ``process`` or ``docker``.
+
+    Returns:
+        What was done; None if the next month is not published yet.
+
+    Raises:
+        TripcastError: If a step fails.
+        KeyboardInterrupt: If interrupted.
+    """
+    again = {"candidates": list(candidates), "trials": trials, "rollout": rollout}
+    arguments = {"source": source, "taxi": taxi, "month": month, "rule": dict(rule), "training_months": training_months}
+    watched = run_here(monitoring, arguments | again, settings, notify, runner)
+    outputs = watched.output("monitor")
+    if not outputs["Output"]:
+        return None
+    # A browser shows a page only under a page's name; the artifact has none.
+    report = watched.folder / "report.html"
+    report.hardlink_to(outputs["report"])
+    history = History(open_store(settings.artifacts), taxi)
+    window = history.window(outputs["Output"])
+    assert window is not None
+    trained, runs = history.retraining(window.month), [watched.folder]
+    if window.retraining and trained is None:
+        asked_for = training_arguments(window, source, taxi, candidates, trials, rollout)
+        run = run_here(training, asked_for, settings, notify, runner)
+        trained = what_training_did(run)
+        history.retrained(window.month, trained)
+        runs.append(run.folder)
+    responded = history.response(window.month)
+    assert responded is not None
+    return Turn(window, responded["what"], trained, report, runs)

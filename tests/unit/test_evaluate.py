@@ -1,0 +1,64 @@
+"""Selection as far as monitoring builds on it: what is known of a version, and what is expected of it from then on."""
+
+import json
+
+import pytest
+
+from tests.unit.conftest import TOWN
+from tripcast.jobs.monitor import sound_trips
+from tripcast.monitoring.drift import Profile
+from tripcast.monitoring.quality import Expectation, measure, score
+from tripcast.months import Month
+from tripcast.registry.registry import EXPECTATION, EXPECTED_FROM
+
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
+
+def test_a_registered_version_says_what_error_to_expect_and_from_which_month(loop):
+    version = loop.registry.version(1)
+    _, february = sound_trips(TOWN, "green", Month(2021, 2), loop.settings)
+
+    expectation = Expectation.from_json(version.tags[EXPECTATION])
+
+    rows = score(loop.registry.load(version), february, version=1)
+    (reached,) = measure(rows)
+    assert version.tags[EXPECTED_FROM] == "2021-02"
+    assert expectation.rmse(rows["predicted_minutes"].to_numpy()) == pytest.approx(reached.rmse.value, rel=1e-3)
+
+
+def test_a_registered_version_brings_the_profile_of_what_it_learned_from(loop, tmp_path):
+    folder = loop.registry.download(loop.registry.version(1), tmp_path)
+    _, january = sound_trips(TOWN, "green", Month(2021, 1), loop.settings)
+    _, february = sound_trips(TOWN, "green", Month(2021, 2), loop.settings)
+    predicted = loop.registry.load(loop.registry.version(1)).predict(february).minutes
+
+    Profile.of([january], [predicted]).save(tmp_path / "again.json")
+    assert json.loads((folder / "profile.json").read_text()) == json.loads((tmp_path / "again.json").read_text())
+
+
+def test_a_champion_that_the_gate_keeps_is_expected_to_do_what_it_did_there(loop):
+    """Nobody was better in the town of slow streets, so its error is what such trips allow."""
+    before = loop.registry.version(1).tags[EXPECTATION]
+    loop.source, loop.candidates = f"{TOWN}&slower_streets=2021-04:0.6", ("linear",)
+
+    assert loop.train("2021-03", "2021-04", 1.0) == "refused"
+
+    after = loop.registry.version(1).tags
+    _, april = sound_trips(loop.source, "green", Month(2021, 4), loop.settings)
+    rows = score(loop.registry.load(loop.registry.version(1)), april, version=1)
+    expected = Expectation.from_json(after[EXPECTATION]).rmse(rows["predicted_minutes"].to_numpy())
+    assert after[EXPECTED_FROM] == "2021-04"
+    assert after[EXPECTATION] != before
+    assert expected == pytest.approx(measure(rows)[0].rmse.value, rel=1e-3)
+
+
+def test_an_earlier_test_month_changes_nothing_and_nor_does_a_candidate_that_is_promoted(loop):
+    loop.candidates = ("linear",)
+    before = dict(loop.registry.version(1).tags)
+    assert loop.train("2020-12", "2021-01", 1.0) == "refused"
+    assert dict(loop.registry.version(1).tags) == before
+
+    loop.candidates, loop.source = ("lightgbm",), f"{TOWN}&slower_streets=2021-03:0.6"
+    assert loop.train("2021-03", "2021-04", 0.1) == "promoted"
+    assert dict(loop.registry.version(1).tags) == before
+    assert loop.registry.version(4).tags[EXPECTED_FROM] == "2021-04"

@@ -1,0 +1,152 @@
+"""What a person sees in the terminal when it is done: what came of a run, and what the registry holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from tripcast.settings import Settings
+
+if TYPE_CHECKING:
+    from tripcast.registry.registry import Move, Version
+
+#: Columns of the candidates' table: the figure's name in the summary, the heading, and how it is written.
+_FIGURES = (
+    ("rmse", "RMSE", "{:.3f}"),
+    ("mae", "MAE", "{:.3f}"),
+    ("p90_error", "90 % of errors below", "{:.2f}"),
+    ("r2", "R²", "{:.3f}"),
+    ("interval_coverage", "in 10-90 % interval", "{:.1%}"),
+    ("seconds", "training s", "{:.1f}"),
+)
+
+
+def print_summary(summary: Mapping[str, Any], settings: Settings) -> None:
+    """Print what came of a training run.
+
+    Args:
+        summary: The document that ``tripcast train --json`` prints.
+        settings: Where things are kept.
+    """
+    console = Console(highlight=False)
+    table = Table(title=f"On {summary['trips']:,} trips of {summary['test_month']}, minutes", title_justify="left")
+    table.add_column("candidate")
+    for _, heading, _ in _FIGURES:
+        table.add_column(heading, justify="right")
+    rows = dict(summary["candidates"])
+    if summary["champion"]:
+        rows[f"champion (version {summary['champion']['version']})"] = summary["champion"]
+    for name, figures in rows.items():
+        best = name == summary["winner"]
+        cells = [style.format(figures[key]) if key in figures else "" for key, _, style in _FIGURES]
+        table.add_row(name, *cells, style="bold" if best else None)
+    console.print()
+    console.print(table)
+    colour = {"promoted": "green", "refused": "yellow", "unchanged": "cyan"}[summary["decision"]]
+    console.print(f"[bold {colour}]{summary['decision'].capitalize()}.[/] {summary['reason']}")
+    for check in summary["checks"]:
+        console.print(f"  {'[green]✓[/]' if check['passed'] else '[red]✗[/]'} {check['sentence']}")
+    steps = ", ".join(f"{step} {seconds:.1f}" for step, seconds in summary["seconds"].items())
+    console.print()
+    console.print(f"Model    {summary['model']}" + (f" version {summary['version']}" if summary["version"] else ""))
+    if "serves" in summary:
+        console.print(f"Serves   {summary['serves']}")
+    console.print(f"Report   {summary['report']}", soft_wrap=True)
+    if "://" in summary["artifacts"]:
+        console.print(f"Files    {summary['artifacts']}", soft_wrap=True)
+    console.print(f"MLflow   tripcast ui   (run {summary['run_id']} in {settings.tracking_uri})", soft_wrap=True)
+    console.print(f"Seconds  {steps}")
+
+
+def print_models(name: str, versions: Sequence[Version], moves: Sequence[Move]) -> None:
+    """Print a registered model's versions and its promotion record."""
+    console = Console(highlight=False)
+    if not versions:
+        console.print(f"{name} has no versions yet: 'tripcast train' makes the first.")
+        return
+    table = Table(title=name, title_justify="left")
+    for heading in ("version", "serves as", "candidate", "trained on", "RMSE", "on", "registered"):
+        table.add_column(heading)
+    for version in versions:
+        tags = version.tags
+        table.add_row(
+            str(version.number),
+            ", ".join(version.aliases),
+            tags.get("tripcast.candidate", ""),
+            tags.get("tripcast.train_months", ""),
+            tags.get("tripcast.rmse", ""),
+            tags.get("tripcast.test_month", ""),
+            f"{version.created:%Y-%m-%d %H:%M} UTC",
+        )
+    console.print(table)
+    record = Table(title="Promotions", title_justify="left")
+    for heading in ("when", "what", "version", "instead of", "riders", "why"):
+        record.add_column(heading)
+    for move in moves:
+        share = "" if move.share is None else f"{move.share:.0%}"
+        record.add_row(
+            move.at[:16].replace("T", " "), move.action, str(move.version), str(move.replaced or ""), share, move.reason
+        )
+    console.print(record)
+
+
+def print_turn(document: Mapping[str, Any]) -> None:
+    """Print what a turn of the loop did.
+
+    Args:
+        document: What ``tripcast loop --json`` prints.
+    """
+    console = Console(highlight=False)
+    console.print()
+    if document["month"] is None:
+        console.print(document["response"])
+        return
+    result, colour = document["result"], {"nothing": "green", "alert": "yellow", "retrain": "red"}[document["action"]]
+    action = {"nothing": "Nothing to do", "alert": "Alert", "retrain": "Retraining"}[document["action"]]
+    console.print(f"{document['month']}  [bold {colour}]{action}.[/] {document['response']}")
+    for incident in document["incidents"]:
+        console.print(f"  [red]![/] {incident['kind']}, since {incident['since']}: {incident['sentence']}")
+    if result["rmse"] and result["expected_rmse"]:
+        console.print(
+            f"Version {result['version']}: RMSE {result['rmse']['value']:.3f} minutes, {result['expected_rmse']:.3f} "
+            "expected."
+        )
+    trained = document["trained"]
+    if trained and "run" in trained:
+        console.print(f"Trains   run {trained['run']} of Kubeflow Pipelines")
+    elif trained:
+        console.print(f"Trained on {trained['train_months']}: {trained['decision']}. {trained['reason']}")
+        if "serves" in trained:
+            console.print(f"Serves   {trained['serves']}")
+    console.print(f"Report   {document['report']}", soft_wrap=True)
+
+
+def print_replay(document: Mapping[str, Any]) -> None:
+    """Print what came of a replay.
+
+    Args:
+        document: What ``tripcast replay --json`` prints.
+    """
+    console = Console(highlight=False)
+    table = Table(title="RMSE, minutes", title_justify="left")
+    table.add_column("month")
+    for heading in ("the system", "trained once", "notebook, once"):
+        table.add_column(heading, justify="right")
+    table.add_column("served", justify="right")
+    table.add_column("what happened")
+    for month in document["months"]:
+        errors = (month[f"{name}_rmse"] for name in ("system", "trained_once", "notebook"))
+        cells = ["broken" if error is None else f"{error:.3f}" for error in errors]
+        table.add_row(
+            month["month"],
+            *cells,
+            f"version {month['served_version']}",
+            ", ".join(event["kind"] for event in month["events"]),
+        )
+    console.print()
+    console.print(table)
+    console.print(document["headline"])
+    console.print(f"Page     {document['page']}", soft_wrap=True)

@@ -1,0 +1,1 @@
+"""Judging models before they serve: scores and the gate."""

@@ -1,0 +1,352 @@
+"""Model selection: judge the candidates and the champion on the same trips, decide, and leave a record of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from tripcast import __version__
+from tripcast.errors import StorageError
+from tripcast.evaluation.gate import Decision, decide
+from tripcast.evaluation.scores import Evaluation, Scores, evaluate
+from tripcast.models import Model
+from tripcast.models.training import TRIALS
+from tripcast.monitoring.drift import Profile
+from tripcast.monitoring.quality import Expectation, judged
+from tripcast.registry.registry import DIGEST, EXPECTATION, EXPECTED_FROM, Registry, Version
+from tripcast.registry.tracking import Tracker
+from tripcast.reports import MonthUsed, TrainingContext, training_report, training_summary
+from tripcast.settings import Settings
+from tripcast.storage.files import writing
+from tripcast.taxi.trips import read_trips
+
+#: The file beside a registered model that holds the profile of what it learned from, see ``tripcast.monitoring.drift``.
+PROFILE = "profile.json"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A trained candidate as the training step handed it on.
+
+    Attributes:
+        folder: The model folder.
+        model: The model in it.
+        seconds: How long its training took.
+        trials: Those of its search, if it searched: ``number``, ``parameters`` and ``rmse`` in minutes.
+    """
+
+    folder: Path
+    model: Model
+    seconds: float
+    trials: Sequence[Mapping[str, Any]]
+
+    @classmethod
+    def open(cls, folder: Path, seconds: float) -> Candidate:
+        """Open a model folder.
+
+        Raises:
+            StorageError: If it is missing or damaged.
+        """
+        trials = folder / TRIALS
+        return cls(folder, Model.load(folder), seconds, json.loads(trials.read_text()) if trials.exists() else [])
+
+    @property
+    def name(self) -> str:
+        """The candidate's name, for example ``lightgbm``."""
+        return self.model.manifest.candidate
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What came of judging the candidates.
+
+    Attributes:
+        taxi: ``green`` or ``yellow``.
+        pipeline_run: Identity of the pipeline run.
+        candidates: By name.
+        champion: The version in service while this was decided, if there was one.
+        evaluation: All scores.
+        decision: What the gate said.
+        months: The months it all rests on.
+        expectations: What error to expect in service, of each candidate by name and of the ``champion``: what they
+            reached on these trips.
+        profile: What the winner learned from, and what it predicted of the test month; None if none could be judged.
+    """
+
+    taxi: str
+    pipeline_run: str
+    candidates: Mapping[str, Candidate]
+    champion: Version | None
+    evaluation: Evaluation
+    decision: Decision
+    months: Sequence[MonthUsed]
+    expectations: Mapping[str, Expectation]
+    profile: Profile | None
+
+    @property
+    def winner(self) -> Candidate | None:
+        """The best candidate, promoted or not; None if none could be judged."""
+        return self.candidates[self.decision.winner] if self.decision.winner else None
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The winner's headline figures, and its gain over the champion in minutes of RMSE."""
+        if self.decision.winner is None:
+            return {}
+        scores = self.evaluation.candidates[self.decision.winner]
+        gain = {"gain_over_champion": -scores.difference.value} if scores.difference else {}
+        return {**scores.metrics, **gain}
+
+    def named(self, role: str) -> str:
+        """The months of a role, ``train`` or ``test``, for a sentence."""
+        return ", ".join(month.month for month in self.months if month.role == role)
+
+    def context(self, settings: Settings, run_url: str | None) -> TrainingContext:
+        """What the report says around the scores."""
+        return TrainingContext(
+            taxi=self.taxi,
+            source=", ".join(dict.fromkeys(month.location for month in self.months)),
+            months=self.months,
+            created=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+            champion=f"version {self.champion.number}" if self.champion else None,
+            parameters={candidate.name: candidate.model.manifest.parameters for candidate in self.candidates.values()},
+            versions={"tripcast": __version__, "commit": settings.commit, "image": settings.image},
+            run_url=run_url,
+        )
+
+    def version_tags(self, settings: Settings) -> dict[str, str]:
+        """What the registry is to say of the winner's version."""
+        return {
+            "tripcast.candidate": str(self.decision.winner),
+            "tripcast.train_months": self.named("train"),
+            "tripcast.test_month": self.named("test"),
+            "tripcast.data_sha256": json.dumps({month.month: month.digest for month in self.months}),
+            "tripcast.rmse": f"{self.metrics['rmse']:.3f}",
+            "tripcast.notebook_rmse": self._notebook_rmse(),
+            EXPECTATION: self.expectations[str(self.decision.winner)].to_json(),
+            EXPECTED_FROM: self.named("test"),
+            "tripcast.decision": self.decision.sentence,
+            "tripcast.commit": settings.commit,
+            "tripcast.image": settings.image,
+            "tripcast.pipeline_run": self.pipeline_run,
+        }
+
+    def _notebook_rmse(self) -> str:
+        """The error of the notebook's model on the same trips, minutes; empty if it was no candidate."""
+        linear = self.evaluation.candidates.get("linear")
+        return f"{linear.metrics['rmse']:.3f}" if linear else ""
+
+    def hand_on_winner(self, folder: Path, tracked: Mapping[str, str]) -> dict[str, Any]:
+        """Copy the winner's model folder, with its profile, and say what registering it needs to know.
+
+        Args:
+            folder: Where to; an empty folder if there is no winner.
+            tracked: Where the winner was tracked, see ``track``.
+        """
+        if self.winner is None:
+            folder.mkdir(parents=True)
+            return {}
+        with writing(folder):
+            shutil.copytree(self.winner.folder, folder)
+        if self.profile:
+            self.profile.save(folder / PROFILE)
+        return {
+            "candidate": self.winner.name,
+            **tracked,
+            "reason": self.decision.sentence,
+            "tags": self.version_tags(Settings.load()),
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """The decision and the figures behind it, ready for JSON."""
+        champion = self.evaluation.champion
+        return {
+            "model": f"tripcast-{self.taxi}",
+            "train_months": self.named("train"),
+            "test_month": self.named("test"),
+            "trips": self.evaluation.trips,
+            "candidates": {
+                name: {**_figures(scores), "seconds": self.candidates[name].seconds}
+                for name, scores in self.evaluation.candidates.items()
+            },
+            "disqualified": self.evaluation.disqualified,
+            "champion": {"version": self.champion.number, **_figures(champion)} if self.champion and champion else None,
+            "winner": self.decision.winner,
+            "decision": self.decision.verdict,
+            "reason": self.decision.sentence,
+            "checks": self.decision.to_dict()["reasons"],
+            "version": self.champion.number if self.champion and self.decision.verdict == "unchanged" else None,
+        }
+
+
+def _figures(scores: Scores) -> dict[str, float]:
+    return {name: scores.metrics[name] for name in ("rmse", "mae", "r2", "p90_error", "interval_coverage")}
+
+
+def select(
+    taxi: str,
+    pipeline_run: str,
+    candidates: Sequence[Candidate],
+    *,
+    train_trips: Path,
+    test_trips: Path,
+    months: Sequence[Mapping[str, Any]],
+) -> Selection:
+    """Judge candidates and the champion on the same trips, and decide by the gate.
+
+    Args:
+        taxi: ``green`` or ``yellow``.
+        pipeline_run: Identity of the pipeline run.
+        candidates: What was trained.
+        train_trips: Folder of the training months' good trips; they are profiled, a month at a time.
+        test_trips: Folder of the test month's good trips.
+        months: The months it all rests on, as the contract described them.
+
+    Raises:
+        TrackingError: If the registry cannot be reached.
+    """
+    truth = read_trips(sorted(test_trips.glob("*.parquet")))
+    registry = Registry(taxi, Settings.load())
+    version = registry.alias("champion")
+    champion, problem = _load_champion(registry, version)
+    predicted = {candidate.name: candidate.model.predict(truth) for candidate in candidates}
+    champions = champion.predict(truth) if champion else None
+    evaluation = evaluate(truth, predicted, champions)
+    if problem:
+        evaluation = replace(evaluation, champion_problem=problem)
+    identical = [candidate.name for candidate in candidates if champion and candidate.model.digest == champion.digest]
+    decision = decide(evaluation, identical=identical)
+    judged_well = {name: prediction for name, prediction in predicted.items() if name in evaluation.candidates}
+    if champions and evaluation.champion:
+        judged_well["champion"] = champions
+    learned = (read_trips([file]) for file in sorted(train_trips.glob("*.parquet")))
+    return Selection(
+        taxi=taxi,
+        pipeline_run=pipeline_run,
+        candidates={candidate.name: candidate for candidate in candidates},
+        champion=version,
+        evaluation=evaluation,
+        decision=decision,
+        months=_months(months),
+        expectations={
+            name: Expectation.of(judged(truth, prediction, version=0)) for name, prediction in judged_well.items()
+        },
+        profile=Profile.of(learned, [predicted[decision.winner].minutes]) if decision.winner else None,
+    )
+
+
+def renew_expectation(selection: Selection) -> None:
+    """Where the gate kept the champion, expect of it from now on what it reached on this test month.
+
+    Candidates that learned from the latest trips were no better, so its error is what such trips allow. A test month
+    before the one that its expectation comes from changes nothing.
+
+    Raises:
+        TrackingError: If the registry cannot be reached.
+    """
+    champion, expectation = selection.champion, selection.expectations.get("champion")
+    if selection.decision.verdict != "refused" or champion is None or expectation is None:
+        return
+    if champion.tags.get(EXPECTED_FROM, "") < selection.named("test"):
+        registry = Registry(selection.taxi, Settings.load())
+        registry.expect(champion.number, expectation.to_json(), selection.named("test"))
+
+
+def _load_champion(registry: Registry, version: Version | None) -> tuple[Model | None, str | None]:
+    """The model in service, or why it cannot be judged: one that nobody can load must not bar its successor."""
+    if version is None:
+        return None, None
+    try:
+        return registry.load(version), None
+    except StorageError as error:
+        return None, str(error)
+
+
+def _months(described: Sequence[Mapping[str, Any]]) -> list[MonthUsed]:
+    # The metadata of an artifact knows no whole numbers.
+    return [MonthUsed(**{**month, "rows": int(month["rows"]), "kept": int(month["kept"])}) for month in described]
+
+
+def track(selection: Selection, report: Path, summary: Path, document: Path) -> dict[str, str]:
+    """Write a selection down: the report, its summary and the figures as files, and all of it into MLflow.
+
+    One run for the pipeline run, one below it for each candidate, one below that for each trial of a search.
+
+    Args:
+        selection: What to write down.
+        report: Where the HTML report goes.
+        summary: Where the Markdown summary goes.
+        document: Where the JSON document goes.
+
+    Returns:
+        The winner's MLflow run, ``run_id``, and where people see it, ``mlflow_run``; empty if there is no winner.
+
+    Raises:
+        TrackingError: If MLflow cannot be reached.
+        StorageError: If a file cannot be written.
+    """
+    settings = Settings.load()
+    tracker = Tracker(selection.taxi, settings)
+    name = f"{selection.taxi} {selection.named('train')}"
+    with tracker.pipeline_run(selection.pipeline_run, name) as run_id:
+        context = selection.context(settings, tracker.url(run_id))
+        with writing(report):
+            report.write_text(training_report(selection.evaluation, selection.decision, context), encoding="utf-8")
+            summary.write_text(training_summary(selection.evaluation, selection.decision, context), encoding="utf-8")
+            document.write_text(json.dumps(selection.to_dict() | {"run_id": run_id}, indent=2), encoding="utf-8")
+        runs = {name: _track_candidate(tracker, run_id, selection, name) for name in selection.candidates}
+        _track_months(tracker, run_id, selection.months)
+        tracker.log(
+            run_id,
+            params={
+                "taxi": selection.taxi,
+                "train_months": selection.named("train"),
+                "test_month": selection.named("test"),
+                "candidates": ",".join(selection.candidates),
+            },
+            metrics=selection.metrics,
+            tags={
+                "tripcast.decision": selection.decision.verdict,
+                "tripcast.reason": selection.decision.sentence,
+                "tripcast.winner": str(selection.decision.winner),
+                "tripcast.image": settings.image,
+                "mlflow.note.content": summary.read_text(encoding="utf-8"),
+            },
+        )
+        with TemporaryDirectory() as scratch:
+            # In MLflow a file is shown by its ending; the pipeline's artifacts have none.
+            for file, shown in ((report, "report.html"), (document, "decision.json")):
+                tracker.log_file(run_id, Path(shutil.copy(file, Path(scratch) / shown)))
+    if selection.decision.winner is None:
+        return {}
+    winner = runs[selection.decision.winner]
+    return {"run_id": winner, "mlflow_run": tracker.url(winner) or ""}
+
+
+def _track_candidate(tracker: Tracker, parent: str, selection: Selection, name: str) -> str:
+    candidate = selection.candidates[name]
+    scores = selection.evaluation.candidates.get(name)
+    with tracker.nested_run(parent, name) as run_id:
+        tracker.log(
+            run_id,
+            params={"candidate": name, **candidate.model.manifest.parameters},
+            metrics={"training_seconds": candidate.seconds, **(scores.metrics if scores else {})},
+            tags={DIGEST: candidate.model.digest},
+        )
+        _track_months(tracker, run_id, selection.months)
+        for trial in candidate.trials:
+            with tracker.nested_run(run_id, f"trial {trial['number']}") as trial_id:
+                tracker.log(trial_id, params=trial["parameters"], metrics={"rmse": trial["rmse"]})
+    return run_id
+
+
+def _track_months(tracker: Tracker, run_id: str, months: Sequence[MonthUsed]) -> None:
+    for month in months:
+        context = "training" if month.role == "train" else "test"
+        tracker.log_dataset(run_id, name=month.month, sha256=month.digest, location=month.location, context=context)

@@ -1,0 +1,493 @@
+"""Watching a window: the month's truth against what was predicted, the rule's decision, and the record of both.
+
+Predictions are judged on the trips that have ended. Where the service logged its answers, and their true durations were
+put into the artifact store as ``truth/{taxi}/{month}.parquet`` (``prediction_id`` and ``duration_minutes``), the two
+are joined by id. Where that is not so, the versions that serve predict the month's published trips.
+
+Inputs are watched on the published trips in either case: they show the whole city, a log only who asked.
+
+A window is watched once. The same call again gives back its record, whatever has changed since.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+import numpy as np
+
+from tripcast.errors import ContractError, InvalidRequest, SourceError, SourceUnreachable
+from tripcast.jobs.evaluate import PROFILE
+from tripcast.models import Model
+from tripcast.monitoring import drift
+from tripcast.monitoring.drift import Drift, Profile
+from tripcast.monitoring.history import History, Retraining, Window
+from tripcast.monitoring.quality import Expectation, Joined, Quality, join, measure, rmse_difference, score
+from tripcast.monitoring.rule import Decision, Rule, WindowResult, decide
+from tripcast.monitoring.trial import Trial, judge
+from tripcast.months import Month, parse_months
+from tripcast.registry.registry import EXPECTATION, Registry, Traffic, Version
+from tripcast.registry.tracking import Tracker
+from tripcast.reports.monitoring import (
+    JoinCounts,
+    Judgement,
+    MonitoringContext,
+    monitoring_report,
+    monitoring_summary,
+)
+from tripcast.serving.prediction_log import read_log
+from tripcast.settings import Settings
+from tripcast.storage.files import writing
+from tripcast.storage.store import Store, open_store
+from tripcast.taxi import contract
+from tripcast.taxi.ingestion import Ingested, ingest
+from tripcast.taxi.sources import Source, open_source
+from tripcast.taxi.trips import Trips, read_trips
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+#: The month after the last one that was watched.
+NEXT = "next"
+
+#: Days before a trip begins in which somebody may ask how long it will take.
+_ASKED_BEFORE = 7
+
+#: What monitoring needs of the log: a month may have millions of rows.
+_LOGGED = (
+    "prediction_id",
+    "version",
+    "arm",
+    "pickup_datetime",
+    "pickup_zone",
+    "dropoff_zone",
+    "trip_distance_miles",
+    "duration_minutes",
+    "lower_minutes",
+    "upper_minutes",
+)
+
+_NEW_YORK = ZoneInfo("America/New_York")
+
+
+@dataclass(frozen=True)
+class Served:
+    """A version with what it takes to judge it.
+
+    Attributes:
+        version: The registered version.
+        model: Its model.
+        profile: Of what it learned from; None for a version that was registered without.
+    """
+
+    version: Version
+    model: Model
+    profile: Profile | None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a month of sound trips said of the versions that served.
+
+    Attributes:
+        quality: By version and arm.
+        drift: Against the champion's reference; None where that is not known.
+        trial: Of the challenger; None if there is none, or it is younger than the month.
+        counts: How logged predictions and truths found each other; None where the versions predicted the published
+            trips.
+    """
+
+    quality: tuple[Quality, ...]
+    drift: Drift | None
+    trial: Trial | None
+    counts: JoinCounts | None
+
+
+def sound_trips(source: str, taxi: str, month: Month, settings: Settings) -> tuple[Ingested, Trips]:
+    """Bring a month in and hold it to the contract.
+
+    Args:
+        source: Where months come from, see ``tripcast.taxi.sources.open_source``.
+        taxi: ``green`` or ``yellow``.
+        month: The month.
+        settings: Where downloads and snapshots are kept.
+
+    Returns:
+        What was ingested (its file is gone), and the good trips.
+
+    Raises:
+        SourceError: If the month is missing or damaged.
+        ContractError: If it breaks the contract.
+        StorageError: If it cannot be kept.
+    """
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        store = open_store(settings.artifacts)
+        ingested = ingest(
+            source, taxi, month, output=folder / "month.parquet", downloads=settings.downloads, store=store
+        )
+        (check,) = contract.validate([ingested], kept=folder / "kept", rejected=folder / "rejected")
+        return ingested, read_trips([check.kept_file])
+
+
+def watch(
+    source: str,
+    taxi: str,
+    month: str,
+    *,
+    rule: Rule,
+    training_months: int,
+    report: Path,
+    summary: Path,
+) -> Window | None:
+    """Watch a window, decide, and record both.
+
+    Args:
+        source: Where months come from, see ``tripcast.taxi.sources.open_source``.
+        taxi: ``green`` or ``yellow``.
+        month: The month, as ``2021-06``; or ``next``: the one that has something left to do, else the first published
+            one after the last that was watched.
+        rule: The thresholds.
+        training_months: On how many months, at most, to train anew.
+        report: Where the HTML report goes.
+        summary: Where the Markdown summary goes.
+
+    Returns:
+        The record; None if the next month is not published yet.
+
+    Raises:
+        InvalidRequest: If nothing serves, or the month is not after those that were watched, trained or judged on.
+        SourceError: If the month is missing at the source. A damaged one does not raise: it is recorded as broken.
+        TrackingError: If the registry cannot be reached.
+        StorageError: If the store cannot be.
+    """
+    settings = Settings.load()
+    store = open_store(settings.artifacts)
+    history, registry = History(store, taxi), Registry(taxi, settings)
+    opened = open_source(source, settings.downloads)
+    earlier = history.windows()
+    traffic = registry.traffic()
+    if traffic.champion is None:
+        raise InvalidRequest(f"No version of {registry.name} serves, so there is nothing to watch: train one first.")
+    asked = _next(history, earlier, traffic.champion, opened, taxi) if month == NEXT else Month.parse(month)
+    if asked is None:
+        _say_that_nothing_is_new(report, summary)
+        return None
+    recorded = history.window(str(asked))
+    if recorded:
+        history.pages(str(asked), report, summary)
+        return recorded
+    _check_order(asked, earlier, traffic.champion, registry)
+    opened.edition(taxi, asked)  # a month that is missing is no broken one
+    result, decision, judged, location = _look(source, taxi, asked, registry, traffic, earlier, store, rule)
+    retraining = None
+    if decision.action == "retrain":
+        retraining = choose_months(
+            decision, [*(window.result for window in earlier), result], traffic.champion, training_months
+        )
+    tracker = Tracker(taxi, settings)
+    with tracker.series(f"monitoring {taxi}") as run_id:
+        url = tracker.url(run_id)
+        context = MonitoringContext(
+            taxi=taxi,
+            location=location,
+            created=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+            decision=decision,
+            history=[*(window.result for window in earlier), result],
+            quality=judged.quality if judged else (),
+            drift=judged.drift if judged else None,
+            joined=judged.counts if judged else None,
+            judgement=Judgement(judged.trial.reason, judged.trial.difference) if judged and judged.trial else None,
+            alerts=[f"Training starts on {retraining.train}, to be judged on {retraining.test}."] if retraining else [],
+            links={"the time series in MLflow": url} if url else {},
+        )
+        with writing(report):
+            report.write_text(monitoring_report(context), encoding="utf-8")
+            summary.write_text(monitoring_summary(context), encoding="utf-8")
+        window = Window(
+            result=replace(result, retrained=decision.action == "retrain"),
+            action=decision.action,
+            reason=decision.reason,
+            incidents=decision.incidents,
+            trial=judged.trial if judged else None,
+            retraining=retraining,
+            figures=_figures(judged, decision, location),
+        )
+        at = datetime.fromisoformat(str(asked.end)).replace(tzinfo=_NEW_YORK)
+        tracker.log_point(run_id, metrics(window), step=12 * asked.year + asked.month, at=at)
+        with TemporaryDirectory() as scratch:
+            # In MLflow a file is shown by its ending; the pipeline's artifacts have none.
+            tracker.log_file(run_id, Path(shutil.copy(report, Path(scratch) / "report.html")), str(asked))
+    history.record(window, report, summary)
+    return window
+
+
+def _next(history: History, earlier: Sequence[Window], champion: Version, source: Source, taxi: str) -> Month | None:
+    """The month to watch next: unfinished business first, then what was published."""
+    unfinished = next((window for window in earlier if not history.is_done(window)), None)
+    if unfinished:
+        return Month.parse(unfinished.month)
+    known = max([window.month for window in earlier[-1:]] + [_tested_on(champion)])
+    if not known:
+        raise InvalidRequest(
+            f"Version {champion.number} does not say on which month it was judged (the tag tripcast.test_month), so no "
+            "month is the next one: name the month to watch."
+        )
+    month = Month.parse(known).next()
+    today = date.today()
+    latest = max(month, Month(today.year, today.month))
+    while month <= latest:
+        try:
+            source.edition(taxi, month)
+        except SourceUnreachable:
+            raise
+        except SourceError:  # not there, or not yet
+            month = month.next()
+        else:
+            return month
+    return None
+
+
+def _tested_on(version: Version) -> str:
+    """The last month that a version has seen before it served."""
+    return version.tags.get("tripcast.test_month", "")
+
+
+def _check_order(month: Month, earlier: Sequence[Window], champion: Version, registry: Registry) -> None:
+    if earlier and str(month) <= earlier[-1].month:
+        raise InvalidRequest(
+            f"{month} is before {earlier[-1].month}, which has been watched: windows are watched in order of time."
+        )
+    if str(month) <= _tested_on(champion):
+        raise InvalidRequest(
+            f"{registry.name} version {champion.number} has seen trips up to {_tested_on(champion)} before it served: "
+            f"it cannot be watched on {month}. Choose a later month."
+        )
+
+
+def _look(
+    source: str,
+    taxi: str,
+    month: Month,
+    registry: Registry,
+    traffic: Traffic,
+    earlier: Sequence[Window],
+    store: Store,
+    rule: Rule,
+) -> tuple[WindowResult, Decision, Judged | None, str]:
+    """Judge a month and decide; what was judged is None where its data is broken."""
+    assert traffic.champion is not None
+    results = [window.result for window in earlier]
+    number = traffic.champion.number
+    on_trial = traffic.challenger.number if traffic.challenger else None
+    try:
+        ingested, trips = sound_trips(source, taxi, month, Settings.load())
+    except SourceUnreachable:
+        raise
+    except (ContractError, SourceError) as broken:
+        result = WindowResult(str(month), number, data_problem=str(broken))
+        return result, decide([*results, result], rule, challenger=on_trial), None, source
+    judged = _judge(
+        taxi, month, trips, registry, traffic, [window.trial for window in earlier if window.trial], store, rule
+    )
+    served = max(
+        (quality for quality in judged.quality if quality.arm == "champion"),
+        key=lambda quality: quality.trips,
+        default=None,
+    )
+    result = WindowResult(
+        key=str(month),
+        version=served.version if served else number,
+        expected_rmse=served.expected_rmse if served else None,
+        rmse=served.rmse if served else None,
+        interval_coverage=served.interval_coverage if served else None,
+        psi=judged.drift.psi if judged.drift else {},
+        volume_ratio=judged.drift.volume_ratio if judged.drift else None,
+    )
+    if judged.trial and judged.trial.verdict == "withdraw":
+        on_trial = None
+    return result, decide([*results, result], rule, challenger=on_trial), judged, ingested.location
+
+
+def _judge(
+    taxi: str,
+    month: Month,
+    trips: Trips,
+    registry: Registry,
+    traffic: Traffic,
+    earlier: Sequence[Trial],
+    store: Store,
+    rule: Rule,
+) -> Judged:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    assert traffic.champion is not None
+    champion = _open(registry, traffic.champion)
+    challenger = None
+    if traffic.challenger and str(month) > _tested_on(traffic.challenger):
+        challenger = _open(registry, traffic.challenger)
+    number = champion.version.number
+    logged = _logged(registry.name, taxi, month, store)
+    if logged is None:
+        live, joined = trips, None
+        rows = champions = score(champion.model, trips, version=number)
+    else:
+        log, joined = logged
+        live, rows = _asked(log, joined), joined.rows
+        champions = rows.filter(pc.equal(rows["version"], number))
+    trial = None
+    if challenger and len(live):
+        on_trial = challenger.version.number
+        challengers = score(challenger.model, live, version=on_trial, arm="challenger")
+        if logged is None:
+            rows = pa.concat_tables([champions, challengers])
+        else:
+            champions = score(champion.model, live, version=number)
+        trial = judge(on_trial, number, len(live), rmse_difference(challengers, champions), earlier, rule)
+    shift = None
+    if champion.profile:
+        if not len(champions):  # it has answered nobody whose trip has ended
+            champions = score(champion.model, trips, version=number)
+        profile = Profile.of([trips], [champions["predicted_minutes"].to_numpy()])
+        now = np.datetime64(datetime.now(_NEW_YORK).replace(tzinfo=None), "us")
+        # How far the month's trips reach towards its end; of one that still runs, towards now.
+        shift = drift.compare(champion.profile, profile, now=min(now, month.end))
+    counts = JoinCounts(len(rows), joined.unjudged, joined.unknown, joined.ambiguous) if joined else None
+    return Judged(measure(rows, _expectations(registry, rows)), shift, trial, counts)
+
+
+def _open(registry: Registry, version: Version) -> Served:
+    with TemporaryDirectory() as scratch:
+        folder = registry.download(version, Path(scratch))
+        profile = folder / PROFILE
+        return Served(version, Model.load(folder), Profile.load(profile) if profile.exists() else None)
+
+
+def _expectations(registry: Registry, rows: pa.Table) -> dict[int, Expectation]:
+    """What is to be expected of the versions that answered, as far as that is known."""
+    answered = set(rows["version"].unique().to_pylist())
+    return {
+        version.number: Expectation.from_json(version.tags[EXPECTATION])
+        for version in registry.versions()
+        if version.number in answered and EXPECTATION in version.tags
+    }
+
+
+def _logged(model: str, taxi: str, month: Month, store: Store) -> tuple[pa.Table, Joined] | None:
+    """The month's logged predictions, and those of them that have a truth; None where no truth was put in the store."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    key = f"truth/{taxi}/{month}.parquet"
+    if key not in store.list(key):
+        return None
+    with TemporaryDirectory() as scratch:
+        file = Path(scratch) / "truth.parquet"
+        store.get(key, file)
+        truth = pq.read_table(file, columns=["prediction_id", "duration_minutes"])
+    start, end = (pa.scalar(moment, pa.timestamp("us")) for moment in (month.start, month.end))
+    begins_then = (pc.field("pickup_datetime") >= start) & (pc.field("pickup_datetime") < end)
+    # Answers are filed by the moment they were given: some days before a trip, or later where the past is gone through.
+    since = datetime.fromisoformat(str(month.start)).replace(tzinfo=_NEW_YORK) - timedelta(days=_ASKED_BEFORE)
+    now = datetime.now(UTC) + timedelta(days=1)
+    log = read_log(store, min(since, now), now, begins_then & (pc.field("model") == model), _LOGGED)
+    return (log, join(log, truth)) if len(log) else None
+
+
+def _asked(log: pa.Table, joined: Joined) -> Trips:
+    """The trips behind logged predictions, with their true durations; in the order of the joined rows."""
+    import pyarrow.compute as pc
+
+    asked = log.take(pc.index_in(joined.rows["prediction_id"].combine_chunks(), log["prediction_id"].combine_chunks()))
+    return Trips(
+        asked["pickup_datetime"].to_numpy(),
+        asked["pickup_zone"].to_numpy(),
+        asked["dropoff_zone"].to_numpy(),
+        pc.fill_null(asked["trip_distance_miles"], np.nan).to_numpy(),
+        joined.rows["true_minutes"].to_numpy(),
+    )
+
+
+def choose_months(
+    decision: Decision, results: Sequence[WindowResult], champion: Version, training_months: int
+) -> Retraining:
+    """On which months to train anew: the freshest sound ones since the error began; the latest is for the test.
+
+    Where the error began in the latest month there is none since: then those before it.
+
+    Args:
+        decision: Has an ``error`` among its incidents.
+        results: The windows, in order; the last one is the latest.
+        champion: Its own months count among the sound ones.
+        training_months: How many, at most.
+    """
+    broken = {result.key for result in results if result.data_problem}
+    trained_on = champion.tags.get("tripcast.train_months")
+    seen = {str(month) for month in parse_months(trained_on)} if trained_on else set()
+    sound = sorted((seen | {_tested_on(champion)} | {result.key for result in results[:-1]}) - broken - {""})
+    since = next(incident.since for incident in decision.incidents if incident.kind == "error")
+    fresh = [month for month in sound if month >= since] or sound
+    return Retraining(train=",".join(fresh[-training_months:]), test=results[-1].key)
+
+
+def metrics(window: Window) -> dict[str, float]:
+    """The headline figures of a window, for a time series; minutes where the name says nothing else.
+
+    Args:
+        window: The record.
+    """
+    found: dict[str, float] = {}
+    for quality in window.figures["quality"]:
+        arm = quality["arm"]
+        for name in ("rmse", "mae", "bias", "interval_coverage"):
+            found[f"{arm}.{name}"] = quality[name]["value"]
+        found[f"{arm}.version"] = quality["version"]
+        found[f"{arm}.trips"] = quality["trips"]
+        if quality["expected_rmse"]:
+            found[f"{arm}.rmse_ratio"] = quality["rmse"]["value"] / quality["expected_rmse"]
+    found |= {f"psi.{feature}": psi for feature, psi in window.result.psi.items()}
+    if window.result.volume_ratio is not None:
+        found["volume_ratio"] = window.result.volume_ratio
+    if window.trial:
+        found["challenger.rmse_difference"] = window.trial.difference.value
+    return found | {"incidents": len(window.incidents), "retrain": float(window.action == "retrain")}
+
+
+def _figures(judged: Judged | None, decision: Decision, location: str) -> dict[str, Any]:
+    """All that was measured, ready for JSON."""
+    found: dict[str, Any] = {"location": location, "decision": decision.to_dict(), "quality": []}
+    if judged:
+        found["quality"] = [quality.to_dict() for quality in judged.quality]
+        found["drift"] = judged.drift.to_dict() if judged.drift else None
+        found["logged"] = asdict(judged.counts) if judged.counts else None
+    return found
+
+
+def write_record(window: Window | None, file: Path) -> dict[str, float]:
+    """Write a window's record as JSON, empty where there is nothing new.
+
+    Returns:
+        Its headline figures.
+
+    Raises:
+        StorageError: If the file cannot be written.
+    """
+    with writing(file):
+        file.write_text(json.dumps(window.to_dict() if window else {}, indent=1) + "\n", encoding="utf-8")
+    return metrics(window) if window else {}
+
+
+def _say_that_nothing_is_new(report: Path, summary: Path) -> None:
+    sentence = "The next month is not published yet: there is nothing to watch."
+    with writing(report):
+        report.write_text(f"<!doctype html><title>Nothing new</title><p>{sentence}</p>\n", encoding="utf-8")
+        summary.write_text(f"{sentence}\n", encoding="utf-8")

@@ -1,0 +1,96 @@
+"""Is what was asked for possible? Answered before any work is done, for all of it at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tripcast.errors import InvalidRequest, SourceError, SourceUnreachable
+from tripcast.models import CANDIDATES
+from tripcast.months import Month, parse_months
+from tripcast.registry.tracking import check_reachable
+from tripcast.settings import Settings
+from tripcast.storage.store import open_store
+from tripcast.taxi.sources import TAXIS, Source, open_source
+
+
+def plan(source: str, taxi: str, train: str, test: str, candidates: Sequence[str]) -> list[dict[str, str]]:
+    """Check a training request and find its months.
+
+    Args:
+        source: Where months come from, as ``tripcast.taxi.sources.open_source`` takes it.
+        taxi: ``green`` or ``yellow``.
+        train: Months to train on, as ``2021-01..2021-02``.
+        test: The month to judge on, as ``2021-03``.
+        candidates: Names of candidates.
+
+    Returns:
+        For each month, training months first and in time order, its ``month`` and the ``edition`` that the source has.
+
+    Raises:
+        InvalidRequest: If a taxi or candidate is unknown, a month cannot be read, or training is not before the test.
+        SourceError: If months are missing at the source.
+        SourceUnreachable: If the source does not answer.
+        TrackingError: If the tracking server does not answer.
+        StorageError: If the artifact store does not, or refuses.
+    """
+    if taxi not in TAXIS:
+        raise InvalidRequest(f"There is no taxi '{taxi}': choose one of {', '.join(TAXIS)}.")
+    _check_candidates(candidates)
+    months = _check_order(parse_months(train), parse_months(test))
+    settings = Settings.load()
+    check_reachable(settings.tracking_uri)
+    open_store(settings.artifacts).check()
+
+    editions = find_months(open_source(source, settings.downloads), taxi, months)
+    return [{"month": str(month), "edition": edition} for month, edition in editions.items()]
+
+
+def find_months(source: Source, taxi: str, months: Sequence[Month]) -> dict[Month, str]:
+    """Find months at their source.
+
+    Args:
+        source: Where they come from.
+        taxi: ``green`` or ``yellow``.
+        months: Which.
+
+    Returns:
+        The edition of each that the source has.
+
+    Raises:
+        SourceError: If months are missing: one sentence for each of them.
+        SourceUnreachable: If the source does not answer.
+    """
+    editions: dict[Month, str] = {}
+    missing: list[str] = []
+    for month in months:
+        try:
+            editions[month] = source.edition(taxi, month)
+        except SourceUnreachable:
+            raise  # it would not answer for the other months either
+        except SourceError as error:
+            missing.append(str(error))
+    if missing:
+        raise SourceError("\n".join(missing))
+    return editions
+
+
+def _check_candidates(candidates: Sequence[str]) -> None:
+    known = ", ".join(CANDIDATES)
+    if not candidates:
+        raise InvalidRequest(f"No candidate was named: choose from {known}.")
+    for name in candidates:
+        if name not in CANDIDATES:
+            raise InvalidRequest(f"There is no candidate '{name}': choose from {known}.")
+        if candidates.count(name) > 1:
+            raise InvalidRequest(f"The candidate '{name}' is named twice: once is enough.")
+
+
+def _check_order(train: list[Month], test: list[Month]) -> list[Month]:
+    if len(test) > 1:
+        raise InvalidRequest(f"Candidates are judged on one month, not on {len(test)}: name one.")
+    if train[-1] >= test[0]:
+        raise InvalidRequest(
+            f"The training month {train[-1]} is not before the test month {test[0]}: "
+            "a model has to be judged on trips later than those it was trained on."
+        )
+    return [*train, *test]

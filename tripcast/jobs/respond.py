@@ -1,0 +1,170 @@
+"""The response to a watched window: what its decision asks for is carried out, once, however often it is asked for.
+
+Each act has a key of its own: an alert its incident, the end of a trial its window, a retraining its run's name. So a
+response that was cut short is simply given again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from tripcast.errors import InvalidRequest
+from tripcast.monitoring.alerts import Alert, send, webhook_address
+from tripcast.monitoring.history import History, Window
+from tripcast.registry.registry import Registry
+from tripcast.settings import Settings
+from tripcast.storage.store import open_store
+
+_WHAT_IS_WRONG = {
+    "data": "the data of {month} is broken",
+    "error": "the predictions of version {version} have become worse",
+    "drift": "the trips have changed",
+    "coverage": "the intervals of version {version} are off",
+    "volume": "there are too few trips",
+}
+
+
+@dataclass(frozen=True)
+class Response:
+    """What was done about a window.
+
+    Attributes:
+        what: In a sentence or a few.
+        retrain: Whether a retraining is still to be started.
+    """
+
+    what: str
+    retrain: bool
+
+
+def respond(taxi: str, month: str) -> Response:
+    """Tell people about a window's incidents, and end the challenger's trial if the window decided it.
+
+    Args:
+        taxi: ``green`` or ``yellow``.
+        month: A month that was watched.
+
+    Raises:
+        InvalidRequest: If the month was not watched.
+        TrackingError: If the registry cannot be reached.
+        StorageError: If the store cannot be. A webhook that does not answer fails nothing.
+    """
+    settings = Settings.load()
+    store = open_store(settings.artifacts)
+    history = History(store, taxi)
+    window = _recorded(history, month)
+    done = history.response(month)
+    # Alerts that a dead webhook left waiting go out with the next response, whatever that is about.
+    delivery = send(list(_alerts(taxi, window, history.report_uri(month))), webhook_address(), store)
+    retrain = window.retraining is not None and history.retraining(month) is None
+    if done is not None:
+        return Response(f"{month} was responded to before: {done['what']}", retrain)
+    sentences = [window.reason]
+    trial = window.trial
+    if trial:
+        sentences.append(trial.reason)
+        if trial.verdict != "wait":
+            registry = Registry(taxi, settings)
+            cause = f"monitoring/{month}"
+            registry.end_trial(
+                trial.challenger,
+                trial.champion,
+                better=trial.verdict == "promote",
+                reason=trial.reason,
+                cause=cause,
+            )
+    if delivery.sent:
+        sentences.append(f"Alerts sent: {len(delivery.sent)}.")
+    if delivery.waiting:
+        sentences.append(f"Alerts that wait for a webhook: {len(delivery.waiting)}.")
+    what = " ".join(sentences)
+    history.responded(month, {"what": what})
+    return Response(what, retrain)
+
+
+def start_retraining(source: str, taxi: str, month: str, candidates: Sequence[str], trials: int, rollout: float) -> str:
+    """Start the training that a window calls for, where Kubeflow Pipelines is there to run it.
+
+    Args:
+        source: Where months come from.
+        taxi: ``green`` or ``yellow``.
+        month: The window.
+        candidates: Which models to train.
+        trials: How many parameter sets a search tries.
+        rollout: Share of the riders that the winner is tried on, 0 to 1.
+
+    Returns:
+        What was started, as a sentence. Without Kubeflow Pipelines, nothing: whoever runs the loop trains in place.
+
+    Raises:
+        InvalidRequest: If the month was not watched.
+        ClusterError: If the run cannot be started.
+        StorageError: If the store cannot be reached.
+    """
+    from tripcast.kubeflow import start_run
+
+    settings = Settings.load()
+    history = History(open_store(settings.artifacts), taxi)
+    window = _recorded(history, month)
+    done = history.retraining(month)
+    if done is not None:
+        return f"Run {done['run']} was started before."
+    if window.retraining is None:
+        return f"{month} calls for no retraining."
+    if settings.kfp_endpoint is None:
+        return f"Left to whoever runs the loop: train on {window.retraining.train}, test on {window.retraining.test}."
+    run = start_run(
+        "tripcast-training",
+        f"retraining {taxi} {month}",
+        f"tripcast-{taxi}",
+        training_arguments(window, source, taxi, candidates, trials, rollout),
+        endpoint=settings.kfp_endpoint,
+        namespace=settings.kfp_namespace,
+    )
+    history.retrained(month, {"run": run})
+    return f"Run {run} of tripcast-training was started."
+
+
+def training_arguments(
+    window: Window, source: str, taxi: str, candidates: Sequence[str], trials: int, rollout: float
+) -> dict[str, object]:
+    """The training pipeline's parameters for the retraining that a window calls for.
+
+    Raises:
+        InvalidRequest: If it calls for none.
+    """
+    if window.retraining is None:
+        raise InvalidRequest(f"{window.month} calls for no retraining.")
+    return {
+        "source": source,
+        "taxi": taxi,
+        "train_months": window.retraining.train,
+        "test_month": window.retraining.test,
+        "candidates": list(candidates),
+        "trials": trials,
+        "rollout": rollout,
+    }
+
+
+def _recorded(history: History, month: str) -> Window:
+    window = history.window(month)
+    if window is None:
+        raise InvalidRequest(f"{month} was not watched yet: run the monitoring pipeline on it first.")
+    return window
+
+
+def _alerts(taxi: str, window: Window, link: str) -> Iterator[Alert]:
+    version = window.result.version
+    for incident in window.incidents:
+        what = _WHAT_IS_WRONG[incident.kind].format(month=window.month, version=version)
+        key = f"{taxi}/{incident.kind}/v{version}/{incident.since}"
+        yield Alert(key, f"{taxi.capitalize()} taxis: {what}.", incident.since, incident.sentence, link)
+    if window.retraining:
+        months = f"It trains on {window.retraining.train}, and is judged on {window.retraining.test}."
+        key = f"{taxi}/retrain/v{version}/{window.month}"
+        yield Alert(key, f"{taxi.capitalize()} taxis: retraining is started.", window.month, months, link)
+    if window.trial and window.trial.verdict == "withdraw":
+        key = f"{taxi}/withdraw/v{window.trial.challenger}/{window.month}"
+        what = f"{taxi.capitalize()} taxis: the challenger, version {window.trial.challenger}, is withdrawn."
+        yield Alert(key, what, window.month, window.trial.reason, link)

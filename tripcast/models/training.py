@@ -1,0 +1,276 @@
+"""Training: fit a candidate to months of trips, choose and calibrate on the later of them, never on a test month.
+
+In two acts. A rehearsal fits to the earlier trips; what there is to choose is chosen on the later ones, and their
+errors calibrate the prediction interval. Then the candidate is fitted to all trips with what was chosen.
+
+A candidate that an installed package brings (``tripcast.models.model.FileCandidate``) is fitted to files instead: the
+rehearsal sees the latest trips, and no more of them are ever in the memory of this process.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tripcast.errors import InvalidRequest
+from tripcast.models.intervals import Interval
+from tripcast.models.model import (
+    CANDIDATES,
+    FORMAT,
+    OWN_CANDIDATES,
+    Calibration,
+    Floats,
+    Manifest,
+    Model,
+    OnTrial,
+    Predictor,
+    Search,
+    open_candidate,
+    open_file_candidate,
+    with_interval,
+)
+from tripcast.storage.files import writing
+from tripcast.taxi.features import believable
+from tripcast.taxi.trips import Trips, read_trips
+
+#: The file beside a model that holds the trials of its search.
+TRIALS = "trials.json"
+
+#: With fewer trips there is nothing to learn, and nothing to calibrate on.
+MIN_TRIPS = 500
+
+#: The share of the trips, by time, that the rehearsal learns from.
+_EARLIER = 0.85
+
+#: The rehearsal takes no more than this many trips, the latest: more would hardly change what is chosen.
+_REHEARSAL_TRIPS = 300_000
+
+#: With fewer held-out trips than this that have no believable distance, these have no interval of their own.
+_ENOUGH = 50
+
+
+def train(
+    candidate: str,
+    trips: Trips,
+    *,
+    taxi: str,
+    data: Mapping[str, str],
+    trials: int = 20,
+    seed: int = 42,
+    on_trial: OnTrial | None = None,
+) -> Model:
+    """Train a candidate.
+
+    Args:
+        candidate: One of tripcast's own, ``tripcast.models.model.OWN_CANDIDATES``.
+        trips: The training trips, in any order, with durations.
+        taxi: ``green`` or ``yellow``.
+        data: SHA-256 of each training month's data, by month.
+        trials: How many parameter sets a search tries; candidates that do not search ignore it.
+        seed: Of a search.
+        on_trial: Told of every trial of a search.
+
+    Returns:
+        The model; the same trips (in the same order) and arguments give the same one, to the last bit.
+
+    Raises:
+        InvalidRequest: If the candidate is unknown, or there are too few trips or trials.
+    """
+    _check(candidate, len(trips), trials)
+    if candidate not in OWN_CANDIDATES:
+        raise InvalidRequest(f"The candidate '{candidate}' is fitted to files: train it by `tripcast train`.")
+    recipe = open_candidate(candidate)
+    earlier, later = _split(trips)
+    rehearsed, parameters = recipe.rehearse(earlier, later, Search(trials, seed, on_trial))
+    intervals, calibration = _calibrate(later, rehearsed.predict(later))
+    predictor = recipe.fit(trips, parameters)
+    manifest = Manifest(
+        format=FORMAT,
+        candidate=candidate,
+        taxi=taxi,
+        parameters=parameters,
+        data=dict(sorted(data.items())),
+        trips=len(trips),
+        first_pickup=str(trips.pickup_datetime.min().astype("datetime64[s]")),
+        last_pickup=str(trips.pickup_datetime.max().astype("datetime64[s]")),
+        intervals=intervals,
+        calibration=calibration,
+        files=_digests(predictor),
+    )
+    return Model(manifest, predictor)
+
+
+def train_by_engine(
+    candidate: str,
+    files: Sequence[Path],
+    *,
+    taxi: str,
+    data: Mapping[str, str],
+    trials: int = 20,
+    seed: int = 42,
+    on_trial: OnTrial | None = None,
+) -> Model:
+    """Train a candidate that an installed package brings, on files that need not fit into memory.
+
+    Args:
+        candidate: One of ``tripcast.models.CANDIDATES`` that is not tripcast's own.
+        files: Good trips as parquet, one file a month, in time order.
+        taxi: As ``train``.
+        data: As ``train``.
+        trials: As ``train``.
+        seed: As ``train``.
+        on_trial: As ``train``.
+
+    Returns:
+        The model, loaded anew from what the candidate fitted: in any process of tripcast it does what it does here.
+
+    Raises:
+        InvalidRequest: As ``train``, or if tripcast cannot load what the candidate fitted.
+    """
+    count = sum(_rows(file) for file in files)
+    _check(candidate, count, trials)
+    recipe = open_file_candidate(candidate)
+    earlier, later = _split(read_trips(_latest(files)))
+    rehearsed, parameters = recipe.rehearse(earlier, later, Search(trials, seed, on_trial))
+    intervals, calibration = _calibrate(later, rehearsed.predict(later))
+    fitted = recipe.fit_files(files, parameters)
+    try:
+        predictor = open_candidate(recipe.loads_as).load(fitted.files(), parameters)
+    except (KeyError, ValueError) as trouble:
+        raise InvalidRequest(
+            f"The candidate '{candidate}' fitted what '{recipe.loads_as}' cannot load ({trouble}). Mend its package."
+        ) from trouble
+    first, last = _period(files)
+    manifest = Manifest(
+        format=FORMAT,
+        candidate=candidate,
+        taxi=taxi,
+        parameters=parameters,
+        data=dict(sorted(data.items())),
+        trips=count,
+        first_pickup=str(first),
+        last_pickup=str(last),
+        intervals=intervals,
+        calibration=calibration,
+        files=_digests(predictor),
+        loads_as=recipe.loads_as,
+    )
+    return Model(manifest, predictor)
+
+
+def train_from_files(
+    candidate: str, trips: Path, folder: Path, *, taxi: str, data: Mapping[str, str], trials: int
+) -> float:
+    """Train a candidate on a folder of good trips, and write its model folder.
+
+    The trials of a search are written beside the model, as ``trials.json``.
+
+    Args:
+        candidate: One of ``tripcast.models.CANDIDATES``.
+        trips: Folder of parquet files, a file a month.
+        folder: Where the model folder goes.
+        taxi: ``green`` or ``yellow``.
+        data: SHA-256 of each training month's data, by month.
+        trials: How many parameter sets a search tries.
+
+    Returns:
+        The seconds that training took.
+
+    Raises:
+        InvalidRequest: As ``train``.
+        StorageError: If the folder cannot be written.
+    """
+    record: list[dict[str, Any]] = []
+
+    def on_trial(number: int, parameters: dict[str, Any], rmse: float) -> None:
+        print(f"Trial {number}: RMSE {rmse:.4f} minutes with {parameters}", flush=True)
+        record.append({"number": number, "parameters": parameters, "rmse": rmse})
+
+    started = time.perf_counter()
+    files = sorted(trips.glob("*.parquet"))
+    if candidate in OWN_CANDIDATES:
+        model = train(candidate, read_trips(files), taxi=taxi, data=data, trials=trials, on_trial=on_trial)
+    else:
+        model = train_by_engine(candidate, files, taxi=taxi, data=data, trials=trials, on_trial=on_trial)
+    seconds = time.perf_counter() - started
+    model.save(folder)
+    if record:
+        with writing(folder / TRIALS):
+            (folder / TRIALS).write_text(json.dumps(record, indent=1), encoding="utf-8")
+    return round(seconds, 2)
+
+
+def _check(candidate: str, trips: int, trials: int) -> None:
+    if candidate not in CANDIDATES:
+        raise InvalidRequest(f"There is no candidate '{candidate}': choose among {', '.join(CANDIDATES)}.")
+    if trips < MIN_TRIPS:
+        raise InvalidRequest(
+            f"{trips:,} good trips are too few to train on: at least {MIN_TRIPS:,} are needed. Add training months."
+        )
+    if trials < 1:
+        raise InvalidRequest(f"A search of {trials} trials finds nothing: ask for at least 1.")
+
+
+def _digests(predictor: Predictor) -> dict[str, str]:
+    return {name: sha256(content).hexdigest() for name, content in predictor.files().items()}
+
+
+def _rows(file: Path) -> int:
+    import pyarrow.parquet as pq
+
+    rows: int = pq.read_metadata(file).num_rows
+    return rows
+
+
+def _latest(files: Sequence[Path]) -> list[Path]:
+    """As few of the last files as hold the trips of a rehearsal."""
+    latest: list[Path] = []
+    count = 0
+    for file in reversed(files):
+        if count >= _REHEARSAL_TRIPS:
+            break
+        latest.insert(0, file)
+        count += _rows(file)
+    return latest
+
+
+def _period(files: Sequence[Path]) -> tuple[np.datetime64, np.datetime64]:
+    """The first and the last pickup, datetime64[s]; a month at a time, for the files have no statistics."""
+    import pyarrow.parquet as pq
+
+    pickups = (pq.read_table(file, columns=["pickup_datetime"])[0].to_numpy() for file in files)
+    ends = np.array([(month.min(), month.max()) for month in pickups if len(month)], "datetime64[s]")
+    return ends.min(), ends.max()
+
+
+def _split(trips: Trips) -> tuple[Trips, Trips]:
+    """The earlier and the later of the latest trips, each in time order."""
+    order = np.argsort(trips.pickup_datetime, kind="stable")[-_REHEARSAL_TRIPS:]
+    cut = int(_EARLIER * len(order))
+    return trips[order[:cut]], trips[order[cut:]]
+
+
+def _calibrate(trips: Trips, predicted: Floats) -> tuple[dict[str, Interval], Calibration]:
+    actual = trips.duration_minutes
+    assert actual is not None
+    measured = believable(trips)
+    intervals = {
+        name: Interval.calibrate(predicted[rows], actual[rows])
+        for name, mask in (("measured", measured), ("unmeasured", ~measured))
+        for rows in (mask if mask.sum() >= _ENOUGH else np.ones_like(mask),)
+    }
+    prediction = with_interval(intervals, trips, predicted)
+    errors = prediction.minutes - actual
+    return intervals, Calibration(
+        trips=len(trips),
+        rmse=round(float(np.sqrt(np.mean(errors**2))), 4),
+        mae=round(float(np.mean(np.abs(errors))), 4),
+        bias=round(float(np.mean(errors)), 4),
+        interval_minutes=round(float(np.mean(prediction.upper - prediction.lower)), 4),
+    )

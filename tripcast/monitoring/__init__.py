@@ -1,0 +1,1 @@
+"""Watching models in service: quality, drift, the rule that retrains, the live trial, history, alerts."""

@@ -1,0 +1,198 @@
+"""The history of a taxi's monitoring: what was found in each window, what was decided, and what was done about it.
+
+Each window has a folder in the artifact store::
+
+    monitoring/{taxi}/{month}/report.html, summary.md    for people
+    monitoring/{taxi}/{month}/window.json                the record, written last: once it is there, it does not change
+    monitoring/{taxi}/{month}/responded.json             that its decision was carried out
+    monitoring/{taxi}/{month}/retrained.json             what became of the retraining that it called for
+
+So whoever comes back to a window, after a crash or by mistake, finds out what is left to do.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from tripcast.errors import StorageError
+from tripcast.monitoring.rule import Incident, WindowResult
+from tripcast.monitoring.trial import Trial
+from tripcast.storage.store import Store
+
+_RECORD, _RESPONDED, _RETRAINED = "window.json", "responded.json", "retrained.json"
+
+
+@dataclass(frozen=True)
+class Retraining:
+    """On which months to train anew.
+
+    Attributes:
+        train: The training months, as ``2021-01,2021-02``.
+        test: The month to judge on.
+    """
+
+    train: str
+    test: str
+
+
+@dataclass(frozen=True)
+class Window:
+    """The record of a window.
+
+    Attributes:
+        result: What the rule looks at.
+        action: What it decided: ``nothing``, ``alert`` or ``retrain``.
+        reason: Why, as a sentence.
+        incidents: What is wrong.
+        trial: What the window said of the challenger; None if there was none, or it could not be judged.
+        retraining: What to train on; None unless the action is ``retrain``.
+        figures: All that was measured, ready for JSON.
+    """
+
+    result: WindowResult
+    action: str
+    reason: str
+    incidents: tuple[Incident, ...] = ()
+    trial: Trial | None = None
+    retraining: Retraining | None = None
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def month(self) -> str:
+        """The window's key: its month."""
+        return self.result.key
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
+        return {
+            "result": self.result.to_dict(),
+            "action": self.action,
+            "reason": self.reason,
+            "incidents": [vars(incident) for incident in self.incidents],
+            "trial": self.trial.to_dict() if self.trial else None,
+            "retraining": vars(self.retraining) if self.retraining else None,
+            "figures": self.figures,
+        }
+
+    @classmethod
+    def from_dict(cls, entries: Mapping[str, Any]) -> Window:
+        """Read what ``to_dict`` gave.
+
+        Raises:
+            KeyError: If an entry is missing.
+            TypeError: If one is of another kind.
+        """
+        result = WindowResult.from_dict(entries["result"])
+        return cls(
+            result=replace(result, retrained=entries["action"] == "retrain"),
+            action=entries["action"],
+            reason=entries["reason"],
+            incidents=tuple(Incident(**incident) for incident in entries["incidents"]),
+            trial=entries["trial"] and Trial.from_dict(entries["trial"]),
+            retraining=entries["retraining"] and Retraining(**entries["retraining"]),
+            figures=entries["figures"],
+        )
+
+
+class History:
+    """What monitoring recorded of one taxi.
+
+    Args:
+        store: Where.
+        taxi: ``green`` or ``yellow``.
+    """
+
+    def __init__(self, store: Store, taxi: str) -> None:
+        self._store = store
+        self._prefix = f"monitoring/{taxi}/"
+
+    def windows(self) -> list[Window]:
+        """All windows, in order of time.
+
+        Raises:
+            StorageError: If the store cannot be read, or a record is damaged.
+        """
+        keys = self._store.list(self._prefix)
+        return [Window.from_dict(self._read(key)) for key in keys if key.endswith(f"/{_RECORD}")]
+
+    def window(self, month: str) -> Window | None:
+        """The record of a month; None if it was not watched.
+
+        Raises:
+            StorageError: If the store cannot be read, or the record is damaged.
+        """
+        entries = self._find(month, _RECORD)
+        return Window.from_dict(entries) if entries else None
+
+    def pages(self, month: str, report: Path, summary: Path) -> None:
+        """Fetch the pages of a month that was watched.
+
+        Raises:
+            StorageError: If there are none.
+        """
+        self._store.get(f"{self._prefix}{month}/report.html", report)
+        self._store.get(f"{self._prefix}{month}/summary.md", summary)
+
+    def report_uri(self, month: str) -> str:
+        """Where the report of a month is, or will be."""
+        return f"{self._store.uri}/{self._prefix}{month}/report.html"
+
+    def record(self, window: Window, report: Path, summary: Path) -> None:
+        """Record a window: its pages first.
+
+        Raises:
+            StorageError: If it cannot be kept.
+        """
+        place = self._prefix + window.month
+        self._store.put(report, f"{place}/report.html", "text/html; charset=utf-8")
+        self._store.put(summary, f"{place}/summary.md", "text/markdown; charset=utf-8")
+        self._write(window.month, _RECORD, window.to_dict())
+
+    def responded(self, month: str, what: Mapping[str, Any]) -> None:
+        """Note that a window's decision was carried out, but for the retraining."""
+        self._write(month, _RESPONDED, what)
+
+    def response(self, month: str) -> dict[str, Any] | None:
+        """What was done about a window; None if nothing yet."""
+        return self._find(month, _RESPONDED)
+
+    def retrained(self, month: str, what: Mapping[str, Any]) -> None:
+        """Note what became of the retraining that a window called for."""
+        self._write(month, _RETRAINED, what)
+
+    def retraining(self, month: str) -> dict[str, Any] | None:
+        """What became of the retraining that a window called for; None if nothing yet."""
+        return self._find(month, _RETRAINED)
+
+    def is_done(self, window: Window) -> bool:
+        """Whether nothing is left to do about a window."""
+        if self.response(window.month) is None:
+            return False
+        return window.action != "retrain" or self.retraining(window.month) is not None
+
+    def _find(self, month: str, name: str) -> dict[str, Any] | None:
+        key = f"{self._prefix}{month}/{name}"
+        return self._read(key) if key in self._store.list(key) else None
+
+    def _read(self, key: str) -> dict[str, Any]:
+        with TemporaryDirectory() as folder:
+            file = Path(folder) / "record.json"
+            self._store.get(key, file)
+            try:
+                entries = json.loads(file.read_text(encoding="utf-8"))
+            except ValueError as trouble:
+                raise StorageError(
+                    f"{self._store.uri}/{key} is not JSON ({trouble}). Look at it, then remove it."
+                ) from trouble
+        return dict(entries)
+
+    def _write(self, month: str, name: str, entries: Mapping[str, Any]) -> None:
+        with TemporaryDirectory() as folder:
+            file = Path(folder) / name
+            file.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+            self._store.put(file, f"{self._prefix}{month}/{name}", "application/json")

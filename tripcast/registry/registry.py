@@ -1,0 +1,523 @@
+"""The model registry: versions, the aliases that say which one serves, and the record of every promotion.
+
+The promotion record is the truth and the aliases are its projection: a move is written down first, then the aliases
+are set from the record, so a process that dies in between leaves nothing that the next one does not put right.
+
+``champion`` serves, ``challenger`` stands beside it on a share of the traffic, and ``previous`` is what a rollback
+restores. The share is a tag of the registered model, projected from the record like the aliases.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Literal
+
+from tripcast.errors import InvalidRequest
+from tripcast.models import Model
+from tripcast.registry.tracking import Tracker, tracking_errors
+from tripcast.settings import Settings
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+#: Tag of a version: the digest of its model folder, which is the identity of a model.
+DIGEST = "tripcast.digest"
+
+#: Tags of a version: the error to expect of it, and the month on which that was learned.
+EXPECTATION = "tripcast.expectation"
+EXPECTED_FROM = "tripcast.expected_from"
+
+#: Tag of the registered model: the challenger's share of the traffic, 0 to 1.
+SHARE = "tripcast.share"
+
+#: Tags of the registered model that hold the promotion record, numbered in order.
+_MOVE = "tripcast.move.{:06d}"
+_MOVE_PATTERN = re.compile(r"tripcast\.move\.\d{6}")
+
+
+@dataclass(frozen=True)
+class Version:
+    """A registered model version.
+
+    Attributes:
+        number: The registry's number, from 1.
+        aliases: Those of champion, challenger and previous that point here.
+        created: When it was registered.
+        run_id: The MLflow run it came from, if any.
+        tags: What was said of it when it was registered.
+    """
+
+    number: int
+    aliases: tuple[str, ...]
+    created: datetime
+    run_id: str | None
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Move:
+    """A line of the promotion record.
+
+    Attributes:
+        at: When, as ISO 8601 in UTC.
+        action: ``promote``, ``rollback`` and ``depose`` change the champion; ``challenge`` sets a challenger beside it,
+            ``share`` changes that one's share and ``withdraw`` takes it away.
+        version: The version that became champion or challenger, or whose share it is, or that was withdrawn.
+        replaced: The champion or challenger before it; None if there was none, or none was replaced.
+        reason: Why, as a sentence.
+        share: The challenger's share of the traffic from then on, 0 to 1; None where the champion changed.
+        cause: What a move was made for that may be asked for again, and is to be made once; None for any other.
+    """
+
+    at: str
+    action: Literal["promote", "rollback", "depose", "challenge", "share", "withdraw"]
+    version: int
+    replaced: int | None
+    reason: str
+    share: float | None = None
+    cause: str | None = None
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Which versions are to answer, as the aliases say.
+
+    Attributes:
+        champion: Answers; None where there is none yet.
+        challenger: Answers a share of the riders in its place.
+        share: That share, 0 to 1.
+    """
+
+    champion: Version | None
+    challenger: Version | None
+    share: float
+
+
+class Registry:
+    """The registered model of one taxi type, named ``tripcast-<taxi>``.
+
+    Args:
+        taxi: ``green`` or ``yellow``.
+        settings: Where MLflow's store is.
+
+    Raises:
+        TrackingError: If the store cannot be reached.
+    """
+
+    def __init__(self, taxi: str, settings: Settings) -> None:
+        self.name = f"tripcast-{taxi}"
+        self._taxi = taxi
+        self._uri = settings.tracking_uri
+        self._tracker = Tracker(taxi, settings)
+        self._client = self._tracker.client
+
+    def versions(self) -> list[Version]:
+        """All versions, newest first."""
+        with tracking_errors(self._uri, f"listing the versions of {self.name}"):
+            # A search says nothing of aliases; the registered model does.
+            models = self._client.search_registered_models(f"name = '{self.name}'")
+            aliases: dict[int, list[str]] = {}
+            for model in models:
+                for alias, number in model.aliases.items():
+                    aliases.setdefault(int(number), []).append(alias)
+            found = self._client.search_model_versions(f"name = '{self.name}'")
+        versions = [_version(entity, aliases.get(int(entity.version), [])) for entity in found]
+        return sorted(versions, key=lambda version: version.number, reverse=True)
+
+    def version(self, number: int) -> Version:
+        """One version.
+
+        Raises:
+            InvalidRequest: If there is none of that number.
+        """
+        versions = self.versions()
+        for version in versions:
+            if version.number == number:
+                return version
+        known = ", ".join(str(version.number) for version in reversed(versions)) or "none yet"
+        raise InvalidRequest(f"{self.name} has no version {number}; its versions: {known}.")
+
+    def alias(self, alias: str) -> Version | None:
+        """The version that an alias points to, or None."""
+        return next((version for version in self.versions() if alias in version.aliases), None)
+
+    def load(self, version: Version) -> Model:
+        """Load a version's model from the artifact store.
+
+        Raises:
+            TrackingError: If its files cannot be had.
+        """
+        with TemporaryDirectory() as folder:
+            return Model.load(self.download(version, Path(folder)))
+
+    def download(self, version: Version, folder: Path) -> Path:
+        """Fetch a version's files from the artifact store.
+
+        Args:
+            version: Which.
+            folder: Where to; made if missing.
+
+        Returns:
+            The model folder, somewhere below.
+
+        Raises:
+            TrackingError: If its files cannot be had.
+        """
+        import mlflow
+
+        with tracking_errors(self._uri, f"loading {self.name} version {version.number}"):
+            # The model alone: beside it MLflow keeps the code that made it, a hundred files.
+            uri = f"models:/{self.name}/{version.number}/data/model"
+            return Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(folder)))
+
+    def register(self, folder: Path, *, run_id: str, tags: Mapping[str, str]) -> Version:
+        """Make a version of a model, or return the one that holds this very model already.
+
+        Args:
+            folder: The model folder.
+            run_id: The MLflow run that trained it.
+            tags: What to say of the version.
+
+        Raises:
+            TrackingError: If the store cannot be reached or refuses.
+        """
+        digest = Model.load(folder).digest
+        for version in self.versions():
+            if version.tags.get(DIGEST) == digest:
+                return version
+        with tracking_errors(self._uri, f"registering a version of {self.name}"):
+            source, model_id = self._log_model(folder, run_id)
+            self._make_registered_model()
+            # With its tags in the same call: a version is never there without its digest.
+            created = self._client.create_model_version(
+                self.name, source, run_id, tags={DIGEST: digest, **tags}, model_id=model_id
+            )
+        return _version(created, [])
+
+    def _log_model(self, folder: Path, run_id: str) -> tuple[str, str]:
+        """Store a model folder in MLflow's own format; gives its URI and id."""
+        import shutil
+
+        import mlflow
+
+        import tripcast
+        from tripcast.taxi import pyfunc
+
+        with TemporaryDirectory() as scratch:
+            data = Path(shutil.copytree(folder, Path(scratch) / "model"))
+            code = Path(scratch) / "tripcast"
+            shutil.copytree(Path(tripcast.__file__).parent, code, ignore=shutil.ignore_patterns("__pycache__"))
+            with mlflow.start_run(run_id=run_id):
+                info = mlflow.pyfunc.log_model(
+                    name="model",
+                    loader_module="tripcast.taxi.pyfunc",
+                    data_path=str(data),
+                    code_paths=[str(code)],
+                    signature=pyfunc.signature(self._taxi),
+                    input_example=pyfunc.input_example(self._taxi),
+                    pip_requirements=pyfunc.requirements(),
+                )
+        return info.model_uri, info.model_id
+
+    def _make_registered_model(self) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.create_registered_model(self.name, description="Taxi trip duration in minutes")
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+
+    def moves(self) -> list[Move]:
+        """The promotion record, oldest first."""
+        with tracking_errors(self._uri, f"reading the promotion record of {self.name}"):
+            models = self._client.search_registered_models(f"name = '{self.name}'")
+        tags = dict(models[0].tags) if models else {}
+        return [Move(**json.loads(tags[key])) for key in sorted(tags) if _MOVE_PATTERN.fullmatch(key)]
+
+    def promote(self, number: int, reason: str) -> Move | None:
+        """Make a version the champion.
+
+        Args:
+            number: The version.
+            reason: Why, as a sentence; goes into the record.
+
+        Returns:
+            The line of the record, or None if that version is the champion already.
+
+        Raises:
+            InvalidRequest: If there is no such version.
+        """
+        self.version(number)
+        moves = self.moves()
+        reign = _reign(moves)
+        move = None
+        if not reign or reign[-1] != number:
+            move = Move(_now(), "promote", number, reign[-1] if reign else None, reason)
+            self._write(moves, move)
+        self._set_aliases()
+        return move
+
+    def rollback(self, reason: str) -> Move:
+        """Undo the last promotion that has not been undone: the champion before it serves again.
+
+        Args:
+            reason: Why, as a sentence; goes into the record.
+
+        Raises:
+            InvalidRequest: If there is no earlier champion to go back to.
+        """
+        moves = self.moves()
+        reign = _reign(moves)
+        if len(reign) < 2:
+            state = f"version {reign[-1]} is the first champion" if reign else "no version was ever promoted"
+            raise InvalidRequest(f"{self.name} has nothing to roll back to: {state}.")
+        move = Move(_now(), "rollback", reign[-2], reign[-1], reason)
+        self._write(moves, move)
+        self._set_aliases()
+        return move
+
+    def traffic(self) -> Traffic:
+        """Which versions are to answer: what the aliases and the share say, whoever set them.
+
+        Raises:
+            TrackingError: If the store cannot be reached.
+        """
+        from mlflow.exceptions import MlflowException
+
+        with tracking_errors(self._uri, f"reading which version of {self.name} serves"):
+            try:
+                model = self._client.get_registered_model(self.name)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                return Traffic(None, None, 0.0)
+            aliased = {
+                alias: _version(self._client.get_model_version(self.name, number), [alias])
+                for alias, number in model.aliases.items()
+                if alias in ("champion", "challenger")
+            }
+        champion, challenger = aliased.get("champion"), aliased.get("challenger")
+        if champion and challenger and champion.number == challenger.number:
+            challenger = None
+        return Traffic(champion, challenger, _read_share(model.tags) if challenger else 0.0)
+
+    def share(self) -> float:
+        """The challenger's share of the traffic, 0 to 1; 0 where there is no challenger."""
+        return self.traffic().share
+
+    def challenger(self, number: int, share: float, reason: str) -> Move:
+        """Set a version beside the champion, on a share of the traffic; it takes the place of another challenger.
+
+        Args:
+            number: The version.
+            share: Of the riders, 0 to 1.
+            reason: Why, as a sentence; goes into the record.
+
+        Raises:
+            InvalidRequest: If there is no such version or champion, it is the champion, or the share is out of range.
+        """
+        _check_share(share)
+        self.version(number)
+        traffic = self.traffic()
+        if traffic.champion is None:
+            raise InvalidRequest(
+                f"{self.name} has no champion for version {number} to challenge: promote a version first."
+            )
+        if traffic.champion.number == number:
+            raise InvalidRequest(f"{self.name} version {number} is the champion: challenge it with another version.")
+        replaced = traffic.challenger.number if traffic.challenger else None
+        return self._record(
+            Move(_now(), "challenge", number, replaced if replaced != number else None, reason, float(share))
+        )
+
+    def set_share(self, share: float, reason: str) -> Move:
+        """Change the challenger's share of the traffic.
+
+        Args:
+            share: Of the riders, 0 to 1.
+            reason: Why, as a sentence; goes into the record.
+
+        Raises:
+            InvalidRequest: If there is no challenger, or the share is out of range.
+        """
+        _check_share(share)
+        number = self._standing_challenger()
+        recorded = _challenge(self.moves())
+        # A challenger that a person made with MLflow's own means enters the record here.
+        action: Literal["share", "challenge"] = "share" if recorded and recorded[0] == number else "challenge"
+        return self._record(Move(_now(), action, number, None, reason, float(share)))
+
+    def withdraw(self, reason: str) -> Move:
+        """Take the challenger away: the champion answers everyone.
+
+        Args:
+            reason: Why, as a sentence; goes into the record.
+
+        Raises:
+            InvalidRequest: If there is no challenger.
+        """
+        return self._record(Move(_now(), "withdraw", self._standing_challenger(), None, reason, 0.0))
+
+    def end_trial(self, number: int, champion: int, *, better: bool, reason: str, cause: str) -> Move | None:
+        """End a challenger's trial: it becomes the champion, or it is withdrawn; once for the same cause.
+
+        Args:
+            number: The version that was on trial.
+            champion: The version that it was compared with.
+            better: Whether it becomes the champion.
+            reason: Why, as a sentence; goes into the record.
+            cause: What the trial was ended for, for example ``monitoring/2021-06``.
+
+        Returns:
+            The line of the record; None if it is there already, or another version is on trial or champion by now:
+            somebody else has decided.
+        """
+        moves = self.moves()
+        traffic = self.traffic()
+        standing = tuple(version and version.number for version in (traffic.challenger, traffic.champion))
+        if standing != (number, champion) or any(move.cause == cause for move in moves):
+            # One that died after writing the record left the aliases as they were.
+            self._set_aliases()
+            return None
+        if better:
+            move = Move(_now(), "promote", number, champion, reason, cause=cause)
+        else:
+            move = Move(_now(), "withdraw", number, None, reason, 0.0, cause)
+        self._write(moves, move)
+        self._set_aliases()
+        return move
+
+    def expect(self, number: int, expectation: str, test_month: str) -> None:
+        """Say anew what error is to be expected of a version.
+
+        Args:
+            number: The version.
+            expectation: ``tripcast.monitoring.quality.Expectation`` as JSON.
+            test_month: The month on whose trips that was learned.
+        """
+        with tracking_errors(self._uri, f"writing what to expect of {self.name} version {number}"):
+            for tag, value in ((EXPECTATION, expectation), (EXPECTED_FROM, test_month)):
+                self._client.set_model_version_tag(self.name, str(number), tag, value)
+
+    def _standing_challenger(self) -> int:
+        challenger = self.traffic().challenger
+        if challenger is None:
+            raise InvalidRequest(f"{self.name} has no challenger: set one beside the champion first.")
+        return challenger.number
+
+    def _record(self, move: Move) -> Move:
+        self._write(self.moves(), move)
+        self._set_challenger()
+        return move
+
+    def depose(self, reason: str) -> Move:
+        """Undo the first promotion of all: there is no champion, as before it.
+
+        Args:
+            reason: Why, as a sentence; goes into the record.
+
+        Raises:
+            InvalidRequest: If another champion came before: roll back to that one.
+        """
+        moves = self.moves()
+        reign = _reign(moves)
+        if len(reign) != 1:
+            raise InvalidRequest(f"{self.name} has had {len(reign)} champions: only the first of all can be deposed.")
+        move = Move(_now(), "depose", reign[0], None, reason)
+        self._write(moves, move)
+        self._set_aliases()
+        return move
+
+    def _write(self, moves: list[Move], move: Move) -> None:
+        with tracking_errors(self._uri, f"writing the promotion record of {self.name}"):
+            self._client.set_registered_model_tag(self.name, _MOVE.format(len(moves) + 1), json.dumps(asdict(move)))
+
+    def _set_aliases(self) -> None:
+        """Point the aliases at what the record says."""
+        reign = _reign(self.moves())
+        wanted = dict(zip(("champion", "previous"), reversed(reign), strict=False))
+        with tracking_errors(self._uri, f"setting the aliases of {self.name}"):
+            present = dict(self._client.get_registered_model(self.name).aliases)
+            for alias in {"champion", "previous"} & set(present) - set(wanted):
+                self._client.delete_registered_model_alias(self.name, alias)
+            for alias, number in wanted.items():
+                if int(present.get(alias, 0)) != number:
+                    self._client.set_registered_model_alias(self.name, alias, str(number))
+        self._set_challenger()
+
+    def _set_challenger(self) -> None:
+        """Set the challenger and its share to what the record says.
+
+        One that a person made with MLflow's own means stays until it becomes champion, is replaced or is withdrawn.
+        """
+        moves = self.moves()
+        challenge = _challenge(moves)
+        with tracking_errors(self._uri, f"setting the challenger of {self.name}"):
+            model = self._client.get_registered_model(self.name)
+            present = model.aliases.get("challenger")
+            if challenge:
+                # The share first: a new challenger must not begin with the share of the one before it.
+                self._client.set_registered_model_tag(self.name, SHARE, str(challenge[1]))
+                if int(present or 0) != challenge[0]:
+                    self._client.set_registered_model_alias(self.name, "challenger", str(challenge[0]))
+            elif present is not None and (moves[-1].action == "withdraw" or present == model.aliases.get("champion")):
+                self._client.delete_registered_model_alias(self.name, "challenger")
+                if SHARE in model.tags:
+                    self._client.delete_registered_model_tag(self.name, SHARE)
+
+
+def _reign(moves: list[Move]) -> list[int]:
+    """The line of champions that led to the one in service: promotions, less those that were rolled back."""
+    reign: list[int] = []
+    for move in moves:
+        if move.action == "promote":
+            reign.append(move.version)
+        elif move.action in ("rollback", "depose"):
+            reign.pop()
+    return reign
+
+
+def _challenge(moves: list[Move]) -> tuple[int, float] | None:
+    """The challenger and its share. A challenger that becomes champion has ceased to be one."""
+    challenge: tuple[int, float] | None = None
+    for move in moves:
+        if move.action in ("challenge", "share"):
+            challenge = (move.version, move.share or 0.0)
+        elif move.action == "withdraw" or (challenge and move.version == challenge[0]):
+            challenge = None
+    return challenge
+
+
+def _check_share(share: float) -> None:
+    if not 0.0 <= share <= 1.0:
+        raise InvalidRequest(f"A share of {share} is not possible: name one between 0 and 1, for example 0.1.")
+
+
+def _read_share(tags: Mapping[str, str]) -> float:
+    """The share that the tag says; what is no number between 0 and 1 gives the challenger nothing."""
+    try:
+        share = float(tags.get(SHARE, 0.0))
+    except ValueError:
+        return 0.0
+    return share if 0.0 <= share <= 1.0 else 0.0
+
+
+def _version(entity: ModelVersion, aliases: list[str]) -> Version:
+    return Version(
+        number=int(entity.version),
+        aliases=tuple(sorted(aliases)),
+        created=datetime.fromtimestamp(entity.creation_timestamp / 1000, UTC),
+        run_id=entity.run_id,
+        tags=dict(entity.tags),
+    )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,184 @@
+"""What should serve, and the local copy of it on disk.
+
+The copy is what the service starts from, so it comes up when the registry does not answer. It holds the model folders,
+each under its digest, and ``deployment.json``, which names those that served last.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from tripcast.errors import StorageError
+from tripcast.storage.files import writing
+
+#: Folders of downloads that are under way begin like this.
+_SCRATCH = ".download-"
+
+
+@dataclass(frozen=True)
+class Served:
+    """A version that should serve.
+
+    Attributes:
+        version: Its number in the registry.
+        folder: Its model folder in the local copy, named by the model's digest.
+        tags: What the registry says of it.
+    """
+
+    version: int
+    folder: Path
+    tags: Mapping[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {"version": self.version, "folder": str(self.folder), "tags": dict(self.tags)}
+
+    @classmethod
+    def from_dict(cls, entries: Mapping[str, Any]) -> Served:
+        """The inverse of ``to_dict``."""
+        return cls(int(entries["version"]), Path(entries["folder"]), dict(entries["tags"]))
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What should serve.
+
+    Attributes:
+        champion: Answers.
+        challenger: Answers a share of the riders in its place.
+        share: That share, 0 to 1.
+    """
+
+    champion: Served
+    challenger: Served | None
+    share: float
+
+    @property
+    def folders(self) -> set[Path]:
+        """The model folders that it needs."""
+        return {served.folder for served in (self.champion, self.challenger) if served}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {
+            "champion": self.champion.to_dict(),
+            "challenger": self.challenger.to_dict() if self.challenger else None,
+            "share": self.share,
+        }
+
+    @classmethod
+    def from_dict(cls, entries: Mapping[str, Any]) -> Deployment:
+        """The inverse of ``to_dict``.
+
+        Raises:
+            KeyError: If an entry is missing.
+            TypeError: If an entry is of another kind.
+            ValueError: If an entry is of another kind.
+        """
+        challenger = entries["challenger"]
+        return cls(
+            Served.from_dict(entries["champion"]),
+            Served.from_dict(challenger) if challenger else None,
+            float(entries["share"]),
+        )
+
+
+class LocalCopy:
+    """The local copy of what should serve, for one taxi type.
+
+    Args:
+        home: The home folder (``Settings.home``).
+        taxi: ``green`` or ``yellow``.
+    """
+
+    def __init__(self, home: Path, taxi: str) -> None:
+        self.folder = home / "serving" / taxi
+        self._file = self.folder / "deployment.json"
+        self._models = self.folder / "models"
+
+    def model(self, digest: str) -> Path:
+        """The folder of a model, whether it is there or not."""
+        return self._models / digest
+
+    def read(self) -> Deployment | None:
+        """What served last; None if nothing ever did.
+
+        Raises:
+            StorageError: If that cannot be read.
+        """
+        try:
+            return Deployment.from_dict(json.loads(self._file.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except (OSError, KeyError, TypeError, ValueError) as trouble:
+            raise StorageError(
+                f"{self._file} does not say what served last ({trouble}). Remove it: it is written again as soon as "
+                "the registry answers."
+            ) from trouble
+
+    def write(self, deployment: Deployment) -> None:
+        """Remember what serves, whole or not at all.
+
+        Raises:
+            StorageError: If it cannot be written.
+        """
+        part = self._file.with_name(f".{self._file.name}.part")
+        with writing(self._file):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            part.write_text(json.dumps(deployment.to_dict(), indent=1) + "\n", encoding="utf-8")
+            part.replace(self._file)
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A folder to download into, on the same disk; removed afterwards.
+
+        Raises:
+            StorageError: If it cannot be made.
+        """
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            folder = TemporaryDirectory(dir=self.folder, prefix=_SCRATCH, ignore_cleanup_errors=True)
+        with folder as path:
+            yield Path(path)
+
+    def keep(self, folder: Path, digest: str) -> Path:
+        """Take a model folder into the copy, whole or not at all.
+
+        Args:
+            folder: The model folder, on the same disk; it is moved.
+            digest: The model's digest.
+
+        Returns:
+            Where it is now.
+
+        Raises:
+            StorageError: If it cannot be written.
+        """
+        place = self.model(digest)
+        with writing(place):
+            self._models.mkdir(parents=True, exist_ok=True)
+            if place.exists():
+                shutil.rmtree(place)
+            folder.replace(place)
+        return place
+
+    def remove_all_but(self, folders: set[Path]) -> None:
+        """Remove the model folders that are neither among these nor of what served last, and unfinished downloads.
+
+        Nothing is removed while what served last cannot be read; the service writes that anew when it serves.
+        """
+        try:
+            last = self.read()
+        except StorageError:
+            return
+        needed = folders | (last.folders if last else set())
+        for folder in [*self._models.glob("*"), *self.folder.glob(f"{_SCRATCH}*")]:
+            if folder not in needed:
+                shutil.rmtree(folder, ignore_errors=True)

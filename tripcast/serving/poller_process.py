@@ -1,0 +1,116 @@
+"""The follower as the service sees it: a child process that reports, is asked, and is started again when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Awaitable, Callable
+
+from tripcast.serving.metrics import Metrics
+from tripcast.serving.registry_poller import Report
+
+_log = logging.getLogger("tripcast.serving")
+
+#: Seconds until the follower is started again: doubled each time, and back to the first when it has reported.
+_FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0
+
+#: Bytes of a report, at most.
+_REPORT_BYTES = 1 << 20
+
+#: Seconds that the follower has to end by itself.
+_STOP_SECONDS = 2.0
+
+
+class FollowerProcess:
+    """Keeps a follower running.
+
+    Args:
+        taxi: ``green`` or ``yellow``.
+        metrics: Counts the restarts.
+        take: Takes a report; the next one waits until it is done.
+    """
+
+    def __init__(self, taxi: str, metrics: Metrics, take: Callable[[Report], Awaitable[None]]) -> None:
+        self._command = [sys.executable, "-P", "-m", "tripcast.serving.registry_poller", "--taxi", taxi]
+        self._metrics = metrics
+        self._take = take
+        self._asked = 0
+        self._taken = 0
+        self._reported = asyncio.Event()
+        self._process: Process | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Start the follower, and from then on whenever it has ended."""
+        self._task = asyncio.create_task(self._run())
+
+    async def ask(self) -> None:
+        """Have it poll now, and wait until the report of that poll has been taken."""
+        self._asked += 1
+        asked = self._asked
+        await self._tell()
+        while self._taken < asked:
+            self._reported.clear()
+            await self._reported.wait()
+
+    async def stop(self) -> None:
+        """End the follower, and wait until it has ended."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def _run(self) -> None:
+        wait = _FIRST_WAIT
+        while True:
+            # In a session of its own: an interrupt from the keyboard is the service's to handle.
+            self._process = await asyncio.create_subprocess_exec(
+                *self._command, stdin=PIPE, stdout=PIPE, limit=_REPORT_BYTES, start_new_session=True
+            )
+            try:
+                await self._tell()
+                if await self._read(self._process):
+                    wait = _FIRST_WAIT
+            finally:
+                status = await _end(self._process)
+            _log.error("The follower of the registry ended (status %s); it is started again in %.0f s.", status, wait)
+            self._metrics.follower_restarts += 1
+            await asyncio.sleep(wait)
+            wait = min(2 * wait, _LONGEST_WAIT)
+
+    async def _read(self, process: Process) -> bool:
+        """Take reports until there are no more; whether there was one."""
+        assert process.stdout is not None
+        any_report = False
+        async for line in process.stdout:
+            try:
+                report = Report.from_json(line)
+                await self._take(report)
+            except Exception:
+                _log.exception("A report of the follower could not be taken.")
+                continue
+            any_report = True
+            self._taken = report.asked
+            self._reported.set()
+        return any_report
+
+    async def _tell(self) -> None:
+        """Tell the follower the number of the latest request, if there was one."""
+        if self._asked and self._process is not None and self._process.stdin is not None:
+            with contextlib.suppress(ConnectionError):  # it has ended, and will be told when it is there again
+                self._process.stdin.write(b"%d\n" % self._asked)
+                await self._process.stdin.drain()
+
+
+async def _end(process: Process) -> int:
+    """Close the follower's standard input, which ends it, or kill it; gives its status."""
+    assert process.stdin is not None
+    process.stdin.close()
+    try:
+        async with asyncio.timeout(_STOP_SECONDS):
+            return await process.wait()
+    except TimeoutError:
+        process.kill()
+        return await process.wait()

@@ -1,0 +1,1 @@
+"""Folders and S3: artifacts, atomic files, Arrow tables."""

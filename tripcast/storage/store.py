@@ -1,0 +1,249 @@
+"""The artifact store: where snapshots of data and the files of runs are kept, a folder or an S3 bucket.
+
+A file appears under its key whole or not at all, and with the hash of its content; what is there already with the same
+content is not written again.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from hashlib import file_digest
+from pathlib import Path
+from typing import Any, Protocol
+
+from tripcast.errors import StorageError
+from tripcast.storage import s3
+from tripcast.storage.files import writing
+
+#: How often a request to S3 is tried: through a restart of the store; and before there is anything to lose.
+_ATTEMPTS = 10
+_ATTEMPTS_BEFOREHAND = 3
+
+
+class Store(Protocol):
+    """A place for files under keys, which are relative paths such as ``snapshots/4f2a.parquet``."""
+
+    uri: str
+
+    def check(self) -> None:
+        """Find out whether the store can be used, before any work is done that would be lost without it.
+
+        Raises:
+            StorageError: If it does not answer or refuses, or the folder cannot be made.
+        """
+
+    def put(self, file: Path, key: str, content_type: str | None = None) -> str:
+        """Keep a file under a key, in place of what was there.
+
+        Args:
+            file: The file.
+            key: Its key.
+            content_type: What a browser shall take it for; folders do not know such a thing.
+
+        Returns:
+            The URI of what is kept.
+
+        Raises:
+            StorageError: If it cannot be kept, or the store does not answer.
+        """
+
+    def get(self, key: str, file: Path) -> None:
+        """Fetch what is kept under a key into a file.
+
+        Raises:
+            StorageError: If there is none, it is damaged, the store does not answer, or the file cannot be written.
+        """
+
+    def list(self, prefix: str) -> list[str]:
+        """The keys that begin with a prefix, in order.
+
+        Raises:
+            StorageError: If the store does not answer.
+        """
+
+    def delete(self, key: str) -> None:
+        """Remove what is kept under a key; where there is nothing, nothing happens.
+
+        Raises:
+            StorageError: If it cannot be removed, or the store does not answer.
+        """
+
+
+def open_store(uri: str) -> Store:
+    """Open a store.
+
+    Args:
+        uri: ``s3://bucket/prefix``, or a folder's path.
+
+    Raises:
+        InvalidRequest: If an S3 address names no bucket.
+    """
+    return S3Store(uri) if uri.startswith("s3://") else FolderStore(Path(uri))
+
+
+def sha256_of(file: Path) -> str:
+    """The SHA-256 of a file's bytes, 64 hexadecimal digits."""
+    with file.open("rb") as opened:
+        return file_digest(opened, "sha256").hexdigest()
+
+
+class FolderStore:
+    """A folder as a store.
+
+    Args:
+        folder: Made when something is put there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.uri = str(folder)
+        self._folder = folder
+
+    def check(self) -> None:
+        """See ``Store``."""
+        with writing(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+
+    def put(self, file: Path, key: str, content_type: str | None = None) -> str:
+        """See ``Store``: links the file where the file system can, and copies it otherwise."""
+        kept = self._folder / key
+        with writing(kept):
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            if kept.exists() and filecmp.cmp(file, kept, shallow=False):
+                return str(kept)
+            # Another process may be keeping the same file: each under a name of its own, the last one stays.
+            part = kept.with_name(f".{kept.name}.{os.getpid()}.part")
+            try:
+                _link_or_copy(file, part)
+                part.replace(kept)
+            finally:
+                part.unlink(missing_ok=True)
+        return str(kept)
+
+    def get(self, key: str, file: Path) -> None:
+        """See ``Store``."""
+        kept = self._folder / key
+        if not kept.is_file():
+            raise StorageError(f"There is no {kept}. Check TRIPCAST_ARTIFACTS.")
+        with writing(file), _in_part(file) as part:
+            shutil.copyfile(kept, part)
+
+    def list(self, prefix: str) -> list[str]:
+        """See ``Store``."""
+        folder = self._folder / prefix.rpartition("/")[0]
+        files = (path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(".part"))
+        keys = (path.relative_to(self._folder).as_posix() for path in files)
+        return sorted(key for key in keys if key.startswith(prefix))
+
+    def delete(self, key: str) -> None:
+        """See ``Store``."""
+        kept = self._folder / key
+        with writing(kept):
+            kept.unlink(missing_ok=True)
+
+
+class S3Store:
+    """A prefix in an S3 bucket as a store.
+
+    Large files go up in parts; the store checks the SHA-256 of each, and shows the object when all are there. Every
+    object carries the hash of the whole as its metadata ``sha256``.
+
+    Args:
+        uri: ``s3://bucket/prefix``.
+
+    Raises:
+        InvalidRequest: If it names no bucket.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri.rstrip("/")
+        self._bucket, self._prefix = s3.split(uri)
+
+    def check(self) -> None:
+        """See ``Store``."""
+        # Fewer attempts: nothing is lost yet. And a listing, because S3 tells the reason of a refusal in a body.
+        with self._errors(f"{self.uri} cannot be used"):
+            s3.client(_ATTEMPTS_BEFOREHAND).list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
+
+    def put(self, file: Path, key: str, content_type: str | None = None) -> str:
+        """See ``Store``."""
+        place = f"{self.uri}/{key}"
+        digest = sha256_of(file)
+        with self._errors(f"{place} cannot be stored"):
+            if self._digest(key) != digest:
+                arguments = {"ChecksumAlgorithm": "SHA256", "Metadata": {"sha256": digest}}
+                if content_type:
+                    arguments["ContentType"] = content_type
+                self._client.upload_file(str(file), self._bucket, self._prefix + key, ExtraArgs=arguments)
+        return place
+
+    def get(self, key: str, file: Path) -> None:
+        """See ``Store``."""
+        place = f"{self.uri}/{key}"
+        with writing(file), _in_part(file) as part:
+            with self._errors(f"{place} cannot be fetched"):
+                digest = self._digest(key)
+                if digest is not None:
+                    self._client.download_file(self._bucket, self._prefix + key, str(part))
+            if digest is None:
+                raise StorageError(f"There is no {place}. Check TRIPCAST_ARTIFACTS.")
+            if sha256_of(part) != digest:
+                raise StorageError(f"{place} is not what was stored there: its SHA-256 is another. Store it again.")
+
+    def list(self, prefix: str) -> list[str]:
+        """See ``Store``."""
+        with self._errors(f"{self.uri} cannot be listed"):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=self._prefix + prefix
+            )
+            return sorted(item["Key"].removeprefix(self._prefix) for page in pages for item in page.get("Contents", ()))
+
+    def delete(self, key: str) -> None:
+        """See ``Store``."""
+        with self._errors(f"{self.uri}/{key} cannot be removed"):
+            self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
+
+    @cached_property
+    def _client(self) -> Any:
+        return s3.client(_ATTEMPTS)
+
+    def _digest(self, key: str) -> str | None:
+        """The hash that an object says it has, empty if it says none; None if there is no such object."""
+        from botocore.exceptions import ClientError
+
+        try:
+            head = self._client.head_object(Bucket=self._bucket, Key=self._prefix + key)
+        except ClientError as trouble:
+            # A missing bucket looks the same here. What follows meets it, too, and names it.
+            if trouble.response["Error"]["Code"] in ("404", "NoSuchKey"):
+                return None
+            raise
+        return str(head["Metadata"].get("sha256", ""))
+
+    @contextmanager
+    def _errors(self, doing: str) -> Iterator[None]:
+        with s3.s3_errors(doing, self.uri, refused=StorageError, unreachable=StorageError):
+            yield
+
+
+@contextmanager
+def _in_part(file: Path) -> Iterator[Path]:
+    """A name beside a file's, whose content takes the file's name when the body has succeeded."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    try:
+        yield part
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _link_or_copy(file: Path, to: Path) -> None:
+    try:
+        to.hardlink_to(file)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(file, to)

@@ -1,0 +1,84 @@
+"""Growing boosted trees with LightGBM's Python package, which training needs and predicting does not.
+
+To be imported after ``tripcast.models.booster``, which says how LightGBM's threads wait for each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import lightgbm
+import numpy as np
+import numpy.typing as npt
+
+from tripcast.taxi.features import FEATURES, OutOfFold
+
+Floats = npt.NDArray[np.float64]
+
+#: The parameters that no search changes. Column by column, and each tree's sums in one order, so that the model is the
+#: same however many threads there are. How many is the environment's to say (``OMP_NUM_THREADS``): LightGBM writes
+#: parameters into the model.
+_FIXED: dict[str, Any] = {
+    "objective": "regression",
+    "metric": "rmse",
+    "bagging_freq": 1,
+    "deterministic": True,
+    "force_col_wise": True,
+    "feature_pre_filter": False,  # a search tries several sizes of leaves on one dataset
+    "seed": 42,
+    "verbose": -1,
+}
+
+#: Rows from which the boundaries of the histograms' bins are chosen; LightGBM's own default.
+_BIN_ROWS = 200_000
+#: Rows of features that exist at a time.
+_BATCH_ROWS = 500_000
+
+
+def dataset(features: OutOfFold, minutes: Floats) -> lightgbm.Dataset:
+    """Training trips as LightGBM takes them.
+
+    Args:
+        features: Of the trips.
+        minutes: Their true durations, (n,).
+    """
+    # LightGBM would ask a Sequence for its sample row by row. It takes the bins of another dataset instead.
+    count = min(len(features), _BIN_ROWS)
+    sample = features[np.linspace(0, len(features) - 1, count).astype(np.intp)]
+    names = list(FEATURES)
+    bins = lightgbm.Dataset(sample, feature_name=names, params=_FIXED)
+    return lightgbm.Dataset(
+        _Rows(features), minutes, reference=bins.construct(), feature_name=names, params=_FIXED
+    ).construct()
+
+
+def boost(data: lightgbm.Dataset, parameters: Mapping[str, Any]) -> bytes:
+    """Grow trees.
+
+    Args:
+        data: What to fit to.
+        parameters: The number of rounds, and others by LightGBM's names.
+
+    Returns:
+        The trees in LightGBM's text format.
+    """
+    boosting = {name: value for name, value in parameters.items() if name != "rounds"}
+    booster = lightgbm.train({**_FIXED, **boosting}, data, num_boost_round=parameters["rounds"])
+    text: str = booster.model_to_string()
+    return text.encode()
+
+
+class _Rows(lightgbm.Sequence):
+    """Hands the features of training trips to LightGBM batch by batch, so that they never exist all at once."""
+
+    batch_size = _BATCH_ROWS
+
+    def __init__(self, features: OutOfFold) -> None:
+        self._features = features
+
+    def __getitem__(self, rows: slice) -> npt.NDArray[np.float32]:  # type: ignore[override]  # never asked for one row
+        return self._features[rows]
+
+    def __len__(self) -> int:
+        return len(self._features)

@@ -1,0 +1,294 @@
+"""The contract that a month of trips has to keep before a model may learn from it.
+
+A bad row is set aside with its reason and counted. A bad month is refused, with a sentence that says what, where and
+what to do.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tripcast.errors import ContractError
+from tripcast.months import Month
+from tripcast.storage.arrow import ahead, constant
+from tripcast.storage.files import parquet_writer, writing
+from tripcast.taxi.ingestion import Ingested, read_ingested
+from tripcast.taxi.trips import FARTHEST_MILES, LONGEST_MINUTES, SHORTEST_MINUTES, recorded_schema, trips_schema
+from tripcast.taxi.zones import LAST_ZONE
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_MINUTE = 60_000_000  # in microseconds, the unit of time in the files
+
+#: Why a row is set aside; a row that breaks several rules counts under the first.
+REASONS = {
+    "missing_value": "a needed value is missing or unreadable",
+    "unknown_zone": f"zone outside 1..{LAST_ZONE}",
+    "bad_distance": "distance negative or not finite",
+    "bad_duration": f"duration outside {SHORTEST_MINUTES}..{LONGEST_MINUTES} minutes",
+}
+
+#: What is odd about a row that is kept; a row may carry several flags.
+FLAGS = {
+    "outside_month": "pickup outside its month",
+    "far": f"distance above {FARTHEST_MILES} miles",
+    "zero_distance": "distance zero",
+}
+
+
+@dataclass(frozen=True)
+class MonthRules:
+    """When a whole month is refused. The published months that tripcast was built on keep far inside all of these.
+
+    Attributes:
+        max_rejected_share: Greatest share of rows set aside. Published months lose 3 to 6 %, nearly all for their
+            duration; beyond a fifth, something is wrong with the file and not with the trips.
+        max_outside_share: Greatest share of kept trips with a pickup outside the month. Published months have
+            less than 0.1 %; a file under a wrong month's name has nearly all.
+        min_kept: Fewest kept trips. A month has tens of thousands: fewer than this is a fragment, on which neither
+            a model nor a judgement can stand.
+    """
+
+    max_rejected_share: float = 0.20
+    max_outside_share: float = 0.05
+    min_kept: int = 100
+
+
+@dataclass(frozen=True)
+class MonthCheck:
+    """What the contract found in a month.
+
+    Attributes:
+        ingested: The month that was checked.
+        kept_file: Its good trips: parquet in ``trips_schema``.
+        rejected_file: The rows set aside: parquet in ``recorded_schema`` and ``reason``, one of ``REASONS``.
+        rejected: Rows set aside by reason, all of ``REASONS``.
+        flagged: Kept rows by flag, all of ``FLAGS``.
+    """
+
+    ingested: Ingested
+    kept_file: Path
+    rejected_file: Path
+    rejected: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(REASONS, 0)))
+    flagged: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(FLAGS, 0)))
+
+    @property
+    def month(self) -> Month:
+        """The month that was asked for."""
+        return self.ingested.month
+
+    @property
+    def rows(self) -> int:
+        """Rows that the source had."""
+        return self.ingested.rows
+
+    def to_dict(self, role: str) -> dict[str, str | int]:
+        """What those need to know who use the month's trips: a plain description, in the ``role`` they have."""
+        return {
+            "month": str(self.month),
+            "role": role,
+            "location": self.ingested.location,
+            "rows": self.rows,
+            "kept": self.kept,
+            "digest": self.ingested.sha256,
+        }
+
+    @property
+    def kept(self) -> int:
+        """Rows that keep the contract."""
+        return self.rows - self.rejected.total()
+
+    @property
+    def rejected_share(self) -> float:
+        """Share of rows set aside, 0 to 1; 0 for a month without rows."""
+        return self.rejected.total() / self.rows if self.rows else 0.0
+
+
+def validate(
+    months: Sequence[Ingested], *, kept: Path, rejected: Path, rules: MonthRules | None = None
+) -> list[MonthCheck]:
+    """Hold months to the contract: sort good rows from bad ones, then refuse what is no month of trips.
+
+    All months are read, batch by batch, before any is refused, so that one run names everything that is wrong.
+
+    Args:
+        months: The ingested months.
+        kept: Folder for the good trips, one file ``2021-01.parquet`` a month.
+        rejected: Folder for the rows set aside, named alike. They stay when a month is refused, to be looked at.
+        rules: When a month is refused.
+
+    Returns:
+        What was found, in the order of the months.
+
+    Raises:
+        ContractError: If months break the rules: one sentence for each of them.
+        SourceError: If an ingested file is damaged.
+        StorageError: If a file cannot be written.
+    """
+    checks = [_check(month, kept / f"{month.month}.parquet", rejected / f"{month.month}.parquet") for month in months]
+    broken = [sentence for check in checks if (sentence := _refusal(check, rules or MonthRules()))]
+    if broken:
+        raise ContractError("\n".join(broken))
+    return checks
+
+
+def hold_out(check: MonthCheck, folder: Path) -> None:
+    """Move a month's good trips into a folder of their own, out of reach of whoever trains on the others.
+
+    Raises:
+        StorageError: If the folder cannot be written.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        check.kept_file.rename(folder / check.kept_file.name)
+
+
+def _check(ingested: Ingested, kept_file: Path, rejected_file: Path) -> MonthCheck:
+    import pyarrow as pa
+
+    check = MonthCheck(ingested, kept_file, rejected_file)
+    aside = recorded_schema().append(pa.field("reason", pa.string()))
+    with parquet_writer(kept_file, trips_schema()) as good, parquet_writer(rejected_file, aside) as bad:
+        for kept, rejected in ahead(map(sort_rows, read_ingested(ingested))):
+            good.write_batch(kept)
+            check.flagged.update(_flags(kept, check.month))
+            if len(rejected):
+                bad.write_batch(rejected)
+                check.rejected.update(rejected["reason"].to_pylist())
+    return check
+
+
+def sort_rows(batch: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+    """Sort rows in ``recorded_schema`` by the contract.
+
+    Returns:
+        The good rows, in ``trips_schema``; and the rows set aside, as they are, with their ``reason``.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    rules = _rules()
+    good = pc.and_(pc.and_(rules["unknown_zone"](batch), rules["bad_distance"](batch)), rules["bad_duration"](batch))
+    # A null in any of the columns makes this null too: that row is not good.
+    good = good.fill_null(constant(False, pa.bool_()))
+    trips = batch.filter(good)
+    kept = pa.record_batch(
+        [
+            trips["pickup_datetime"],
+            trips["pickup_zone"].cast(pa.int16()),
+            trips["dropoff_zone"].cast(pa.int16()),
+            trips["trip_distance_miles"],
+            pc.divide(_duration(trips).cast(pa.float64()), constant(_MINUTE, pa.float64())),
+        ],
+        schema=trips_schema(),
+    )
+    bad = batch.filter(pc.invert(good))
+    broken = pa.StructArray.from_arrays([pc.invert(rule(bad)) for rule in rules.values()], names=list(rules))
+    return kept, bad.append_column("reason", pc.case_when(broken, *(constant(reason, pa.string()) for reason in rules)))
+
+
+def _rules() -> dict[str, Callable[[pa.RecordBatch], pa.BooleanArray]]:
+    """What a good row keeps, by the reason of a row that does not; null where a value is missing."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    def between(values: pa.Array, first: int, last: int) -> pa.BooleanArray:
+        return pc.and_(
+            pc.greater_equal(values, constant(first, values.type)), pc.less_equal(values, constant(last, values.type))
+        )
+
+    return {
+        "missing_value": lambda rows: reduce(pc.and_, (column.is_valid() for column in rows.columns)),
+        "unknown_zone": lambda rows: pc.and_(
+            between(rows["pickup_zone"], 1, LAST_ZONE), between(rows["dropoff_zone"], 1, LAST_ZONE)
+        ),
+        "bad_distance": lambda rows: pc.and_(
+            pc.greater_equal(rows["trip_distance_miles"], constant(0, pa.float64())),
+            pc.is_finite(rows["trip_distance_miles"]),
+        ),
+        "bad_duration": lambda rows: between(_duration(rows), SHORTEST_MINUTES * _MINUTE, LONGEST_MINUTES * _MINUTE),
+    }
+
+
+def _duration(rows: pa.RecordBatch) -> pa.Int64Array:
+    """Microseconds from pickup to drop-off."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    return pc.subtract(rows["dropoff_datetime"].cast(pa.int64()), rows["pickup_datetime"].cast(pa.int64()))
+
+
+def _flags(kept: pa.RecordBatch, month: Month) -> dict[str, int]:
+    """How many good rows carry each flag."""
+    import pyarrow.compute as pc
+
+    pickup, miles = kept["pickup_datetime"], kept["trip_distance_miles"]
+    start, end = (constant(moment, pickup.type) for moment in (month.start, month.end))
+    marked = {
+        "outside_month": pc.or_(pc.less(pickup, start), pc.greater_equal(pickup, end)),
+        "far": pc.greater(miles, constant(FARTHEST_MILES, miles.type)),
+        "zero_distance": pc.equal(miles, constant(0, miles.type)),
+    }
+    return {flag: rows.true_count for flag, rows in marked.items()}
+
+
+def _refusal(check: MonthCheck, rules: MonthRules) -> str | None:
+    """The sentence that refuses a month, or None for a month that keeps the rules."""
+    where = f"{check.month} from {check.ingested.location}"
+    if not check.rows:
+        return f"{where} is empty: it has the right columns but no rows. Fetch it again, or leave the month out."
+    if check.rejected_share > rules.max_rejected_share:
+        reason, count = check.rejected.most_common(1)[0]
+        return (
+            f"{where} has too many bad rows: {check.rejected.total():,} of {check.rows:,} "
+            f"({check.rejected_share:.1%}, at most {rules.max_rejected_share:.1%} are allowed), most often {reason} "
+            f"({count:,}: {REASONS[reason]}). Look at them in {check.rejected_file}, then correct the month "
+            "or leave it out."
+        )
+    if check.kept < rules.min_kept:
+        return (
+            f"{where} has too few trips: {check.kept:,} are left of {check.rows:,} rows, and at least "
+            f"{rules.min_kept:,} are needed. Look for the whole month, or leave it out."
+        )
+    outside = check.flagged["outside_month"]
+    if outside > rules.max_outside_share * check.kept:
+        return (
+            f"{where} is not that month: {outside:,} of {check.kept:,} trips ({outside / check.kept:.1%}, at most "
+            f"{rules.max_outside_share:.1%} are allowed) begin outside of it. Check that the file has the right name, "
+            "or leave the month out."
+        )
+    return None
+
+
+def summary(checks: Sequence[MonthCheck]) -> str:
+    """The findings as a Markdown table, a line a month, with what the columns mean beneath."""
+    names = [*REASONS, *FLAGS]
+    head = ["month", "rows", "kept", "set aside", *names]
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' + '---:|' * (len(head) - 1)}"]
+    for check in checks:
+        counts = [check.rows, check.kept, check.rejected.total()]
+        counts += [(check.rejected | check.flagged)[name] for name in names]
+        lines.append(f"| {check.month} | {' | '.join(f'{count:,}' for count in counts)} |")
+    lines += ["", "Set aside:"] + [f"- `{name}`: {meaning}" for name, meaning in REASONS.items()]
+    lines += ["", "Kept, and flagged:"] + [f"- `{name}`: {meaning}" for name, meaning in FLAGS.items()]
+    return "\n".join(lines) + "\n"
+
+
+def metrics(checks: Sequence[MonthCheck]) -> dict[str, float]:
+    """The findings over all months, for the tracker: rows, and shares of them from 0 to 1."""
+    rows = sum(check.rows for check in checks)
+    kept = sum(check.kept for check in checks)
+    counted = sum((check.rejected + check.flagged for check in checks), Counter[str]())
+    return {
+        "rows": rows,
+        "kept": kept,
+        "rejected_share": (rows - kept) / max(rows, 1),
+        **{f"rejected.{reason}": counted[reason] for reason in REASONS},
+        **{f"flagged.{flag}": counted[flag] for flag in FLAGS},
+    }

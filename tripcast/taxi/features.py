@@ -1,0 +1,496 @@
+"""Features of a trip: what a model sees, computed by one function for training, batch scoring and the service.
+
+Two things are learned from past trips. The *geography* rests on distances alone: how far apart zones usually are, and a
+map of the city drawn from that. The *pace* rests on durations as well: how much longer than usual trips of that length
+take from a zone, to a zone, between a pair of zones, and at an hour. Whoever trains on the pace of a trip that helped
+to measure it learns the answer, so training rows get theirs from trips of other days (``OutOfFold``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from io import BytesIO
+from math import exp, log, nan
+
+import numpy as np
+import numpy.typing as npt
+
+from tripcast.models.interpolation import interpolator
+from tripcast.taxi.trips import Trips
+from tripcast.taxi.zones import LAST_ZONE
+
+Floats = npt.NDArray[np.float64]
+Matrix = npt.NDArray[np.float32]
+Integers = npt.NDArray[np.intp]
+
+#: Trips last an hour at most, and hardly a taxi does a mile a minute for an hour: a longer distance is an error.
+BELIEVABLE_MILES = 60.0
+
+#: Meters count hundredths of a mile: no way is shorter, whatever a record says.
+_METER_STEP = 0.01
+
+#: The columns that depend on the two zones alone, then all others.
+PAIR_FEATURES = (
+    "pickup_pace",
+    "dropoff_pace",
+    "pair_pace",
+    "usual_miles",
+    "pickup_x",
+    "pickup_y",
+    "dropoff_x",
+    "dropoff_y",
+    "east",
+    "north",
+)
+FEATURES = (
+    *PAIR_FEATURES,
+    "miles",
+    "miles_to_usual",
+    "hour_of_day",
+    "weekday",
+    "hour_pace",
+    "minutes_for_miles",
+    "estimate",
+)
+_USUAL_MILES = FEATURES.index("usual_miles")
+
+#: Training rows take their pace from the days of the other folds.
+FOLDS = 5
+
+#: Zones are indices 0 to 265; 0 stands for any number that is not a zone.
+_ZONES = LAST_ZONE + 1
+_PAIRS = _ZONES**2
+#: Half hours and hours of a working day, then those of a free one.
+_HALF_HOURS = 2 * 48
+_HOURS = 2 * 24
+
+#: Distances in miles between which the usual duration is interpolated: denser where trips are many.
+_KNOTS = np.geomspace(0.1, BELIEVABLE_MILES, 40)
+
+#: An average over n trips counts n times, its prior this many times.
+_PRIOR_HALF_HOUR = 20.0
+_PRIOR_ZONE = 10.0
+_PRIOR_PAIR = 8.0
+_PRIOR_ZONE_HOUR = 10.0
+
+#: Rounds of taking turns between half hours, pickup zones and dropoff zones; the effects settle in three.
+_TURNS = 3
+
+#: How far, in log minutes, one trip may pull an average: a meter left running says nothing about the streets.
+_MAX_PULL = 1.2
+
+
+def believable(trips: Trips) -> npt.NDArray[np.bool_]:
+    """Which trips have a distance that a taxi can have driven, (n,)."""
+    return (trips.trip_distance_miles > 0) & (trips.trip_distance_miles <= BELIEVABLE_MILES)
+
+
+#: The index of each 16-bit number, negative ones at its end: one look-up instead of comparisons.
+_INDEX = np.where(np.arange(1 << 16) <= LAST_ZONE, np.arange(1 << 16), 0)
+
+
+def _zone(numbers: npt.NDArray[np.int16]) -> Integers:
+    return _INDEX[numbers.astype(np.uint16)]
+
+
+def _pair(trips: Trips) -> Integers:
+    return _zone(trips.pickup_zone) * _ZONES + _zone(trips.dropoff_zone)
+
+
+#: The calendar repeats after 400 years.
+_CALENDAR_DAYS = 146_097
+
+
+def _free_days() -> npt.NDArray[np.bool_]:
+    """Which days people do not work on: weekends, and the federal holidays that empty offices.
+
+    Source: 5 U.S.C. 6103. Left out are Columbus and Veterans Day, when most of New York works.
+
+    Returns:
+        (146097,), by the day's number since 1970-01-01 modulo the length of the calendar.
+    """
+    date = np.datetime64("1970-01-01") + np.arange(_CALENDAR_DAYS)
+    month = date.astype("datetime64[M]")
+    number, day = month.astype(np.int64) % 12 + 1, (date - month).astype(np.int64) + 1
+    weekday = _weekday(date.astype(np.int64))
+    monday, thursday, nth = weekday == 0, weekday == 3, (day + 6) // 7
+    free: npt.NDArray[np.bool_] = (
+        (weekday >= 5)
+        | ((number == 1) & (day == 1))  # New Year's Day
+        | ((number == 1) & monday & (nth == 3))  # Martin Luther King Jr.
+        | ((number == 2) & monday & (nth == 3))  # Washington's birthday
+        | ((number == 5) & monday & (day > 24))  # Memorial Day
+        | ((number == 6) & (day == 19))  # Juneteenth
+        | ((number == 7) & (day == 4))  # Independence Day
+        | ((number == 9) & monday & (nth == 1))  # Labor Day
+        | ((number == 11) & thursday & (nth == 4))  # Thanksgiving
+        | ((number == 12) & (day == 25))  # Christmas Day
+    )
+    return free
+
+
+def _weekday(day: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Monday is 0; days count from 1970-01-01, a Thursday."""
+    return (day + 3) % 7
+
+
+_FREE_DAYS = _free_days()
+_FREE_DAY_ITEMS = _FREE_DAYS.data
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """Pickup times taken apart: second of the day, weekday (Monday is 0), half hour and hour of the kind of day.
+
+    Days are of two kinds: those that people work on, and free ones.
+    """
+
+    second: npt.NDArray[np.int64]
+    weekday: npt.NDArray[np.int64]
+    half_hour: Integers
+    hour: Integers
+
+    @classmethod
+    def of(cls, trips: Trips) -> _Clock:
+        day, second = np.divmod(trips.pickup_datetime.astype("datetime64[s]").astype(np.int64), 86_400)
+        free = _FREE_DAYS[day % _CALENDAR_DAYS]
+        return cls(second, _weekday(day), second // 1800 + 48 * free, second // 3600 + 24 * free)
+
+
+@dataclass(frozen=True)
+class Geography:
+    """Where zones lie and how far apart, learned from the distances of trips; no duration enters.
+
+    Attributes:
+        usual_miles: float32 (266, 266), from pickup to dropoff zone: the median of the pair's trips, drawn towards the
+            shortest way over other pairs, which stands in where a pair has no trips.
+        places: float32 (266, 2), a map in miles: classical multidimensional scaling of the shortest ways (Torgerson
+            1952, Multidimensional scaling: I, Psychometrika 17, 401-419). NaN where a zone has no trips.
+    """
+
+    usual_miles: Matrix
+    places: Matrix
+
+    @classmethod
+    def fit(cls, trips: Trips) -> Geography:
+        """Learn from trips; those without a believable distance are left out."""
+        trips = trips[believable(trips)]
+        count, median = _medians(_pair(trips), trips.trip_distance_miles)
+        count, median = count.reshape(_ZONES, _ZONES), median.reshape(_ZONES, _ZONES)
+        ways = _shortest_ways(count, median)
+        with np.errstate(invalid="ignore"):  # infinitely far times no trips
+            usual = np.where(np.isfinite(ways) & (ways > 0), (count * median + ways) / (count + 1), median)
+        anywhere = np.median(trips.trip_distance_miles) if len(trips) else 1.0
+        usual = np.where((count > 0) | (np.isfinite(usual) & (usual > 0)), usual, anywhere)
+        usual = np.maximum(usual, _METER_STEP)
+        return cls(usual.astype(np.float32), _places(ways, busiest=int(count.sum(axis=0).argmax())))
+
+
+def _medians(group: Integers, values: Floats) -> tuple[Floats, Floats]:
+    """For each pair its number of values and their (lower) median, both (pairs,); 0 for a pair without values."""
+    # Positive floats sort like their bits, so one sort of one integer array orders by group and value: half the
+    # memory and a fraction of the time of a sort by two keys.
+    keys = (group << 32) | values.astype(np.float32).view(np.uint32)
+    keys.sort()
+    count = np.bincount(group, minlength=_PAIRS)
+    seen = np.flatnonzero(count)
+    middle = (np.cumsum(count) - count + (count - 1) // 2)[seen]
+    median = np.zeros(_PAIRS)
+    median[seen] = (keys[middle] & 0xFFFFFFFF).astype(np.uint32).view(np.float32)
+    return count.astype(np.float64), median
+
+
+def _shortest_ways(count: Floats, median: Floats) -> Floats:
+    """Miles between zones over any other zones, either direction, (zones, zones); infinite where there is no way."""
+    both = count + count.T
+    miles = np.full_like(median, np.inf)
+    np.divide(count * median + (count * median).T, both, out=miles, where=both > 0)
+    np.fill_diagonal(miles, 0)
+    for via in range(_ZONES):  # Floyd-Warshall
+        np.minimum(miles, miles[:, via, None] + miles[None, via, :], out=miles)
+    return miles
+
+
+def _places(ways: Floats, busiest: int) -> Matrix:
+    places = np.full((_ZONES, 2), np.nan)
+    known = np.flatnonzero(np.isfinite(ways[busiest]))
+    if len(known) > 2:
+        squares = np.square(ways[np.ix_(known, known)])
+        means = squares.mean(axis=0)
+        centred = -0.5 * (squares - means[:, None] - means[None, :] + means.mean())
+        values, vectors = np.linalg.eigh(centred)
+        axes = vectors[:, [-1, -2]] * np.sqrt(np.maximum(values[[-1, -2]], 0))
+        axes *= np.sign(axes[np.abs(axes).argmax(axis=0), [0, 1]])  # a map has no left and right of its own
+        # To hundredths of a mile: closer than trips can tell, and wide of what linear algebra libraries disagree about.
+        places[known] = np.round(axes, 2)
+    return places.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long trips take, as a sum in log minutes: for their miles, at that half hour, from there, to there, ...
+
+    Every effect is an average of what the effects before it leave unexplained, drawn towards zero where trips are few.
+
+    Attributes:
+        for_miles: float32 (40,), log minutes at the knots of distance.
+        half_hour: float32 (96,), of a working day, then of a free one.
+        pickup: float32 (266,), by pickup zone.
+        dropoff: float32 (266,), by dropoff zone.
+        pair: float32 (266 * 266,), by pickup zone times 266 plus dropoff zone.
+        pickup_hour: float32 (266 * 48,), by pickup zone times 48 plus hour of the kind of day.
+        dropoff_hour: float32 (266 * 48,), by dropoff zone times 48 plus hour of the kind of day.
+    """
+
+    for_miles: Matrix
+    half_hour: Matrix
+    pickup: Matrix
+    dropoff: Matrix
+    pair: Matrix
+    pickup_hour: Matrix
+    dropoff_hour: Matrix
+
+
+class PaceFit:
+    """Fits the pace to trips, or to those of them that are not of some days.
+
+    Args:
+        trips: Trips with durations; those without a believable distance are left out.
+        fold: int8 (n,), the fold of each trip.
+    """
+
+    def __init__(self, trips: Trips, fold: npt.NDArray[np.int8]) -> None:
+        known = believable(trips)
+        trips = trips[known]
+        assert trips.duration_minutes is not None
+        clock = _Clock.of(trips)
+        self._fold = fold[known]
+        # Small types: at ten million trips each array of eight bytes is 80 MB.
+        self._miles = np.log(trips.trip_distance_miles).astype(np.float32)
+        self._minutes = np.log(trips.duration_minutes).astype(np.float32)
+        self._half_hour = clock.half_hour.astype(np.int8)
+        self._hour = clock.hour.astype(np.int8)
+        self._pickup = _zone(trips.pickup_zone).astype(np.int16)
+        self._dropoff = _zone(trips.dropoff_zone).astype(np.int16)
+
+    def without(self, fold: int) -> Pace:
+        """The pace of all trips but a fold's; of all trips if there is no such fold."""
+        use = self._fold != fold
+        half_hours, hours = self._half_hour[use], self._hour[use]
+        pickups, dropoffs = self._pickup[use], self._dropoff[use]
+        miles, left = self._miles[use], self._minutes[use]
+
+        for_miles = _curve(miles, left)
+        left -= np.interp(miles, np.log(_KNOTS), for_miles).astype(np.float32)
+        np.clip(left, -_MAX_PULL, _MAX_PULL, out=left)
+
+        half_hour, pickup, dropoff = np.zeros(_HALF_HOURS), np.zeros(_ZONES), np.zeros(_ZONES)
+        for _ in range(_TURNS):
+            half_hour = _shrunken_means(
+                half_hours, left - pickup[pickups] - dropoff[dropoffs], _HALF_HOURS, _PRIOR_HALF_HOUR
+            )
+            pickup = _shrunken_means(pickups, left - half_hour[half_hours] - dropoff[dropoffs], _ZONES, _PRIOR_ZONE)
+            dropoff = _shrunken_means(dropoffs, left - half_hour[half_hours] - pickup[pickups], _ZONES, _PRIOR_ZONE)
+        left -= half_hour[half_hours] + pickup[pickups] + dropoff[dropoffs]
+
+        pairs = pickups.astype(np.int32) * _ZONES + dropoffs
+        pair = _shrunken_means(pairs, left, _PAIRS, _PRIOR_PAIR)
+        left -= pair[pairs]
+        zone_hours = _ZONES * _HOURS
+        pickup_hour = _shrunken_means(pickups.astype(np.int32) * _HOURS + hours, left, zone_hours, _PRIOR_ZONE_HOUR)
+        dropoff_hour = _shrunken_means(dropoffs.astype(np.int32) * _HOURS + hours, left, zone_hours, _PRIOR_ZONE_HOUR)
+        effects = (for_miles, half_hour, pickup, dropoff, pair, pickup_hour, dropoff_hour)
+        return Pace(*(effect.astype(np.float32) for effect in effects))
+
+
+def _shrunken_means(
+    group: npt.NDArray[np.integer], values: npt.NDArray[np.floating], size: int, prior: float
+) -> Floats:
+    """Each group's mean, drawn towards zero as if the prior's number of zeros had been seen with it, (size,)."""
+    total = np.bincount(group, weights=values, minlength=size)
+    means: Floats = total / (np.bincount(group, minlength=size) + prior)
+    return means
+
+
+def _curve(miles: Matrix, minutes: Matrix) -> Floats:
+    """Mean log minutes at the knots of distance, each trip shared between its two nearest knots, (knots,)."""
+    knots = np.log(_KNOTS)
+    position = np.interp(miles, knots, np.arange(len(knots))).astype(np.float32)
+    lower = np.minimum(position.astype(np.int8), len(knots) - 2)
+    share = position - lower
+    weight = np.bincount(lower, 1 - share, len(knots)) + np.bincount(lower + 1, share, len(knots))
+    total = np.bincount(lower, (1 - share) * minutes, len(knots)) + np.bincount(lower + 1, share * minutes, len(knots))
+    seen = np.flatnonzero(weight > 1)
+    if not len(seen):
+        return np.full(len(knots), np.log(10.0))  # no trip to learn from: any plausible duration will do
+    return np.interp(knots, knots[seen], total[seen] / weight[seen])
+
+
+class FeatureTables:
+    """Everything that features need, laid out so that a trip is a few look-ups.
+
+    Args:
+        geography: Where zones lie.
+        pace: How long trips take.
+    """
+
+    def __init__(self, geography: Geography, pace: Pace) -> None:
+        self.geography = geography
+        self.pace = pace
+        pickup, dropoff = np.divmod(np.arange(_PAIRS), _ZONES)
+        start, end = geography.places[pickup], geography.places[dropoff]
+        self._pair_features = np.column_stack(
+            [
+                pace.pickup[pickup],
+                pace.dropoff[dropoff],
+                pace.pair,
+                geography.usual_miles.ravel(),
+                start,
+                end,
+                end - start,
+            ]
+        )
+        self._zone_pace = self._pair_features[:, :3].sum(axis=1)
+        self._knots = np.log(_KNOTS)
+        # The same again for one trip: an item of a memoryview is a plain number, which one of an array is not.
+        self._pair_items = self._pair_features.ravel().data
+        self._zone_pace_items = self._zone_pace.data
+        self._half_hour_items = pace.half_hour.data
+        self._pickup_hour_items = pace.pickup_hour.data
+        self._dropoff_hour_items = pace.dropoff_hour.data
+        self._for_miles = interpolator(self._knots, pace.for_miles)
+
+    def __call__(self, trips: Trips) -> Matrix:
+        """The features of trips.
+
+        Args:
+            trips: Any trips; durations are not looked at.
+
+        Returns:
+            float32 (n, 17), columns as in ``FEATURES``. An unbelievable distance is NaN, and the pair's usual one
+            stands in for it in the estimate. ``estimate`` is in minutes: the exponential of the sum of all effects.
+        """
+        clock = _Clock.of(trips)
+        pickup, dropoff = _zone(trips.pickup_zone), _zone(trips.dropoff_zone)
+        pair = pickup * _ZONES + dropoff
+        rows: Matrix = np.empty((len(trips), len(FEATURES)), np.float32)
+        shared = len(PAIR_FEATURES)
+        rows[:, :shared] = self._pair_features[pair]
+        usual = rows[:, _USUAL_MILES]
+        miles = np.where(believable(trips), trips.trip_distance_miles, np.nan)
+        for_miles = np.interp(np.log(np.where(np.isnan(miles), usual, miles)), self._knots, self.pace.for_miles)
+        rows[:, shared] = miles
+        rows[:, shared + 1] = miles / usual
+        rows[:, shared + 2] = clock.second / 3600
+        rows[:, shared + 3] = clock.weekday
+        rows[:, shared + 4] = hour_pace = self.pace.half_hour[clock.half_hour]
+        rows[:, shared + 5] = np.exp(for_miles)
+        rows[:, shared + 6] = np.exp(
+            for_miles
+            + self._zone_pace[pair]
+            + hour_pace
+            + self.pace.pickup_hour[pickup * _HOURS + clock.hour]
+            + self.pace.dropoff_hour[dropoff * _HOURS + clock.hour]
+        )
+        return rows
+
+    def write_row(
+        self, row: memoryview[float], pickup_zone: int, dropoff_zone: int, trip_distance_miles: float, pickup: int
+    ) -> None:
+        """The features of one trip, as ``__call__`` computes them, to the precision of float32.
+
+        Args:
+            row: Where they go, float32 (17,).
+            pickup_zone: Taxi zone number.
+            dropoff_zone: Taxi zone number.
+            trip_distance_miles: Any number; an unbelievable one counts as unknown.
+            pickup: Seconds since 1970-01-01, New York local time.
+        """
+        # Line by line what ``__call__`` does: a change to one is a change to both.
+        day, second = divmod(pickup, 86_400)
+        free = _FREE_DAY_ITEMS[day % _CALENDAR_DAYS]
+        hour = second // 3600 + 24 * free
+        start = pickup_zone if 0 < pickup_zone <= LAST_ZONE else 0
+        end = dropoff_zone if 0 < dropoff_zone <= LAST_ZONE else 0
+        pair = start * _ZONES + end
+        shared = len(PAIR_FEATURES)
+        row[:shared] = self._pair_items[pair * shared : (pair + 1) * shared]
+        usual = row[_USUAL_MILES]
+        known = 0 < trip_distance_miles <= BELIEVABLE_MILES
+        miles = trip_distance_miles if known else nan
+        for_miles = self._for_miles(log(miles if known else usual))
+        row[shared] = miles
+        row[shared + 1] = miles / usual
+        row[shared + 2] = second / 3600
+        row[shared + 3] = (day + 3) % 7
+        row[shared + 4] = hour_pace = self._half_hour_items[second // 1800 + 48 * free]
+        row[shared + 5] = exp(for_miles)
+        row[shared + 6] = exp(
+            for_miles
+            + self._zone_pace_items[pair]
+            + hour_pace
+            + self._pickup_hour_items[start * _HOURS + hour]
+            + self._dropoff_hour_items[end * _HOURS + hour]
+        )
+
+    def files(self) -> dict[str, bytes]:
+        """Each table as the content of a ``.npy`` file, by the file's name."""
+        contents = {}
+        for part in (self.geography, self.pace):
+            for table in fields(part):
+                buffer = BytesIO()
+                np.save(buffer, getattr(part, table.name), allow_pickle=False)
+                contents[f"{table.name}.npy"] = buffer.getvalue()
+        return contents
+
+    @classmethod
+    def load(cls, files: Mapping[str, bytes]) -> FeatureTables:
+        """Read tables back.
+
+        Args:
+            files: What ``files`` gave, among others.
+
+        Raises:
+            KeyError: If a table is missing.
+            ValueError: If a file is not a table.
+        """
+
+        def read(part: type[Geography] | type[Pace]) -> list[Matrix]:
+            return [np.load(BytesIO(files[f"{table.name}.npy"]), allow_pickle=False) for table in fields(part)]
+
+        return cls(Geography(*read(Geography)), Pace(*read(Pace)))
+
+
+class OutOfFold:
+    """Features of training trips that their own durations did not enter, and tables for trips yet to come.
+
+    Days are dealt to ``FOLDS`` folds in turn, and the trips of a fold get the pace of the other folds. Whole days,
+    because the trips of one hour share their traffic: with trips dealt singly, a trip's neighbours would tell on it, as
+    they never can in service.
+
+    Args:
+        trips: Trips with durations.
+    """
+
+    def __init__(self, trips: Trips) -> None:
+        days, day = np.unique(trips.pickup_datetime.astype("datetime64[D]"), return_inverse=True)
+        folds = min(FOLDS, len(days))
+        self._trips = trips
+        self._fold = (day % folds).astype(np.int8)
+        geography = Geography.fit(trips)
+        pace = PaceFit(trips, self._fold)
+        self._parts = [FeatureTables(geography, pace.without(fold)) for fold in range(folds)]
+        self.tables = FeatureTables(geography, pace.without(folds))
+
+    def __len__(self) -> int:
+        return len(self._trips)
+
+    def __getitem__(self, rows: slice | Integers) -> Matrix:
+        """The features of some training trips, float32 (rows, 17)."""
+        trips, fold = self._trips[rows], self._fold[rows]
+        features: Matrix = np.empty((len(trips), len(FEATURES)), np.float32)
+        for number, tables in enumerate(self._parts):
+            members = fold == number
+            features[members] = tables(trips[members])
+        return features

@@ -1,0 +1,111 @@
+"""A tripcast model as MLflow's ``pyfunc``: raw trip columns in, minutes out.
+
+MLflow stores the model folder as it is (``loader_module`` and ``data_path``), so nothing is pickled: whoever loads it,
+stock ``mlflow models serve`` included, calls ``_load_pyfunc`` below.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tripcast.models import Model
+from tripcast.taxi.trips import Trips
+from tripcast.taxi.zones import LAST_ZONE, UNKNOWN_ZONE
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow.models import ModelSignature
+
+#: The pickup time's column in the publisher's records, by taxi type.
+PICKUP_TIME = {"green": "lpep_pickup_datetime", "yellow": "tpep_pickup_datetime"}
+
+
+class RawTripModel:
+    """Predicts from the publisher's columns.
+
+    Args:
+        model: The model to ask.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+
+    def predict(self, raw: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """Predict durations.
+
+        Args:
+            raw: (n, >= 4) with the pickup time, ``PULocationID``, ``DOLocationID`` and ``trip_distance`` in miles, as
+                the publisher names them; other columns are ignored. A zone that does not exist counts as unknown.
+            params: Ignored; part of MLflow's interface.
+
+        Returns:
+            (n, 3) in minutes: ``duration_minutes`` and the 10-90 % interval, ``lower_minutes`` and ``upper_minutes``.
+        """
+        import pandas as pd
+
+        trips = Trips(
+            pickup_datetime=raw[PICKUP_TIME[self.model.manifest.taxi]].to_numpy("datetime64[us]"),
+            pickup_zone=_zones(raw["PULocationID"]),
+            dropoff_zone=_zones(raw["DOLocationID"]),
+            trip_distance_miles=raw["trip_distance"].to_numpy(np.float64, na_value=np.nan),
+        )
+        prediction = self.model.predict(trips)
+        return pd.DataFrame(
+            {
+                "duration_minutes": prediction.minutes,
+                "lower_minutes": prediction.lower,
+                "upper_minutes": prediction.upper,
+            },
+            index=raw.index,
+        )
+
+
+def _zones(column: pd.Series[Any]) -> np.ndarray[Any, np.dtype[np.int16]]:
+    numbers = column.to_numpy(np.float64, na_value=np.nan)
+    return np.where((numbers >= 1) & (numbers <= LAST_ZONE), numbers, UNKNOWN_ZONE).astype(np.int16)
+
+
+def _load_pyfunc(path: str) -> RawTripModel:
+    """Load a model folder: the entry point that MLflow calls."""
+    return RawTripModel(Model.load(Path(path)))
+
+
+def signature(taxi: str) -> ModelSignature:
+    """The columns that a registered model takes and gives.
+
+    Args:
+        taxi: ``green`` or ``yellow``.
+    """
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    inputs = {PICKUP_TIME[taxi]: "datetime", "PULocationID": "long", "DOLocationID": "long", "trip_distance": "double"}
+    outputs = ("duration_minutes", "lower_minutes", "upper_minutes")
+    return ModelSignature(
+        Schema([ColSpec(type=kind, name=name) for name, kind in inputs.items()]),
+        Schema([ColSpec(type="double", name=name) for name in outputs]),
+    )
+
+
+def input_example(taxi: str) -> pd.DataFrame:
+    """One trip as the publisher records it: East Harlem to the Upper East Side on a weekday morning."""
+    import pandas as pd
+
+    return pd.DataFrame(
+        {
+            PICKUP_TIME[taxi]: pd.to_datetime(["2021-02-10T08:15:00"]),
+            "PULocationID": [74],
+            "DOLocationID": [236],
+            "trip_distance": [2.3],
+        }
+    )
+
+
+def requirements() -> list[str]:
+    """What an environment needs to load a model, pinned to what it was made with."""
+    from importlib.metadata import version
+
+    return [f"{package}=={version(package)}" for package in ("lightgbm", "numpy", "pandas")]

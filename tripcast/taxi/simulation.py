@@ -1,0 +1,730 @@
+"""A simulated city: taxi trips whose law is known, in the publisher's own schema.
+
+Real months say how well a model does; they never say how well it could do. This city does. Every trip is drawn from
+written-down rules (places, streets, rivers, traffic by the hour, chance), so the best prediction that anybody could
+make, and its error, follow from a formula. It also changes on command, month by month, so that a system that claims to
+notice can be put to the test.
+
+The law of a trip:
+
+* Its hour follows the week's demand; its zones follow their popularity and how near they are to each other.
+* Its distance is the route's, by streets and bridges, times a log-normal detour.
+* Its duration is a median, given by distance, zones and hour, times log-normal chance.
+* Some records are then spoiled, as in the real months: distances of zero or of thousands of miles, meters that ran for
+  seconds or all day, pickups dated years away, fields left empty.
+
+The zones' numbers, names and boroughs are the real ones. Where a zone lies in its borough is drawn by the seed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import parse_qsl
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tripcast.errors import InvalidRequest
+from tripcast.months import Month
+from tripcast.taxi.trips import FARTHEST_MILES, LONGEST_MINUTES, SHORTEST_MINUTES, Trips
+from tripcast.taxi.zones import AIRPORTS, LAST_ZONE, ZONES
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+_N = TypeVar("_N", int, float)
+
+
+def _schema(columns: str) -> pa.Schema:
+    return pa.schema([(name, pa.type_for_alias(kind)) for name, kind in map(str.split, columns.split(","))])
+
+
+#: The columns of a published month, by taxi type: names, order and types of the publisher's parquet files of 2021.
+SCHEMAS: Mapping[str, pa.Schema] = {
+    "green": _schema(
+        "VendorID int64, lpep_pickup_datetime timestamp[us], lpep_dropoff_datetime timestamp[us], "
+        "store_and_fwd_flag string, RatecodeID double, PULocationID int64, DOLocationID int64, "
+        "passenger_count double, trip_distance double, fare_amount double, extra double, mta_tax double, "
+        "tip_amount double, tolls_amount double, ehail_fee null, improvement_surcharge double, total_amount double, "
+        "payment_type double, trip_type double, congestion_surcharge double"
+    ),
+    "yellow": _schema(
+        "VendorID int64, tpep_pickup_datetime timestamp[us], tpep_dropoff_datetime timestamp[us], "
+        "passenger_count double, trip_distance double, RatecodeID double, store_and_fwd_flag string, "
+        "PULocationID int64, DOLocationID int64, payment_type int64, fare_amount double, extra double, "
+        "mta_tax double, tip_amount double, tolls_amount double, improvement_surcharge double, total_amount double, "
+        "congestion_surcharge double, airport_fee double"
+    ),
+}
+
+# --- The map. Miles east and north of Times Square. -----------------------------------------------------------------
+
+
+class _Area(NamedTuple):
+    """An ellipse of zones: its land (no river divides it), centre and half axes in miles, tilt clockwise in degrees."""
+
+    land: str
+    east: float
+    north: float
+    half_width: float
+    half_length: float
+    tilt: float = 0.0
+
+
+class _Bridge(NamedTuple):
+    """A crossing between two lands, and where it touches each: miles east and north."""
+
+    lands: tuple[str, str]
+    ends: tuple[tuple[float, float], tuple[float, float]]
+
+
+_AREAS = {
+    "Manhattan": _Area("Manhattan", 1.0, 2.0, 0.9, 6.7, 29.0),
+    "Bronx": _Area("mainland", 6.6, 8.2, 2.9, 2.6),
+    "Queens": _Area("Long Island", 8.0, -1.5, 6.0, 4.0),
+    "Brooklyn": _Area("Long Island", 2.5, -8.0, 3.5, 4.0),
+    "Staten Island": _Area("Staten Island", -7.0, -12.0, 3.5, 4.5),
+    "EWR": _Area("New Jersey", -9.0, -4.0, 0.0, 0.0),
+    "Unknown": _Area("Manhattan", 2.0, 4.0, 0.0, 0.0),
+    "Outside": _Area("mainland", 9.0, 15.0, 0.0, 0.0),
+}
+#: Airports that lie at a known spot within their borough: John F. Kennedy and LaGuardia.
+_SPOTS = {132: (11.0, -7.5), 138: (6.0, 1.5)}
+
+_BRIDGES = {
+    "Brooklyn Bridge": _Bridge(("Manhattan", "Long Island"), ((-0.9, -3.6), (0.2, -4.5))),
+    "Williamsburg Bridge": _Bridge(("Manhattan", "Long Island"), ((0.3, -2.0), (1.6, -2.8))),
+    "Queensboro Bridge": _Bridge(("Manhattan", "Long Island"), ((1.3, 0.2), (2.3, -0.4))),
+    "Triborough Bridge": _Bridge(("Manhattan", "Long Island"), ((3.0, 3.5), (4.3, 2.3))),
+    "Triborough Bridge, Bronx": _Bridge(("mainland", "Long Island"), ((5.5, 6.2), (4.3, 2.3))),
+    "Third Avenue Bridge": _Bridge(("Manhattan", "mainland"), ((3.8, 5.4), (4.6, 6.3))),
+    "Broadway Bridge": _Bridge(("Manhattan", "mainland"), ((4.2, 7.9), (4.6, 8.4))),
+    "Whitestone Bridge": _Bridge(("mainland", "Long Island"), ((8.4, 6.4), (9.0, 2.4))),
+    "Verrazzano Bridge": _Bridge(("Long Island", "Staten Island"), ((-0.5, -9.8), (-3.6, -11.0))),
+    "Goethals Bridge": _Bridge(("Staten Island", "New Jersey"), ((-8.5, -8.2), (-9.0, -7.0))),
+    "Lincoln Tunnel": _Bridge(("Manhattan", "New Jersey"), ((-0.6, -0.2), (-2.4, 0.4))),
+}
+#: The bridge that `closed_bridge` closes: in the city of the default seed, no other carries as many trips.
+_BUSIEST_BRIDGE = "Third Avenue Bridge"
+
+#: Street miles per mile as the crow flies: the mean over all directions on a rectangular grid.
+_CIRCUITY = 4 / math.pi
+#: Miles of any trip, even within one zone: from the door to the streets that lead there.
+_DOORSTEP_MILES = 0.65
+#: Standard deviation of the logarithm of a detour.
+_DETOUR = 0.28
+
+# --- Traffic ----------------------------------------------------------------------------------------------------------
+
+#: Miles an hour on ordinary streets by hour of the day, on weekdays and at weekends; the shape is the real one.
+_STREET_MPH = (
+    (14.5, 14.5, 14.7, 15.5, 17.5, 18.5, 15.9, 12.4, 11.2, 11.3, 11.2, 11.0,
+     10.9, 10.4, 9.7, 9.7, 9.5, 9.9, 10.7, 11.8, 12.8, 13.4, 13.9, 14.4),
+    (13.8, 13.8, 13.9, 14.5, 16.0, 17.0, 16.5, 15.5, 14.5, 13.8, 12.8, 12.2,
+     11.8, 11.5, 11.3, 11.3, 11.3, 11.4, 11.7, 12.3, 12.8, 13.2, 13.3, 13.5),
+)  # fmt: skip
+#: Speed by weekday, Monday first, as a factor.
+_DAY_SPEED = (1.02, 1.0, 0.99, 0.97, 0.96, 1.0, 1.05)
+#: The first miles of a trip are on streets, the rest on expressways, which are this many times as fast.
+_STREET_MILES = 4.0
+_EXPRESSWAY = 2.6
+#: Pace (minutes a mile, relative) of a far zone, how much more it is in the middle of Manhattan, and the miles over
+#: which that fades; then the standard deviation of the logarithm of what is particular to a zone.
+_FAR_PACE = 0.75
+_CENTRE_PACE = 0.55
+_CENTRE_MILES = 6.0
+_ZONE_PACE = 0.15
+#: Minutes to set off, and minutes in the queue at a bridge.
+_START_MINUTES = 1.2
+_QUEUE_MINUTES = 3.0
+#: Standard deviation of the logarithm of a duration around its median: chance, which no model can foresee.
+_CHANCE = 0.25
+
+# --- Demand -----------------------------------------------------------------------------------------------------------
+
+#: Trips by weekday, Monday first, and by hour on weekdays and at weekends; relative.
+_DAY_DEMAND = (12.5, 15.5, 17.0, 16.8, 16.3, 12.2, 9.7)
+_HOUR_DEMAND = (
+    (0.9, 0.5, 0.3, 0.3, 0.5, 0.9, 2.2, 4.8, 6.3, 6.6, 6.6, 6.5,
+     6.5, 6.7, 7.0, 7.1, 7.2, 7.0, 6.4, 5.2, 3.6, 2.6, 2.1, 1.5),
+    (2.4, 1.9, 1.4, 1.1, 0.7, 0.6, 1.1, 2.2, 3.8, 5.2, 6.0, 6.4,
+     6.6, 6.6, 6.6, 6.6, 6.6, 6.5, 6.3, 5.6, 4.5, 3.8, 3.4, 2.9),
+)  # fmt: skip
+#: Weekday hours in which people go to work and come home.
+_MORNING = range(6, 10)
+_EVENING = range(16, 20)
+#: Standard deviation of the logarithm of a zone's popularity within its borough.
+_POPULARITY = 1.2
+#: A destination at this many miles is the most likely; one at any other distance is less so, as a Gaussian of the
+#: logarithm of the distance with this standard deviation.
+_TYPICAL_MILES = 1.1
+_SPREAD_OF_MILES = 0.7
+#: An airport as a destination, against an average zone.
+_AIRPORT_PULL = 12.0
+#: Zones that nobody asks for until `new_zones`, their popularity until then, and their pace: they are building sites.
+_NEW_ZONES = 12
+_NEW_ZONE_POPULARITY = 1e-3
+_NEW_ZONE_PACE = 1.5
+
+
+class _Fleet(NamedTuple):
+    """One type of taxi.
+
+    Attributes:
+        key: What makes its chance its own.
+        boroughs: Share of its pickups by borough.
+        airports: Share of its pickups at John F. Kennedy and LaGuardia, beside those.
+        hails_from: Miles north in Manhattan from which it may be hailed.
+        dispatched: Share of trips ordered from a base.
+        left_empty: The fields that are empty in the record of such a trip.
+        meter: What the names of its times begin with.
+        surcharge: Dollars for a trip that touches Manhattan.
+    """
+
+    key: int
+    boroughs: Mapping[str, float]
+    airports: float
+    hails_from: float
+    dispatched: float
+    left_empty: tuple[str, ...]
+    meter: str
+    surcharge: float
+
+
+_LEFT_EMPTY = ("store_and_fwd_flag", "RatecodeID", "passenger_count", "congestion_surcharge")
+_FLEETS = {
+    "green": _Fleet(
+        key=1,
+        boroughs={"Manhattan": 0.42, "Brooklyn": 0.25, "Queens": 0.19, "Bronx": 0.12, "Staten Island": 0.004,
+                  "Unknown": 0.002, "Outside": 0.001, "EWR": 0.0},
+        airports=0.003,
+        hails_from=3.0,
+        dispatched=0.3,
+        left_empty=(*_LEFT_EMPTY, "payment_type", "trip_type"),
+        meter="lpep",
+        surcharge=2.75,
+    ),
+    "yellow": _Fleet(
+        key=2,
+        boroughs={"Manhattan": 0.90, "Brooklyn": 0.02, "Queens": 0.015, "Bronx": 0.003, "Staten Island": 0.0002,
+                  "Unknown": 0.005, "Outside": 0.001, "EWR": 0.0001},
+        airports=0.06,
+        hails_from=-math.inf,
+        dispatched=0.07,
+        left_empty=(*_LEFT_EMPTY, "airport_fee"),
+        meter="tpep",
+        surcharge=2.5,
+    ),
+}  # fmt: skip
+
+# --- Dirt: shares of all rows, as in the real green months of 2021 and 2022 ------------------------------------------
+
+#: Meters that ran for less than a minute, and those that ran on for up to a day.
+_TOO_SHORT = 0.02
+_LEFT_RUNNING = 0.006
+#: Recorded distances of zero, the same among trips of less than a minute, and absurd ones, which reach so many miles.
+_ZERO_DISTANCE = 0.022
+_ZERO_DISTANCE_IF_SHORT = 0.62
+_ABSURD_DISTANCE = 0.0007
+_ABSURD_MILES = 250_000.0
+
+#: Rows drawn at a time: bounds the memory.
+_BATCH_ROWS = 1 << 17
+#: Arrays indexed by zone number have an unused place 0.
+_PLACES = LAST_ZONE + 1
+
+
+@dataclass(frozen=True)
+class Drift:
+    """A change of the city: in which months, and how strong.
+
+    Attributes:
+        first: The first month of it.
+        last: The last month of it; None if it stays.
+        strength: How strong; what the number means is written at the fields of ``City``.
+    """
+
+    first: Month
+    last: Month | None
+    strength: float
+
+    @classmethod
+    def parse(cls, name: str, text: str) -> Drift:
+        """Read ``2021-06`` (from then on) or ``2021-06..2021-08`` (in these months), with or without ``:0.7``.
+
+        Args:
+            name: Which drift of a city it is; it has a strength of its own if none is given.
+            text: When, and how strong.
+
+        Raises:
+            InvalidRequest: If a month or the strength cannot be read, or the months run backwards.
+        """
+        months, colon, strength = text.partition(":")
+        first, dots, last = months.partition("..")
+        drift = cls(
+            Month.parse(first),
+            Month.parse(last) if dots else None,
+            _number(float, strength, f"The strength of {name}") if colon else _DRIFT_KINDS[name].default,
+        )
+        if drift.last and drift.last < drift.first:
+            raise InvalidRequest(f"The months '{months}' of {name} run backwards: write {last}..{first}.")
+        return drift
+
+    def holds_in(self, month: Month) -> bool:
+        """Whether the city is changed in this month."""
+        return self.first <= month and (self.last is None or month <= self.last)
+
+
+class _DriftKind(NamedTuple):
+    """What strength a drift has if none is given, the one that changes nothing, and the range allowed."""
+
+    default: float
+    none: float
+    least: float
+    most: float
+
+
+_DRIFT_KINDS = {
+    "slower_streets": _DriftKind(default=0.75, none=1.0, least=0.1, most=2.0),
+    "closed_bridge": _DriftKind(default=3.0, none=1.0, least=1.0, most=20.0),
+    "new_zones": _DriftKind(default=0.3, none=0.0, least=0.0, most=0.9),
+    "bad_rows": _DriftKind(default=0.5, none=0.0, least=0.0, most=1.0),
+}
+
+
+@dataclass(frozen=True)
+class City:
+    """A simulated city and its taxis.
+
+    The same city gives the same month, whatever was asked before and on whatever machine (random streams are those of
+    numpy's release). Another seed is another city.
+
+    Attributes:
+        seed: Which city: places, popularity, pace and chance all follow from it.
+        trips: Rows in a month.
+        slower_streets: All traffic, strength: speed as a factor (0.75 if not given).
+        closed_bridge: The busiest bridge is closed and routes lead round it, strength: how many times as long the
+            queue is at every other bridge (3).
+        new_zones: Zones without demand come into fashion, strength: share of pickups that begin there (0.3).
+        bad_rows: Rows that no trip can be read from, strength: share of rows (0.5).
+    """
+
+    seed: int = 42
+    trips: int = 60_000
+    slower_streets: Drift | None = None
+    closed_bridge: Drift | None = None
+    new_zones: Drift | None = None
+    bad_rows: Drift | None = None
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise InvalidRequest(f"The seed of a simulated city is {self.seed}: give 0 or more.")
+        if self.trips < 1:
+            raise InvalidRequest(f"A simulated month of {self.trips} trips is empty: give 1 or more.")
+        for name, kind in _DRIFT_KINDS.items():
+            drift: Drift | None = getattr(self, name)
+            if drift and not kind.least <= drift.strength <= kind.most:
+                raise InvalidRequest(
+                    f"The strength of {name} is {drift.strength:g}: give {kind.least:g} to {kind.most:g}."
+                )
+
+    @classmethod
+    def parse(cls, text: str) -> City:
+        """Read a source such as ``simulated`` or ``simulated?trips=5000&seed=7&slower_streets=2021-06:0.7``.
+
+        Raises:
+            InvalidRequest: If the text names another source, an unknown option, or a value that cannot be read.
+        """
+        name, _, query = text.partition("?")
+        if name != "simulated":
+            raise InvalidRequest(f"'{text}' is not a simulated city: write 'simulated' or 'simulated?trips=5000'.")
+        known = [field.name for field in fields(cls)]
+        options: dict[str, Any] = {}
+        for option, value in parse_qsl(query, keep_blank_values=True):
+            if option not in known:
+                raise InvalidRequest(f"A simulated city has no option '{option}': it has {', '.join(known)}.")
+            options[option] = (
+                Drift.parse(option, value)
+                if option in _DRIFT_KINDS
+                else _number(int, value, f"The option {option} of a simulated city")
+            )
+        return cls(**options)
+
+    def month(self, taxi: str, month: Month) -> Iterator[pa.RecordBatch]:
+        """Every row of a month as the publisher would write it, in order of pickup, a batch at a time.
+
+        Args:
+            taxi: ``green`` or ``yellow``.
+            month: The month.
+
+        Raises:
+            InvalidRequest: If there is no such taxi.
+        """
+        fleet = _fleet(taxi)
+        return (
+            self._record(taxi, month, trips, self._chance(fleet, month, number, purpose=1))
+            for number, trips in enumerate(self._draw(fleet, month))
+        )
+
+    def best_prediction(self, month: Month, trips: Trips) -> Floats:
+        r"""The best prediction that anybody could make of these trips, knowing the law of the city.
+
+        It is the expected duration given all that a model may look at, and given that the trip is kept. A duration
+        is T = m exp(s Z), with m its median, s its spread and Z standard normal, so its moments within the kept
+        minutes [a, b] are those of a truncated log-normal (Johnson, Kotz and Balakrishnan, Continuous Univariate
+        Distributions 1, 1994, chapter 14):
+
+            E[T^k; a <= T <= b] = m^k exp(k^2 s^2 / 2) (Phi(ln(b/m)/s - k s) - Phi(ln(a/m)/s - k s))
+
+        and E[T | kept] is the first moment over the zeroth. Where the recorded distance is zero or absurd the detour
+        is unknown too, and both moments are averaged over it by Gauss-Hermite quadrature.
+
+        Args:
+            month: The month whose rows these are: drifts belong to it.
+            trips: n trips; their durations are not looked at.
+
+        Returns:
+            float64 (n,), minutes.
+        """
+        total, first, _ = self._kept_moments(month, trips)
+        expected: Floats = first / total
+        return expected
+
+    def irreducible_rmse(self, taxi: str, month: Month) -> float:
+        """The root mean squared error, in minutes, that the best prediction has on the kept trips of a month.
+
+        No model can do better but by luck. It is the root of the mean conditional variance at the trips of this
+        month, so it carries no sampling error of the durations themselves.
+
+        Args:
+            taxi: ``green`` or ``yellow``.
+            month: The month.
+
+        Raises:
+            InvalidRequest: If there is no such taxi.
+        """
+        variance, kept = 0.0, 0
+        for trips in self._draw(_fleet(taxi), month):
+            trips = trips[_is_kept(trips)]
+            total, first, second = self._kept_moments(month, trips)
+            variance += float(np.sum(second / total - (first / total) ** 2))
+            kept += len(trips)
+        return math.sqrt(variance / kept)
+
+    def _chance(self, fleet: _Fleet, month: Month, batch: int, purpose: int) -> np.random.Generator:
+        """The chance of one batch for one purpose, so that no draw depends on how many others were made."""
+        return np.random.default_rng([self.seed, fleet.key, month.year, month.month, batch, purpose])
+
+    def _strength(self, drift: str, month: Month) -> float:
+        """The strength of a drift in a month: what changes nothing, where there is none."""
+        change: Drift | None = getattr(self, drift)
+        return change.strength if change and change.holds_in(month) else _DRIFT_KINDS[drift].none
+
+    def _route_miles(self, month: Month) -> Floats:
+        """Miles from zone to zone, (266, 266)."""
+        return _route_miles(self.seed, bool(self.closed_bridge and self.closed_bridge.holds_in(month)))
+
+    def _draw(self, fleet: _Fleet, month: Month) -> Iterator[Trips]:
+        """Draws the trips of a month, dirt included: recorded distances and durations."""
+        hours = np.arange(month.start, month.end, np.timedelta64(1, "h"))
+        demand = _WEEK.demand[_hour_of_week(hours)]
+        trips_until = self._chance(fleet, month, 0, purpose=2).multinomial(self.trips, demand / demand.sum()).cumsum()
+        choice = self._choice_of_zones(fleet, month)
+        for number, start in enumerate(range(0, self.trips, _BATCH_ROWS)):
+            rng = self._chance(fleet, month, number, purpose=0)
+            n = min(_BATCH_ROWS, self.trips - start)
+            second = 3600 * np.searchsorted(trips_until, np.arange(start, start + n), side="right")
+            pickup = month.start + np.sort(second + rng.integers(3600, size=n)).astype("timedelta64[s]")
+            if number == 0:  # a clock that is late, and one that was reset: never more than two rows
+                pickup[:1] = month.start - np.timedelta64(1, "m")
+                pickup[1:2] = np.datetime64("2009-01-01T00:01", "us")
+
+            zones = np.empty(n, np.int64)
+            period = _WEEK.period[_hour_of_week(pickup)]
+            for number_of_period, cumulated in enumerate(choice):
+                rows = np.flatnonzero(period == number_of_period)
+                zones[rows] = np.searchsorted(cumulated, rng.random(len(rows)), side="right")
+            zone, to_zone = np.divmod(zones, _PLACES)
+
+            # The meter shows hundredths of a mile, and the duration follows from what it shows: nothing is hidden.
+            miles = self._route_miles(month)[zone, to_zone] * np.exp(_DETOUR * rng.standard_normal(n))
+            miles = miles.round(2)
+            minutes = self._median_minutes(month, pickup, zone, to_zone, miles)
+            seconds = np.rint(60 * minutes * np.exp(_CHANCE * rng.standard_normal(n)))
+
+            meter = rng.random(n)
+            short, running = meter < _TOO_SHORT, meter > 1 - _LEFT_RUNNING
+            seconds[short] = rng.integers(60, size=short.sum())
+            seconds[running] = rng.integers(3601, 86_400, size=running.sum())
+            odd = rng.random(n)
+            miles[odd < np.where(short, _ZERO_DISTANCE_IF_SHORT, _ZERO_DISTANCE)] = 0.0
+            absurd = odd > 1 - _ABSURD_DISTANCE
+            miles[absurd] = rng.uniform(FARTHEST_MILES + 1, _ABSURD_MILES, size=absurd.sum()).round(2)
+            yield Trips(pickup, zone.astype(np.int16), to_zone.astype(np.int16), miles, seconds / 60)
+
+    def _choice_of_zones(self, fleet: _Fleet, month: Month) -> Floats:
+        """Cumulated chances of every pair of zones, (3, 266 * 266): at most hours, to work, and home."""
+        town = _town(self.seed)
+        origin, pull = np.zeros(_PLACES), town.popularity.copy()
+        served = np.where((town.borough == "Manhattan") & (town.place[:, 1] < fleet.hails_from), 0, town.popularity)
+        for borough, share in fleet.boroughs.items():
+            here = town.borough == borough
+            origin[here] = share * served[here] / served[here].sum()
+        origin[list(_SPOTS)] = fleet.airports / len(_SPOTS)
+        pull[list(AIRPORTS)] = _AIRPORT_PULL * town.popularity[1:].mean()
+        if in_fashion := self._strength("new_zones", month):
+            for weight in (origin, pull):
+                weight[town.new_zones] = 0
+                weight[town.new_zones] = in_fashion / (1 - in_fashion) * weight.sum() / len(town.new_zones)
+
+        # Where people want to go does not change with a bridge, only how they get there.
+        far = np.log(_route_miles(self.seed, bridge_closed=False) / _TYPICAL_MILES) / _SPREAD_OF_MILES
+        nearness = np.exp(-(far**2) / 2)
+        home = 1.5 - town.offices
+        work = 0.5 + town.offices
+        chances = []
+        for leave, arrive in ((1, 1), (home, work), (work, home)):
+            onward = nearness * pull * arrive
+            onward /= onward.sum(axis=1, keepdims=True)
+            pairs = ((origin * leave)[:, None] * onward).cumsum()
+            chances.append(pairs / pairs[-1])
+        return np.array(chances)
+
+    def _median_minutes(
+        self, month: Month, pickup: npt.NDArray[np.datetime64], zone: Integers, to_zone: Integers, miles: Floats
+    ) -> Floats:
+        """The median duration of trips, given all that a model may look at, if the distances are the driven ones."""
+        town = _town(self.seed)
+        streets = np.minimum(miles, _STREET_MILES)
+        mph = _WEEK.street_mph[_hour_of_week(pickup)] * self._strength("slower_streets", month)
+        minutes = 60 * (streets + (miles - streets) / _EXPRESSWAY) / mph * (town.pace[zone] + town.pace[to_zone]) / 2
+        queue = _QUEUE_MINUTES * self._strength("closed_bridge", month)
+        median: Floats = _START_MINUTES + minutes + queue * (town.land[zone] != town.land[to_zone])
+        return median
+
+    def _kept_moments(self, month: Month, trips: Trips) -> Floats:
+        """Moments 0, 1 and 2 of the durations within the kept minutes, (3, n)."""
+        zone, to_zone = trips.pickup_zone.astype(np.int64), trips.dropoff_zone.astype(np.int64)
+        miles = trips.trip_distance_miles
+        told = (miles > 0) & (miles <= FARTHEST_MILES)
+        moments = np.empty((3, len(trips)))
+
+        def median(rows: npt.NDArray[np.bool_], miles: Floats) -> Floats:
+            return self._median_minutes(month, trips.pickup_datetime[rows], zone[rows], to_zone[rows], miles)
+
+        moments[:, told] = _truncated_moments(median(told, miles[told]))
+        moments[:, ~told] = 0
+        route = self._route_miles(month)[zone[~told], to_zone[~told]]
+        nodes, weights = np.polynomial.hermite_e.hermegauss(21)
+        for node, weight in zip(nodes, weights / weights.sum(), strict=True):
+            moments[:, ~told] += weight * _truncated_moments(median(~told, route * np.exp(_DETOUR * node)))
+        return moments
+
+    def _record(self, taxi: str, month: Month, trips: Trips, rng: np.random.Generator) -> pa.RecordBatch:
+        """Writes trips down as the publisher does; what a model may not look at is plausible and no more."""
+        assert trips.duration_minutes is not None
+        n, town, fleet = len(trips), _town(self.seed), _FLEETS[taxi]
+        zone, to_zone = trips.pickup_zone.astype(np.int64), trips.dropoff_zone.astype(np.int64)
+        miles, minutes = trips.trip_distance_miles.copy(), trips.duration_minutes.copy()
+
+        # Bad rows come in three kinds: the meter never ran, the distance is negative, the place is missing.
+        bad = np.where(rng.random(n) < self._strength("bad_rows", month), rng.integers(1, 4, size=n), 0)
+        minutes[bad == 1] = 0
+        miles[bad == 2] = -1 - miles[bad == 2]
+
+        dispatched = rng.random(n) < fleet.dispatched
+        negotiated = rng.random(n) < 0.03
+        payment = np.where(rng.random(n) < 0.6, 1, 2)
+        # The tariff of 2021: 2.50 dollars, 2.50 a mile, 0.50 a minute in slow traffic (taken as every fourth).
+        fare = (2.5 + 2.5 * self._route_miles(month)[zone, to_zone] + 0.125 * minutes).round(1)
+        manhattan = town.borough == "Manhattan"
+        dollars = {
+            "fare_amount": fare,
+            "extra": _WEEK.extra[_hour_of_week(trips.pickup_datetime)],
+            "mta_tax": np.full(n, 0.5),
+            "tip_amount": np.where(payment == 1, 0.2 * fare, 0).round(2),
+            "tolls_amount": np.where(town.land[zone] != town.land[to_zone], 6.12, 0.0),
+            "improvement_surcharge": np.full(n, 0.3),
+            "congestion_surcharge": np.where(manhattan[zone] | manhattan[to_zone], fleet.surcharge, 0.0),
+        }
+        values: dict[str, npt.NDArray[Any]] = dollars | {
+            "VendorID": np.where(rng.random(n) < 0.1, 1, 2),
+            f"{fleet.meter}_pickup_datetime": trips.pickup_datetime,
+            f"{fleet.meter}_dropoff_datetime": trips.pickup_datetime + np.rint(60 * minutes).astype("timedelta64[s]"),
+            "store_and_fwd_flag": np.where(rng.random(n) < 0.006, ord("Y"), ord("N")).astype(np.uint8),
+            "RatecodeID": np.where(negotiated, 5.0, 1.0),
+            "PULocationID": zone,
+            "DOLocationID": to_zone,
+            "passenger_count": rng.choice([1.0, 2.0, 3.0, 5.0, 6.0], n, p=[0.87, 0.08, 0.02, 0.02, 0.01]),
+            "trip_distance": miles,
+            "total_amount": np.sum(list(dollars.values()), axis=0).round(2),
+            "payment_type": payment.astype(np.float64) if taxi == "green" else np.where(dispatched, 0, payment),
+            "trip_type": np.where(negotiated, 2.0, 1.0),
+            "airport_fee": np.where(np.isin(zone, list(_SPOTS)), 1.25, 0.0),
+        }
+        empty = dict.fromkeys(fleet.left_empty, dispatched) | {"DOLocationID": bad == 3}
+        columns = [
+            _arrow(values[field.name], field.type, empty.get(field.name)) if field.name in values else pa.nulls(n)
+            for field in SCHEMAS[taxi]
+        ]
+        return pa.RecordBatch.from_arrays(columns, schema=SCHEMAS[taxi])
+
+
+class _Week(NamedTuple):
+    """Tables by hour of the week, (168,), Monday's first hour first.
+
+    Attributes:
+        street_mph: Speed on ordinary streets.
+        demand: Trips, relative.
+        period: 0 at most hours, 1 when people go to work, 2 when they come home.
+        extra: Dollars added at night and in the rush hours.
+    """
+
+    street_mph: Floats
+    demand: Floats
+    period: Integers
+    extra: Floats
+
+
+def _week() -> _Week:
+    hour = np.tile(np.arange(24), 7)
+    weekend = np.repeat(np.arange(7) >= 5, 24).astype(np.int64)
+    evening, morning = np.isin(hour, _EVENING) & (weekend == 0), np.isin(hour, _MORNING) & (weekend == 0)
+    return _Week(
+        street_mph=np.array(_STREET_MPH)[weekend, hour] * np.repeat(_DAY_SPEED, 24),
+        demand=np.array(_HOUR_DEMAND)[weekend, hour] * np.repeat(_DAY_DEMAND, 24),
+        period=np.select([morning, evening], [1, 2], 0),
+        extra=np.select([evening, (hour >= 20) | (hour < 6)], [1.0, 0.5], 0.0),
+    )
+
+
+_WEEK = _week()
+
+
+class _Town(NamedTuple):
+    """What the seed says of each zone, (266,) by zone number unless said otherwise.
+
+    Attributes:
+        borough: Its borough.
+        land: Its land, which no river divides.
+        place: Miles east and north, (266, 2).
+        pace: Minutes a mile, relative.
+        popularity: How often a trip begins or ends there, relative.
+        offices: 0 where people live to 1 where they work.
+        new_zones: The zones without demand until `new_zones`, (12,).
+    """
+
+    borough: npt.NDArray[np.str_]
+    land: npt.NDArray[np.str_]
+    place: Floats
+    pace: Floats
+    popularity: Floats
+    offices: Floats
+    new_zones: Integers
+
+
+@lru_cache(maxsize=8)
+def _town(seed: int) -> _Town:
+    """Draws the zones of a city."""
+    rng = np.random.default_rng(seed)
+    borough = np.array(["", *(zone.borough for zone in ZONES)])
+    land = np.array(["Manhattan", *(_AREAS[zone.borough].land for zone in ZONES)])
+    place = np.zeros((_PLACES, 2))
+    for name, area in _AREAS.items():
+        members = rng.permutation(np.flatnonzero(borough == name))
+        # Vogel's spiral spreads points evenly over a disc; stretched and turned, over the borough.
+        index = np.arange(len(members))
+        radius, angle = np.sqrt((index + 0.5) / len(members)), index * math.pi * (3 - math.sqrt(5))
+        x, y = area.half_width * radius * np.cos(angle), area.half_length * radius * np.sin(angle)
+        sine, cosine = math.sin(math.radians(area.tilt)), math.cos(math.radians(area.tilt))
+        place[members] = np.column_stack((area.east + x * cosine + y * sine, area.north - x * sine + y * cosine))
+    for number, spot in _SPOTS.items():
+        place[number] = spot
+
+    candidates = np.flatnonzero(np.isin(borough, ["Brooklyn", "Queens"]))
+    new_zones = rng.choice(np.setdiff1d(candidates, list(AIRPORTS)), _NEW_ZONES, replace=False)
+    pace = _FAR_PACE + _CENTRE_PACE * np.exp(-np.hypot(*place.T) / _CENTRE_MILES)
+    pace *= np.exp(_ZONE_PACE * rng.standard_normal(_PLACES))
+    pace[new_zones] = _NEW_ZONE_PACE
+    popularity = np.exp(_POPULARITY * rng.standard_normal(_PLACES))
+    popularity[new_zones] = _NEW_ZONE_POPULARITY
+    popularity[0] = 0
+    return _Town(borough, land, place, pace, popularity, rng.random(_PLACES), new_zones)
+
+
+@lru_cache(maxsize=16)
+def _route_miles(seed: int, bridge_closed: bool) -> Floats:
+    """Miles from zone to zone by streets and bridges, (266, 266)."""
+    town = _town(seed)
+    bridges = [bridge for name, bridge in _BRIDGES.items() if not (bridge_closed and name == _BUSIEST_BRIDGE)]
+    end = np.array([end for bridge in bridges for end in bridge.ends])
+    shore = np.array([land for bridge in bridges for land in bridge.lands])
+
+    def streets(a: Floats, b: Floats) -> Floats:
+        east, north = np.moveaxis(a[:, None] - b, -1, 0)
+        miles: Floats = _CIRCUITY * np.hypot(east, north)
+        return miles
+
+    def by_land(a: Floats, b: Floats, land_a: npt.NDArray[np.str_], land_b: npt.NDArray[np.str_]) -> Floats:
+        return np.where(land_a[:, None] == land_b, streets(a, b), np.inf)
+
+    # From bridge end to bridge end over any number of bridges (Floyd and Warshall), then from zone to zone.
+    between = by_land(end, end, shore, shore)
+    for first in range(0, len(end), 2):
+        pair = slice(first, first + 2)
+        between[pair, pair] = streets(end[pair], end[pair])
+    for via in range(len(end)):
+        between = np.minimum(between, between[:, via, None] + between[via])
+    to_end = by_land(town.place, end, town.land, shore)
+    onward = (to_end[:, :, None] + between).min(axis=1)
+    over_bridges = (onward[:, :, None] + to_end.T).min(axis=1)
+    miles: Floats = _DOORSTEP_MILES + np.minimum(by_land(town.place, town.place, town.land, town.land), over_bridges)
+    return miles
+
+
+def _truncated_moments(median: Floats) -> Floats:
+    """Moments 0, 1 and 2 of log-normal durations within the kept minutes, (3, n); see ``City.best_prediction``."""
+    from scipy.special import ndtr
+
+    low, high = (np.log(bound / median) / _CHANCE for bound in (SHORTEST_MINUTES, LONGEST_MINUTES))
+    return np.array(
+        [
+            median**k * math.exp((k * _CHANCE) ** 2 / 2) * (ndtr(high - k * _CHANCE) - ndtr(low - k * _CHANCE))
+            for k in range(3)
+        ]
+    )
+
+
+def _arrow(values: npt.NDArray[Any], kind: pa.DataType, empty: npt.NDArray[np.bool_] | None) -> pa.Array:
+    """A column from its values (letters, for text) and where it is empty. `pyarrow.array` would import pandas."""
+    buffers = [None if empty is None else pa.py_buffer(np.packbits(~empty, bitorder="little"))]
+    if kind == pa.string():
+        buffers.append(pa.py_buffer(np.arange(len(values) + 1, dtype=np.int32)))
+    return pa.Array.from_buffers(kind, len(values), [*buffers, pa.py_buffer(values)])
+
+
+def _is_kept(trips: Trips) -> npt.NDArray[np.bool_]:
+    assert trips.duration_minutes is not None
+    return (trips.duration_minutes >= SHORTEST_MINUTES) & (trips.duration_minutes <= LONGEST_MINUTES)
+
+
+def _hour_of_week(moment: npt.NDArray[np.datetime64]) -> Integers:
+    """Hours since the last Monday began, 0 to 167. 1970 began on a Thursday."""
+    return (moment.astype("datetime64[h]").astype(np.int64) + 3 * 24) % 168
+
+
+def _fleet(taxi: str) -> _Fleet:
+    if taxi not in _FLEETS:
+        raise InvalidRequest(f"There is no taxi '{taxi}' in a simulated city: choose {' or '.join(_FLEETS)}.")
+    return _FLEETS[taxi]
+
+
+def _number(kind: type[_N], text: str, what: str) -> _N:
+    try:
+        return kind(text)
+    except ValueError:
+        raise InvalidRequest(f"{what} is '{text}': give a {'whole ' if kind is int else ''}number.") from None

@@ -1,0 +1,85 @@
+"""Files on their way down: in part until they are whole, and kept until the server has another edition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tripcast.storage.files import writing
+
+
+class Download:
+    """A file that is being downloaded, or has been.
+
+    Beside ``file`` there may be ``file.part``, the bytes that have arrived so far. Each of them has a note of the
+    edition that it belongs to (``file.edition``, ``file.part.edition``): the ETag or date that the server gave.
+    A reader sees either no file, the old one or the whole new one.
+    """
+
+    def __init__(self, file: Path) -> None:
+        """Take the place where the whole file shall be."""
+        self.file = file
+        self.part = file.with_name(f"{file.name}.part")
+
+    def edition(self) -> str | None:
+        """The edition of the whole file; None if there is no whole file."""
+        return _edition_of(self.file)
+
+    def begun(self) -> tuple[int, str] | None:
+        """How many bytes have arrived of which edition; None if the download has to begin at the beginning."""
+        edition = _edition_of(self.part)
+        arrived = self.part.stat().st_size if edition else 0
+        return (arrived, edition) if edition and arrived else None
+
+    def restart(self, edition: str | None) -> None:
+        """Throw away what has arrived, and begin an edition (None: the server names none, so never resume it).
+
+        Raises:
+            StorageError: If the folder cannot be written.
+        """
+        with writing(self.file):
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            self.part.unlink(missing_ok=True)
+            # Empty is no edition: a file without one is neither resumed nor taken for current.
+            _note_of(self.part).write_text(edition or "", encoding="utf-8")
+
+    def finish(self) -> None:
+        """Make the part the whole file.
+
+        Raises:
+            StorageError: If the folder cannot be written.
+        """
+        with writing(self.file):
+            # A stop between the two leaves the new file with the old note, which costs one more download.
+            self.part.replace(self.file)
+            _note_of(self.part).replace(_note_of(self.file))
+
+
+def _note_of(file: Path) -> Path:
+    return file.with_name(f"{file.name}.edition")
+
+
+def _edition_of(file: Path) -> str | None:
+    note = _note_of(file)
+    return (note.read_text(encoding="utf-8") or None) if file.exists() and note.exists() else None
+
+
+@contextmanager
+def progress(url: str, total: int | None, done: int = 0) -> Iterator[Callable[[int], object]]:
+    """Show how far a download is, on standard error.
+
+    Args:
+        url: What is being downloaded.
+        total: Its size in bytes, None if it is not known.
+        done: How many bytes are here already.
+
+    Yields:
+        A function to call with the number of bytes that have just arrived.
+    """
+    from tqdm import tqdm
+
+    # A refresh a second: in a step's log each one is a line.
+    name = url.rpartition("/")[2]
+    with tqdm(desc=name, total=total, initial=done, unit="B", unit_scale=True, mininterval=1, ascii=" =") as bar:
+        yield bar.update

@@ -1,0 +1,1 @@
+"""The prediction service: a web API and a page about taxi trips."""

@@ -1,0 +1,231 @@
+"""What a client may send: the types of the request bodies, their ranges, and the sentence for each way to miss them."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import datetime
+from typing import Annotated, Any
+from zoneinfo import ZoneInfo
+
+import msgspec
+from msgspec import Meta, Struct
+
+from tripcast.taxi.trips import FARTHEST_MILES
+from tripcast.taxi.zones import LAST_ZONE
+
+#: Trips in one request.
+MOST_TRIPS = 10_000
+#: Bytes in one request.
+MOST_BYTES = 2_000_000
+
+#: Pickup years that are taken: others are slips, of a unit for example.
+FIRST_YEAR, LAST_YEAR = 2000, 2099
+
+_NEW_YORK = ZoneInfo("America/New_York")
+_EPOCH = datetime(1970, 1, 1)
+
+Zone = Annotated[int, Meta(ge=1, le=LAST_ZONE, description="Taxi zone number; GET /zones lists them.")]
+Miles = Annotated[float, Meta(ge=0, le=FARTHEST_MILES)]
+Pickup = Annotated[
+    datetime,
+    Meta(
+        description="ISO 8601, of the years 2000 to 2099. New York local time, or with an offset from UTC.",
+        extra_json_schema={"examples": ["2021-02-10T08:15:00", "2021-02-10T13:15:00Z"]},
+    ),
+]
+RiderId = Annotated[str, Meta(min_length=1, max_length=128)]
+
+
+class Trip(Struct, forbid_unknown_fields=True, gc=False):
+    """A trip to predict.
+
+    Attributes:
+        pickup_zone: Taxi zone number, 1 to 265.
+        dropoff_zone: Taxi zone number, 1 to 265.
+        pickup_datetime: New York local time, or with an offset.
+        trip_distance_miles: 0 to 100; None or 0 is not known: the usual distance between the zones stands in.
+        rider_id: Who asks; the same rider is answered by the same arm.
+    """
+
+    pickup_zone: Zone
+    dropoff_zone: Zone
+    pickup_datetime: Pickup
+    trip_distance_miles: Miles | None = None
+    rider_id: RiderId | None = None
+
+
+class Batch(Struct, forbid_unknown_fields=True):
+    """Trips to predict, at most 10,000."""
+
+    trips: Annotated[list[Trip], Meta(max_length=MOST_TRIPS)]
+
+
+class Columns(Struct, forbid_unknown_fields=True):
+    """Trips as columns of equal length, which is how the Open Inference Protocol has them; as in ``Trip``."""
+
+    pickup_zone: list[Zone]
+    dropoff_zone: list[Zone]
+    pickup_datetime: list[Pickup]
+    trip_distance_miles: list[Miles | None] | None = None
+
+
+#: The datatypes of the columns in the Open Inference Protocol.
+DATATYPES = {"pickup_zone": "INT64", "dropoff_zone": "INT64", "pickup_datetime": "BYTES", "trip_distance_miles": "FP64"}
+
+
+class Tensor(Struct, forbid_unknown_fields=True):
+    """An input of the Open Inference Protocol: a column of n values."""
+
+    name: str
+    shape: Annotated[list[int], Meta(min_length=1, max_length=1)]
+    datatype: str
+    data: Annotated[list[Any], Meta(max_length=MOST_TRIPS)]
+    parameters: dict[str, Any] | None = None
+
+
+class RequestedOutput(Struct, forbid_unknown_fields=True):
+    """An output that is asked for."""
+
+    name: str
+    parameters: dict[str, Any] | None = None
+
+
+class Inference(Struct, forbid_unknown_fields=True):
+    """A request of the Open Inference Protocol."""
+
+    inputs: Annotated[list[Tensor], Meta(max_length=16)]
+    id: str | None = None
+    outputs: list[RequestedOutput] | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class BadRequest(Exception):
+    """A request that cannot be answered, and why.
+
+    Attributes:
+        status: Of the answer, 4xx.
+        sentence: What is wrong with what, and what to do.
+        field: Where in the body, for example ``trips[3].pickup_zone``; None if it is not about one field.
+    """
+
+    def __init__(self, status: int, sentence: str, field: str | None = None) -> None:
+        super().__init__(sentence)
+        self.status = status
+        self.sentence = sentence
+        self.field = field
+
+
+#: What is asked of each field, by its last name.
+_RULES = {
+    "pickup_zone": f"a taxi zone number from 1 to {LAST_ZONE} is asked (GET /zones lists them)",
+    "dropoff_zone": f"a taxi zone number from 1 to {LAST_ZONE} is asked (GET /zones lists them)",
+    "pickup_datetime": f"an ISO 8601 time of the years {FIRST_YEAR} to {LAST_YEAR} is asked, for example "
+    "2021-02-10T08:15:00 (New York local time) or 2021-02-10T13:15:00Z",
+    "trip_distance_miles": f"a number of miles from 0 to {FARTHEST_MILES} is asked, or null if it is not known",
+    "rider_id": "a text of 1 to 128 characters is asked, or null",
+    "trips": f"a list of at most {MOST_TRIPS:,} trips is asked; send more in several requests",
+}
+
+_PLACE = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<where>.*)`)?$", re.DOTALL)
+_STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
+_MISSING = re.compile(r"missing required field `(.+)`")
+_UNKNOWN = re.compile(r"unknown field `(.+)`")
+
+#: Characters of a value that a sentence repeats.
+_SHOWN = 60
+
+
+def bad_body(body: bytes, trouble: msgspec.DecodeError | UnicodeDecodeError | RecursionError) -> BadRequest:
+    """What to answer to a body that could not be decoded.
+
+    Args:
+        body: The body.
+        trouble: What msgspec said.
+    """
+    if not isinstance(trouble, msgspec.ValidationError):
+        return BadRequest(400, f"The body is not JSON ({trouble}). Send one JSON object.")
+    match = _PLACE.match(str(trouble))
+    assert match is not None
+    what, field = match["what"], match["where"] or ""
+    if missing := _MISSING.search(what):
+        field = f"{field}.{missing[1]}".lstrip(".")
+        return BadRequest(422, f"{field} is missing: {_rule(field, what)}.", field)
+    if unknown := _UNKNOWN.search(what):
+        field = f"{field}.{unknown[1]}".lstrip(".")
+        return BadRequest(422, f"{field} is not a field of this request. Leave it out, or correct its name.", field)
+    if not field:
+        return BadRequest(422, f"The body is not what is asked here: {what[:1].lower()}{what[1:]}.")
+    try:
+        value = _value(body, field)
+    except (ValueError, RecursionError):  # JSON up to that place only
+        return BadRequest(400, f"The body is not JSON after {field}. Send one JSON object.", field)
+    return BadRequest(422, f"{field} is {value}: {_rule(field, what)}.", field)
+
+
+def _rule(field: str, what: str) -> str:
+    return _RULES.get(field.rpartition(".")[2].partition("[")[0], f"{what[:1].lower()}{what[1:]}")
+
+
+def _value(body: bytes, field: str) -> str:
+    """What the body has at a place, as JSON, shortened."""
+    # Python's own reader, since it takes what msgspec does not: numbers out of range among others.
+    value: Any = json.loads(body)
+    for name, index in _STEP.findall(field):
+        value = value[int(index)] if index else value[name]
+    if isinstance(value, list):
+        return f"a list of {len(value):,}"
+    text = json.dumps(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+def to_columns(inputs: list[Tensor]) -> Columns:
+    """The trips of an inference request.
+
+    Args:
+        inputs: A tensor for each column.
+
+    Raises:
+        BadRequest: If one is missing, unknown, of another type or length, or holds a value that is not taken.
+    """
+    for row, tensor in enumerate(inputs):
+        field = f"inputs[{row}]"
+        datatype = DATATYPES.get(tensor.name)
+        if datatype is None or tensor.name in {other.name for other in inputs[:row]}:
+            raise BadRequest(
+                422, f"{field}.name is '{tensor.name}': each of {', '.join(DATATYPES)} is asked once.", f"{field}.name"
+            )
+        if tensor.datatype != datatype:
+            raise BadRequest(
+                422, f"{field}.datatype is '{tensor.datatype}': {tensor.name} is {datatype}.", f"{field}.datatype"
+            )
+        if tensor.shape != [len(tensor.data)] or len(tensor.data) != len(inputs[0].data):
+            raise BadRequest(
+                422,
+                f"{field} has {len(tensor.data):,} values and the shape {tensor.shape}: as many values as it says, "
+                "and as many as the other inputs have, are asked.",
+                f"{field}.shape",
+            )
+    columns = {tensor.name: tensor.data for tensor in inputs}
+    try:
+        return msgspec.convert(columns, Columns)
+    except msgspec.ValidationError as trouble:
+        raise bad_body(msgspec.json.encode(columns), trouble) from None
+
+
+def local_seconds(pickup: datetime, field: str) -> int:
+    """Seconds since 1970-01-01 in New York local time.
+
+    Args:
+        pickup: In New York local time, or with an offset.
+        field: Its place in the request.
+
+    Raises:
+        BadRequest: If its year is not one that is taken.
+    """
+    if not FIRST_YEAR <= pickup.year <= LAST_YEAR:
+        raise BadRequest(422, f"{field} is {pickup.isoformat()}: {_RULES['pickup_datetime']}.", field)
+    if pickup.tzinfo is not None:
+        pickup = pickup.astimezone(_NEW_YORK).replace(tzinfo=None)
+    since = pickup - _EPOCH
+    return since.days * 86_400 + since.seconds
