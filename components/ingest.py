@@ -6,14 +6,14 @@ from components.step import step
 
 
 @step
-def ingest(source: str, taxi: str, month: str, edition: str, records: Output[Dataset]) -> None:
+def ingest(source: str, taxi: str, month: str, revision: str, records: Output[Dataset]) -> None:
     """Read one month from its source into typed records, and snapshot them under their content hash.
 
     Args:
         source: Where months come from: `tlc`, `s3://bucket/prefix`, a folder or `simulated`.
         taxi: `green` or `yellow`.
         month: The month, as `2021-01`.
-        edition: The edition of the month that the source announced; the step fails if it has changed since.
+        revision: The revision of the month that the source announced; the step fails if it has changed since.
         records: All records of the month as typed parquet; metadata: month, rows, sha256, location.
     """
     from pathlib import Path
@@ -28,7 +28,7 @@ def ingest(source: str, taxi: str, month: str, edition: str, records: Output[Dat
         source,
         taxi,
         Month.parse(month),
-        edition=edition,
+        revision=revision,
         output=Path(records.path),
         downloads=settings.downloads,
         store=open_store(settings.artifacts),

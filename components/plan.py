@@ -15,8 +15,8 @@ def plan(source: str, taxi: str, train: str, test: str, candidates: list[str]) -
         candidates: The candidates to train, by name.
 
     Returns:
-        One item a month: the `month`, and the `edition` in which the source has it now. A later step is repeated when
-        the edition changes, and can be skipped when it does not.
+        One item a month: the `month`, and the `revision` in which the source has it now. A later step is repeated when
+        the revision changes, and can be skipped when it does not.
     """
     from tripcast.jobs.plan import plan
 

@@ -14,7 +14,7 @@ def plan_scoring(source: str, taxi: str, months: str, model: str) -> list[dict]:
         model: The version of the registered model: its number, or an alias such as `champion`.
 
     Returns:
-        One item a month: the `month`, the `edition` in which the source has it now, and the `version`, which is the
+        One item a month: the `month`, the `revision` in which the source has it now, and the `version`, which is the
         same for all months even if the alias moves meanwhile.
     """
     from tripcast.jobs.score import plan_scoring

@@ -35,7 +35,7 @@ def validate(
 
     ingested = sorted((Ingested.open(Path(month.path)) for month in months), key=lambda found: str(found.month) == test)
     *training, held_out = contract.validate(ingested, kept=Path(train_trips.path), rejected=Path(rejected.path))
-    contract.hold_out(held_out, Path(test_trips.path))
+    contract.move_test_month(held_out, Path(test_trips.path))
     train_trips.metadata["months"] = [month.to_dict("train") for month in training]
     test_trips.metadata["months"] = [held_out.to_dict("test")]
     for name, value in contract.metrics([*training, held_out]).items():

@@ -20,6 +20,6 @@ def scoring(source: str = "tlc", taxi: str = "green", months: str = "2021-03", m
     """
     planned = plan_scoring(source=source, taxi=taxi, months=months, model=model)
     with dsl.ParallelFor(planned.output, name="months", parallelism=PARALLELISM) as item:
-        ingested = ingest(source=source, taxi=taxi, month=item.month, edition=item.edition)
+        ingested = ingest(source=source, taxi=taxi, month=item.month, revision=item.revision)
         scored = score(taxi=taxi, version=item.version, month=item.month, records=ingested.outputs["records"])
     apply_policy(planned, ingested, scored)

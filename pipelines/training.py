@@ -35,7 +35,7 @@ def training(
     """
     planned = plan(source=source, taxi=taxi, train=train_months, test=test_month, candidates=candidates)
     with dsl.ParallelFor(planned.output, name="months", parallelism=PARALLELISM) as item:
-        ingested = ingest(source=source, taxi=taxi, month=item.month, edition=item.edition)
+        ingested = ingest(source=source, taxi=taxi, month=item.month, revision=item.revision)
     validated = validate(months=dsl.Collected(ingested.outputs["records"]), test=test_month)
     with dsl.ParallelFor(candidates, name="candidates", parallelism=PARALLELISM) as candidate:
         trained = train(candidate=candidate, taxi=taxi, trials=trials, trips=validated.outputs["train_trips"])

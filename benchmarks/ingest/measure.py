@@ -94,7 +94,7 @@ def tripcast_way(file: Path, out: Path, write: bool) -> tuple[int, int]:
     from tripcast.months import Month
     from tripcast.storage.store import FolderStore
     from tripcast.taxi.contract import sort_rows, validate
-    from tripcast.taxi.ingestion import ahead, ingest, typed_batches
+    from tripcast.taxi.ingestion import ingest, prefetch, typed_batches
     from tripcast.taxi.sources import open_source
 
     source, month = str(file.parent), Month.parse(MONTH)
@@ -103,7 +103,7 @@ def tripcast_way(file: Path, out: Path, write: bool) -> tuple[int, int]:
         (check,) = validate([ingested], kept=out / "kept", rejected=out / "rejected")
         return check.kept, check.rejected.total()
     kept = rejected = 0
-    for good, bad in map(sort_rows, ahead(typed_batches(open_source(source, out).month("yellow", month), "yellow"))):
+    for good, bad in map(sort_rows, prefetch(typed_batches(open_source(source, out).month("yellow", month), "yellow"))):
         kept, rejected = kept + len(good), rejected + len(bad)
     return kept, rejected
 

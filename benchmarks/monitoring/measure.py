@@ -30,7 +30,7 @@ def make(trips: int) -> str:
     import pyarrow.parquet as pq
 
     from tripcast.jobs.evaluate import PROFILE
-    from tripcast.jobs.monitor import sound_trips
+    from tripcast.jobs.monitor import load_valid_trips
     from tripcast.models.training import train
     from tripcast.monitoring.drift import Profile
     from tripcast.monitoring.quality import Expectation, judged
@@ -45,7 +45,7 @@ def make(trips: int) -> str:
     store, registry = open_store(settings.artifacts), Registry("green", settings)
     models = []
     for number, month in enumerate(MONTHS[:2], start=1):
-        _, learned = sound_trips("simulated?trips=50000", "green", Month.parse(month), settings)
+        _, learned = load_valid_trips("simulated?trips=50000", "green", Month.parse(month), settings)
         model = train("lightgbm", learned, taxi="green", data={month: "0" * 64})
         folder = settings.home / f"model-{number}"
         model.save(folder)
@@ -59,7 +59,7 @@ def make(trips: int) -> str:
     registry.promote(1, "The first.")
     registry.challenger(2, 0.1, "To be tried.")
     source = f"simulated?trips={trips}"
-    _, month = sound_trips(source, "green", Month.parse(WATCHED), settings)
+    _, month = load_valid_trips(source, "green", Month.parse(WATCHED), settings)
     log = PredictionLog(store, settings.home / "spool")
     arms = np.random.default_rng(0).random(len(month)) < 0.1
     ids: list[str] = []

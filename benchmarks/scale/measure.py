@@ -78,7 +78,7 @@ def validate(work: Path, trips: int, count: int) -> None:
 
     ingested = [Ingested.open(work / "ingested" / f"{month}.parquet") for month in months(count)]
     checks = contract.validate(ingested, kept=work / "train", rejected=work / "rejected")
-    contract.hold_out(checks[-1], work / "test")
+    contract.move_test_month(checks[-1], work / "test")
     described = [check.to_dict("train") for check in checks[:-1]] + [checks[-1].to_dict("test")]
     (work / "months.json").write_text(json.dumps(described))
 

@@ -20,7 +20,7 @@ from kfp import local
 from kfp.local import docker_task_handler
 
 from pipelines.local.processes import THREADS
-from pipelines.local.runner import RunStep, Say
+from pipelines.local.runner import LineHandler, RunStep
 from tripcast.errors import InvalidRequest
 from tripcast.settings import Settings
 
@@ -72,14 +72,14 @@ class Containers:
             pass
         self._home.mkdir(parents=True, exist_ok=True)
         self._root = root
-        _hand_over([self._home, *self._home.rglob("*"), root])
+        _chown_to_image_user([self._home, *self._home.rglob("*"), root])
 
     def kfp_runner(self) -> local.DockerRunner:
         """What kfp is to be initialised with."""
         return local.DockerRunner()
 
     @contextlib.contextmanager
-    def in_place_of_kfp(self, run_step: RunStep, scratch: Path) -> Iterator[None]:
+    def patched_kfp(self, run_step: RunStep, scratch: Path) -> Iterator[None]:
         """Start steps here while the body runs, not in kfp's private function of the same signature.
 
         Raises:
@@ -89,20 +89,22 @@ class Containers:
         temporary.mkdir()
         temporary.chmod(0o1777)
 
-        def stand_in(client: DockerClient, image: str, command: list[str], volumes: dict[str, Any], **rest: Any) -> int:
+        def replacement(
+            client: DockerClient, image: str, command: list[str], volumes: dict[str, Any], **rest: Any
+        ) -> int:
             binds = {**volumes, str(self._home): {"bind": str(self._home), "mode": "rw"}}
             binds |= {str(folder): {"bind": str(folder), "mode": "ro"} for folder in self._folders}
             binds[str(temporary)] = {"bind": "/tmp", "mode": "rw"}
             environment = rest.get("environment", {})
 
-            def execute(folder: Path, say: Say) -> int:
-                _hand_over(path for path in (folder, *folder.parents) if path.is_relative_to(self._root))
+            def execute(folder: Path, say: LineHandler) -> int:
+                _chown_to_image_user(path for path in (folder, *folder.parents) if path.is_relative_to(self._root))
                 return self._execute(client, image, command, binds, environment, say)
 
             return run_step(command, execute)
 
         original = docker_task_handler.run_docker_container
-        docker_task_handler.run_docker_container = stand_in
+        docker_task_handler.run_docker_container = replacement
         try:
             yield
         finally:
@@ -116,7 +118,7 @@ class Containers:
         command: list[str],
         binds: dict[str, Any],
         environment: dict[str, str],
-        say: Say,
+        say: LineHandler,
     ) -> int:
         digest = _image_id(client, image)
         passed_on = {name: value for name, value in os.environ.items() if _PASSED_ON.fullmatch(name)}
@@ -212,7 +214,7 @@ def _lines(chunks: Iterator[bytes]) -> Iterator[str]:
         yield f"{rest}\n"
 
 
-def _hand_over(paths: Iterable[Path]) -> None:
+def _chown_to_image_user(paths: Iterable[Path]) -> None:
     """Give what root made to the images' user. Steps of anybody else run as that person, who owns it already."""
     if os.getuid() == 0:
         for path in paths:

@@ -48,7 +48,7 @@ def run_here(
     return run_locally(pipeline, arguments, settings.runs, notify, carried_out, store)
 
 
-def what_training_did(run: LocalRun) -> dict[str, Any]:
+def summarise_training(run: LocalRun) -> dict[str, Any]:
     """What came of a run of the training pipeline, ready for JSON: the decision, the figures behind it, what serves.
 
     Args:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.local.laptop import run_here, what_training_did
+from pipelines.local.laptop import run_here, summarise_training
 from pipelines.monitoring import monitoring
 from pipelines.progress import StepEvent
 from pipelines.training import training
@@ -27,7 +27,7 @@ class Turn:
     Attributes:
         window: The record of the month that was watched.
         response: What was done about it, as sentences.
-        trained: What came of the retraining, see ``what_training_did``; None if there was none.
+        trained: What came of the retraining, see ``summarise_training``; None if there was none.
         report: The monitoring report.
         runs: Folders of the runs that the turn was made of.
     """
@@ -87,13 +87,13 @@ def turn(
     history = History(open_store(settings.artifacts), taxi)
     window = history.window(outputs["Output"])
     assert window is not None
-    trained, runs = history.retraining(window.month), [watched.folder]
+    trained, runs = history.get_retraining(window.month), [watched.folder]
     if window.retraining and trained is None:
         asked_for = training_arguments(window, source, taxi, candidates, trials, rollout)
         run = run_here(training, asked_for, settings, notify, runner)
-        trained = what_training_did(run)
-        history.retrained(window.month, trained)
+        trained = summarise_training(run)
+        history.save_retraining(window.month, trained)
         runs.append(run.folder)
-    responded = history.response(window.month)
+    responded = history.get_response(window.month)
     assert responded is not None
     return Turn(window, responded["what"], trained, report, runs)

@@ -13,7 +13,7 @@ from pathlib import Path
 from kfp import local
 from kfp.local import subprocess_task_handler
 
-from pipelines.local.runner import RunStep, Say
+from pipelines.local.runner import LineHandler, RunStep
 
 #: kfp runs two tasks of a fan-out at a time: each computes on half of the cores.
 THREADS = str(max(1, (os.cpu_count() or 1) // 2))
@@ -34,20 +34,20 @@ class Processes:
         return local.SubprocessRunner(use_venv=False)
 
     @contextlib.contextmanager
-    def in_place_of_kfp(self, run_step: RunStep, scratch: Path) -> Iterator[None]:
+    def patched_kfp(self, run_step: RunStep, scratch: Path) -> Iterator[None]:
         """Start steps here while the body runs, not in kfp's private function of the same signature."""
 
-        def stand_in(full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
+        def replacement(full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
             return run_step(full_command, lambda folder, say: self._execute(full_command, env_vars or {}, say))
 
         original = subprocess_task_handler.run_local_subprocess
-        subprocess_task_handler.run_local_subprocess = stand_in
+        subprocess_task_handler.run_local_subprocess = replacement
         try:
             yield
         finally:
             subprocess_task_handler.run_local_subprocess = original
 
-    def _execute(self, command: list[str], environment: dict[str, str], say: Say) -> int:
+    def _execute(self, command: list[str], environment: dict[str, str], say: LineHandler) -> int:
         with subprocess.Popen(
             command,
             stdout=subprocess.PIPE,

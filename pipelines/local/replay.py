@@ -7,7 +7,7 @@ home of its own, so no real registry, service or webhook sees anything of it.
 What riders were answered in a month with a challenger is a mixture: its share of the squared error is the challenger's.
 
 Everything that is found is written down at once. A replay that was interrupted goes on where it stopped, and one that
-is asked for again is there already. It is known by its arguments and by the editions of its months.
+is asked for again is there already. It is known by its arguments and by the revisions of its months.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from pipelines.local.laptop import run_here, what_training_did
+from pipelines.local.laptop import run_here, summarise_training
 from pipelines.local.loop import Turn, turn
 from pipelines.progress import StepEvent
 from pipelines.training import training
 from tripcast.errors import ContractError, InvalidRequest, SourceError, SourceUnreachable
-from tripcast.jobs.monitor import sound_trips
+from tripcast.jobs.monitor import load_valid_trips
 from tripcast.jobs.plan import find_months
 from tripcast.models import Model
 from tripcast.monitoring.quality import measure, score
@@ -37,7 +37,7 @@ from tripcast.months import Month, parse_months
 from tripcast.registry.registry import Registry
 from tripcast.reports.replay import Event, Replay, ReplayMonth, replay_page
 from tripcast.settings import Settings
-from tripcast.storage.files import writing
+from tripcast.storage.files import storage_errors
 from tripcast.taxi.sources import open_source
 from tripcast.taxi.trips import Trips
 
@@ -53,7 +53,7 @@ _REAL = (
 
 
 @dataclass(frozen=True)
-class Story:
+class ReplayPlan:
     """What is to be lived through.
 
     Attributes:
@@ -81,7 +81,7 @@ class Story:
     rollout: float = 0.1
 
     @classmethod
-    def plan(cls, months: str, train: str | None, **told: Any) -> Story:
+    def plan(cls, months: str, train: str | None, **told: Any) -> ReplayPlan:
         """Say which months are for what.
 
         Args:
@@ -108,7 +108,7 @@ class Story:
 
 
 def replay(
-    story: Story, settings: Settings, notify: Callable[[StepEvent], None], arrived: Callable[[str], None]
+    story: ReplayPlan, settings: Settings, notify: Callable[[StepEvent], None], arrived: Callable[[str], None]
 ) -> tuple[Replay, Path]:
     """Live through past months.
 
@@ -126,7 +126,7 @@ def replay(
         KeyboardInterrupt: If interrupted; the same call goes on.
     """
     home = settings.home / "replays" / f"{story.taxi}-{_identity(story, settings)}"
-    with writing(home):
+    with storage_errors(home):
         home.mkdir(parents=True, exist_ok=True)
         downloads = home / "downloads"
         if not downloads.is_symlink():
@@ -150,16 +150,16 @@ def replay(
         months=lived,
     )
     page = home / "replay.html"
-    with writing(page):
+    with storage_errors(page):
         page.write_text(replay_page(found), encoding="utf-8")
     return found, page
 
 
-def _identity(story: Story, settings: Settings) -> str:
+def _identity(story: ReplayPlan, settings: Settings) -> str:
     """What tells this replay from any other, sixteen hexadecimal digits."""
     months = [Month.parse(month) for month in (*story.train, story.test, *story.months)]
-    editions = find_months(open_source(story.source, settings.downloads), story.taxi, months)
-    return sha256(json.dumps([asdict(story), list(editions.values())]).encode()).hexdigest()[:16]
+    revisions = find_months(open_source(story.source, settings.downloads), story.taxi, months)
+    return sha256(json.dumps([asdict(story), list(revisions.values())]).encode()).hexdigest()[:16]
 
 
 @contextmanager
@@ -175,7 +175,7 @@ def _at_home(home: Path) -> Iterator[None]:
         os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
-def _train_first(story: Story, settings: Settings, notify: Callable[[StepEvent], None]) -> None:
+def _train_first(story: ReplayPlan, settings: Settings, notify: Callable[[StepEvent], None]) -> None:
     """Train the first version, and keep it and the notebook's model aside, to compare the system with."""
     done = settings.home / "first.json"
     if done.exists():
@@ -190,11 +190,11 @@ def _train_first(story: Story, settings: Settings, notify: Callable[[StepEvent],
         "rollout": 1.0,
     }
     run = run_here(training, arguments, settings, notify)
-    document = what_training_did(run)
+    document = summarise_training(run)
     if document["decision"] == "refused":
         raise InvalidRequest(f"No first version can be had from {', '.join(story.train)}: {document['reason']}")
     for name, folder in (("trained-once", run.output("evaluate")["winner"]), ("notebook", _notebook(run.folder))):
-        with writing(settings.home / name):
+        with storage_errors(settings.home / name):
             shutil.copytree(folder, settings.home / name, dirs_exist_ok=True)
     shutil.rmtree(run.folder)
     _write(done, document)
@@ -207,7 +207,7 @@ def _notebook(run: Path) -> Path:
     )
 
 
-def _live(story: Story, month: str, settings: Settings, notify: Callable[[StepEvent], None]) -> ReplayMonth:
+def _live(story: ReplayPlan, month: str, settings: Settings, notify: Callable[[StepEvent], None]) -> ReplayMonth:
     """Live through a month, or remember it."""
     file = settings.home / "months" / f"{month}.json"
     if file.exists():
@@ -248,10 +248,10 @@ def _live(story: Story, month: str, settings: Settings, notify: Callable[[StepEv
     return lived
 
 
-def _errors(story: Story, month: str, serving: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+def _errors(story: ReplayPlan, month: str, serving: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
     """The RMSE of the system and of what it is compared with, minutes; None where the month's data is broken."""
     try:
-        _, trips = sound_trips(story.source, story.taxi, Month.parse(month), settings)
+        _, trips = load_valid_trips(story.source, story.taxi, Month.parse(month), settings)
     except SourceUnreachable:
         raise
     except (ContractError, SourceError):
@@ -300,7 +300,7 @@ def _events(taken: Turn, rollout: float) -> Iterator[Event]:
 
 def _write(file: Path, entries: Mapping[str, Any]) -> None:
     """Write JSON that is there whole or not at all."""
-    with writing(file):
+    with storage_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         part = file.with_suffix(".part")
         part.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")

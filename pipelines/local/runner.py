@@ -30,7 +30,7 @@ from kfp.dsl.graph_component import GraphComponent
 from pipelines.local.artifacts import RunArtifacts
 from pipelines.progress import StepEvent
 from tripcast import errors
-from tripcast.storage.files import writing
+from tripcast.storage.files import storage_errors
 from tripcast.storage.store import Store
 
 #: The last line of a traceback that ends in one of tripcast's own errors.
@@ -44,10 +44,10 @@ _LABELS = ("month", "candidate")
 
 
 #: Takes a line of a step's output.
-Say = Callable[[str], None]
+LineHandler = Callable[[str], None]
 
 #: Carries out a step's command, given the step's folder, and gives the exit code.
-Execute = Callable[[Path, Say], int]
+Execute = Callable[[Path, LineHandler], int]
 
 #: Runs a step, given its command and what carries it out; gives the exit code.
 RunStep = Callable[[list[str], Execute], int]
@@ -66,7 +66,7 @@ class Runner(Protocol):
     def kfp_runner(self) -> Any:
         """What kfp is to be initialised with."""
 
-    def in_place_of_kfp(self, run_step: RunStep, scratch: Path) -> contextlib.AbstractContextManager[None]:
+    def patched_kfp(self, run_step: RunStep, scratch: Path) -> contextlib.AbstractContextManager[None]:
         """Have kfp's steps run by a function, and started by this, while the body runs.
 
         Args:
@@ -194,13 +194,13 @@ def run_locally(
         StepFailed: If a step failed in any other way.
         KeyboardInterrupt: If interrupted; no step is left running.
     """
-    with writing(root):
+    with storage_errors(root):
         root.mkdir(parents=True, exist_ok=True)
     runner.prepare(root)
     run = LocalRun(root, notify, _published=RunArtifacts(store, root) if store else None)
     with (
         TemporaryDirectory(prefix="tripcast-") as scratch,
-        runner.in_place_of_kfp(run._run_step, Path(scratch)),
+        runner.patched_kfp(run._run_step, Path(scratch)),
         _quiet_kfp(scratch),
         _stopping(run, runner),
     ):

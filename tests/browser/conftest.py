@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from tests.conftest import make_trips
 from tests.parts import program
 from tripcast.models.training import train
-from tripcast.serving.model_cache import Deployment, LocalCopy, Served
+from tripcast.serving.model_cache import Deployment, ModelCache, Served
 
 CHROMIUM_ARGUMENTS = [
     "--no-sandbox",
@@ -30,7 +30,7 @@ CHROMIUM_ARGUMENTS = [
 NO_REGISTRY = "http://127.0.0.1:1"
 
 
-def served(copy: LocalCopy, version: int, candidate: str, **tags: str) -> Served:
+def served(copy: ModelCache, version: int, candidate: str, **tags: str) -> Served:
     """A model of a candidate, trained and put into the local copy."""
     months = {"2021-01": "1" * 64, "2021-02": "2" * 64}
     model = train(candidate, make_trips(), taxi="green", data=months)
@@ -43,7 +43,7 @@ def served(copy: LocalCopy, version: int, candidate: str, **tags: str) -> Served
 def page_url(tmp_path_factory) -> Iterator[str]:
     """Where the page is: with a champion and a challenger behind it that answers a tenth of the riders."""
     home = tmp_path_factory.mktemp("home")
-    copy = LocalCopy(home, "green")
+    copy = ModelCache(home, "green")
     champion = served(copy, 3, "lightgbm", rmse="4.84", notebook_rmse="7.22", test_month="2021-03")
     copy.write(Deployment(champion, served(copy, 4, "linear"), share=0.1))
     with socket.socket() as free:

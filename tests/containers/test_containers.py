@@ -151,7 +151,7 @@ def test_two_hundred_failing_containers_are_two_hundred_failures(home, engine):
     folder.mkdir(parents=True)
     containers.prepare(home / "runs")
     with (
-        containers.in_place_of_kfp(lambda command, execute: execute(folder, lambda line: None), home),
+        containers.patched_kfp(lambda command, execute: execute(folder, lambda line: None), home),
         ThreadPoolExecutor(4) as pool,
     ):
 
@@ -243,7 +243,7 @@ def test_a_run_that_is_stopped_starts_no_further_container(home, engine):
     folder = home / "runs" / "run" / "step"
     folder.mkdir(parents=True)
     containers.prepare(home / "runs")
-    with containers.in_place_of_kfp(lambda command, execute: execute(folder, lambda line: None), home):
+    with containers.patched_kfp(lambda command, execute: execute(folder, lambda line: None), home):
         stopping = threading.Thread(target=containers.stop)
         stopping.start()
         stopping.join()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.local.loop import Turn
-from pipelines.local.replay import Story, _at_home, _events
+from pipelines.local.replay import ReplayPlan, _at_home, _events
 from tests.pipelines.command_line import TRIPCAST, environment, tripcast
 from tripcast.errors import InvalidRequest
 from tripcast.monitoring.history import Window
@@ -132,8 +132,8 @@ def test_a_process_is_itself_again_after_a_replay(tmp_path, monkeypatch):
 
 
 def test_a_story_begins_with_its_training_months():
-    assert Story.plan("2021-01..2021-04", None, source=CITY, taxi="green").months == ["2021-03", "2021-04"]
-    story = Story.plan("2021-01..2021-04", "2021-01..2021-02", source=CITY, taxi="green")
+    assert ReplayPlan.plan("2021-01..2021-04", None, source=CITY, taxi="green").months == ["2021-03", "2021-04"]
+    story = ReplayPlan.plan("2021-01..2021-04", "2021-01..2021-02", source=CITY, taxi="green")
     assert (story.train, story.test, story.months) == (["2021-01", "2021-02"], "2021-03", ["2021-04"])
 
 
@@ -148,7 +148,7 @@ def test_a_story_begins_with_its_training_months():
 )
 def test_too_few_months_or_others_than_the_first_to_train_on_are_refused(months, train, sentence):
     with pytest.raises(InvalidRequest, match=sentence):
-        Story.plan(months, train, source=CITY, taxi="green")
+        ReplayPlan.plan(months, train, source=CITY, taxi="green")
 
 
 def test_months_that_a_folder_lacks_are_all_named_before_any_work(tmp_path):

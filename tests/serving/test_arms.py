@@ -6,7 +6,7 @@ import pytest
 
 from tripcast.errors import StorageError
 from tripcast.serving.arms import load_arm
-from tripcast.serving.model_cache import Deployment, LocalCopy, Served
+from tripcast.serving.model_cache import Deployment, ModelCache, Served
 
 
 def test_a_version_that_predicts_the_known_trip_takes_part(models):
@@ -26,11 +26,11 @@ def test_a_folder_that_is_not_a_model_does_not(tmp_path):
 
 
 @pytest.fixture
-def copy(tmp_path) -> LocalCopy:
-    return LocalCopy(tmp_path, "green")
+def copy(tmp_path) -> ModelCache:
+    return ModelCache(tmp_path, "green")
 
 
-def folder_of(copy: LocalCopy, digest: str) -> Path:
+def folder_of(copy: ModelCache, digest: str) -> Path:
     """A model folder in the copy, as far as that goes here."""
     with copy.scratch() as scratch:
         made = scratch / "model"

@@ -122,7 +122,7 @@ class Loop:
             for month in months
         ]
         *training, held_out = contract.validate(ingested, kept=work / "train", rejected=work / "rejected")
-        contract.hold_out(held_out, work / "test")
+        contract.move_test_month(held_out, work / "test")
         data = {str(check.month): check.ingested.sha256 for check in training}
         trained = []
         for name in self.candidates:
@@ -165,7 +165,7 @@ class Loop:
         if self.respond(month).retrain:
             asked = training_arguments(window, self.source, "green", self.candidates, 1, self.share)
             decision = self.train(str(asked["train_months"]), str(asked["test_month"]), self.share)
-            self.history.retrained(month, {"decision": decision})
+            self.history.save_retraining(month, {"decision": decision})
         return window
 
     def live(self, months: str) -> dict[str, Window]:

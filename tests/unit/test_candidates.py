@@ -31,16 +31,16 @@ MONTHLY = """
     from tripcast.taxi.features import FEATURES, OutOfFold
     from tripcast.models.booster import Booster
     from tripcast.taxi.candidates.lightgbm import Boosted
-    from tripcast.taxi.candidates.lightgbm import rehearse as rehearse_trees
+    from tripcast.taxi.candidates.lightgbm import fit_holdout as fit_holdout_trees
     from tripcast.taxi.trips import read_trips
 
     loads_as = "lightgbm"
 
-    def rehearse(earlier, later, search):
+    def fit_holdout(earlier, later, search):
         if "TRACE" in os.environ:
             with open(os.environ["TRACE"], "a") as trace:
                 trace.write(json.dumps([len(earlier), len(later), str(later.pickup_datetime.max())]) + "\\n")
-        predictor, parameters = rehearse_trees(earlier, later, search)
+        predictor, parameters = fit_holdout_trees(earlier, later, search)
         return predictor, {**parameters, "rounds": 20}
 
     def fit_files(files, parameters):
@@ -77,11 +77,11 @@ def bring(tmp_path, monkeypatch) -> Callable[[str, str], Path]:
     def bring(name: str, module: str) -> Path:
         install(site, name, module)
         monkeypatch.syspath_prepend(str(site))
-        vars(CANDIDATES).pop("_brought", None)
+        vars(CANDIDATES).pop("_from_entry_points", None)
         return site
 
     yield bring
-    vars(CANDIDATES).pop("_brought", None)
+    vars(CANDIDATES).pop("_from_entry_points", None)
     for name in [name for name in sys.modules if name.startswith("tripcast_")]:
         del sys.modules[name]
 
@@ -182,7 +182,7 @@ def test_its_manifest_says_of_all_trips_what_that_of_an_own_candidate_says(bring
 def test_the_rehearsal_has_the_latest_trips_in_memory_and_no_more(bring, months, tmp_path, monkeypatch):
     bring("monthly", MONTHLY)
     monkeypatch.setenv("TRACE", str(tmp_path / "trace"))
-    monkeypatch.setattr(training, "_REHEARSAL_TRIPS", 600)
+    monkeypatch.setattr(training, "_HOLDOUT_TRIPS", 600)
     read: list[list[str]] = []
     read_trips = training.read_trips
     monkeypatch.setattr(

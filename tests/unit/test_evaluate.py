@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.unit.conftest import TOWN
-from tripcast.jobs.monitor import sound_trips
+from tripcast.jobs.monitor import load_valid_trips
 from tripcast.monitoring.drift import Profile
 from tripcast.monitoring.quality import Expectation, measure, score
 from tripcast.months import Month
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("without_pictures")
 
 def test_a_registered_version_says_what_error_to_expect_and_from_which_month(loop):
     version = loop.registry.version(1)
-    _, february = sound_trips(TOWN, "green", Month(2021, 2), loop.settings)
+    _, february = load_valid_trips(TOWN, "green", Month(2021, 2), loop.settings)
 
     expectation = Expectation.from_json(version.tags[EXPECTATION])
 
@@ -28,8 +28,8 @@ def test_a_registered_version_says_what_error_to_expect_and_from_which_month(loo
 
 def test_a_registered_version_brings_the_profile_of_what_it_learned_from(loop, tmp_path):
     folder = loop.registry.download(loop.registry.version(1), tmp_path)
-    _, january = sound_trips(TOWN, "green", Month(2021, 1), loop.settings)
-    _, february = sound_trips(TOWN, "green", Month(2021, 2), loop.settings)
+    _, january = load_valid_trips(TOWN, "green", Month(2021, 1), loop.settings)
+    _, february = load_valid_trips(TOWN, "green", Month(2021, 2), loop.settings)
     predicted = loop.registry.load(loop.registry.version(1)).predict(february).minutes
 
     Profile.of([january], [predicted]).save(tmp_path / "again.json")
@@ -44,7 +44,7 @@ def test_a_champion_that_the_gate_keeps_is_expected_to_do_what_it_did_there(loop
     assert loop.train("2021-03", "2021-04", 1.0) == "refused"
 
     after = loop.registry.version(1).tags
-    _, april = sound_trips(loop.source, "green", Month(2021, 4), loop.settings)
+    _, april = load_valid_trips(loop.source, "green", Month(2021, 4), loop.settings)
     rows = score(loop.registry.load(loop.registry.version(1)), april, version=1)
     expected = Expectation.from_json(after[EXPECTATION]).rmse(rows["predicted_minutes"].to_numpy())
     assert after[EXPECTED_FROM] == "2021-04"

@@ -67,8 +67,8 @@ def test_windows_come_in_order_of_time_and_each_taxi_has_its_own(history, folder
 def test_a_month_that_was_not_watched_has_no_record(history):
     assert history.windows() == []
     assert history.window("2021-06") is None
-    assert history.response("2021-06") is None
-    assert history.retraining("2021-06") is None
+    assert history.get_response("2021-06") is None
+    assert history.get_retraining("2021-06") is None
 
 
 def test_the_pages_come_back_and_have_their_place(history, folder, pages, tmp_path):
@@ -91,18 +91,18 @@ def test_pages_without_a_record_are_no_window(history, folder, pages):
 def test_a_window_is_done_when_it_was_responded_to(history, pages, action):
     history.record(window(action=action), **pages)
     assert not history.is_done(window(action=action))
-    history.responded("2021-06", {"what": "Told."})
+    history.save_response("2021-06", {"what": "Told."})
     assert history.is_done(window(action=action))
-    assert history.response("2021-06") == {"what": "Told."}
+    assert history.get_response("2021-06") == {"what": "Told."}
 
 
 def test_a_window_that_calls_for_retraining_is_done_when_that_has_come_to_something(history, pages):
     history.record(window(), **pages)
-    history.responded("2021-06", {"what": "Told."})
+    history.save_response("2021-06", {"what": "Told."})
     assert not history.is_done(window())
-    history.retrained("2021-06", {"decision": "refused"})
+    history.save_retraining("2021-06", {"decision": "refused"})
     assert history.is_done(window())
-    assert history.retraining("2021-06") == {"decision": "refused"}
+    assert history.get_retraining("2021-06") == {"decision": "refused"}
 
 
 def test_a_damaged_record_is_named_with_what_to_do(history, folder, pages):
@@ -116,7 +116,7 @@ def test_a_bucket_keeps_what_a_folder_does(s3, pages):
     s3.create_bucket(Bucket="artifacts")
     history = History(open_store("s3://artifacts/tripcast"), "green")
     history.record(window(), **pages)
-    history.responded("2021-06", {"what": "Told."})
+    history.save_response("2021-06", {"what": "Told."})
     again = History(open_store("s3://artifacts/tripcast"), "green")
     assert again.windows() == [window()]
     assert again.response("2021-06") == {"what": "Told."}

@@ -123,18 +123,18 @@ def test_editions_with_other_types_have_the_same_hash(tmp_path: Path, types: dic
     assert pq.read_table(second.file).equals(pq.read_table(first.file))
 
 
-@pytest.mark.parametrize("edition", ["csv", "csv.gz", "small row groups", "int96", "other order of columns"])
-def test_editions_in_other_files_have_the_same_hash(tmp_path: Path, edition: str) -> None:
+@pytest.mark.parametrize("revision", ["csv", "csv.gz", "small row groups", "int96", "other order of columns"])
+def test_editions_in_other_files_have_the_same_hash(tmp_path: Path, revision: str) -> None:
     table, twin = month_table(), tmp_path / "twin"
     twin.mkdir()
-    if edition == "csv":
+    if revision == "csv":
         pa.csv.write_csv(table, twin / "green_tripdata_2021-01.csv")
-    elif edition == "csv.gz":
+    elif revision == "csv.gz":
         with gzip.open(twin / "green_tripdata_2021-01.csv.gz", "wb") as file:
             pa.csv.write_csv(table, file)
-    elif edition == "small row groups":
+    elif revision == "small row groups":
         write_month(twin, table, row_group_size=7)
-    elif edition == "int96":
+    elif revision == "int96":
         write_month(twin, table, use_deprecated_int96_timestamps=True)
     else:
         write_month(twin, table.select(table.column_names[::-1]))

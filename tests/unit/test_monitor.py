@@ -11,7 +11,7 @@ import pytest
 
 from tests.unit.conftest import TOWN
 from tripcast.errors import InvalidRequest, SourceError
-from tripcast.jobs.monitor import choose_months, metrics, sound_trips, write_record
+from tripcast.jobs.monitor import choose_months, load_valid_trips, metrics, write_record
 from tripcast.monitoring.rule import Incident, Rule, WindowResult, decide
 from tripcast.months import Month
 from tripcast.registry.registry import Version
@@ -47,7 +47,7 @@ def points(loop, metric):
 def test_a_month_is_judged_by_what_the_champion_makes_of_its_trips(loop):
     window = loop.watch("2021-03")
 
-    _, trips = sound_trips(TOWN, "green", Month(2021, 3), loop.settings)
+    _, trips = load_valid_trips(TOWN, "green", Month(2021, 3), loop.settings)
     champion = loop.registry.load(loop.registry.version(1))
     error = champion.predict(trips).minutes - trips.duration_minutes
     assert (window.month, window.action, window.incidents, window.trial) == ("2021-03", "nothing", (), None)
@@ -127,7 +127,7 @@ def test_next_stays_with_a_month_whose_retraining_is_still_to_come(loop):
     assert loop.respond("2021-03").retrain
 
     assert loop.watch().month == "2021-03"
-    loop.history.retrained("2021-03", {"decision": "refused"})
+    loop.history.save_retraining("2021-03", {"decision": "refused"})
     assert loop.watch().month == "2021-04"
 
 
@@ -152,7 +152,7 @@ def test_a_month_out_of_order_or_already_seen_is_refused_and_nothing_is_recorded
 
 
 def test_without_a_champion_there_is_nothing_to_watch(loop):
-    loop.registry.depose("It was none.")
+    loop.registry.remove_champion("It was none.")
     with pytest.raises(InvalidRequest, match="No version of tripcast-green serves"):
         loop.watch("2021-03")
 
@@ -267,7 +267,7 @@ def riders(loop):
 @pytest.fixture
 def march(loop):
     """All trips that began in the month: a clock or two were wrong."""
-    _, trips = sound_trips(TOWN, "green", Month(2021, 3), loop.settings)
+    _, trips = load_valid_trips(TOWN, "green", Month(2021, 3), loop.settings)
     return trips[trips.pickup_datetime >= Month(2021, 3).start]
 
 
@@ -307,7 +307,7 @@ def test_logged_answers_are_judged_by_version_and_arm_on_their_own_trips(loop, r
 
 
 def test_what_does_not_belong_to_the_month_or_the_taxi_is_left_out(loop, riders, march):
-    _, april = sound_trips(TOWN, "green", Month(2021, 4), loop.settings)
+    _, april = load_valid_trips(TOWN, "green", Month(2021, 4), loop.settings)
     by_champion = riders.ask(1, "champion", march[:500])
     riders.ask(1, "champion", april[1_000:1_200])
     riders.ask(1, "champion", march[500:600], model="tripcast-yellow")

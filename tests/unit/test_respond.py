@@ -14,7 +14,7 @@ import pytest
 from tests.unit.conftest import TOWN
 from tests.unit.test_alerts import Channel
 from tripcast.errors import InvalidRequest
-from tripcast.jobs.monitor import sound_trips
+from tripcast.jobs.monitor import load_valid_trips
 from tripcast.jobs.respond import respond, start_retraining, training_arguments
 from tripcast.monitoring import alerts
 from tripcast.monitoring.rule import Rule
@@ -176,7 +176,7 @@ def test_a_challenger_of_a_later_month_is_not_judged_on_what_it_has_seen(loop):
 
 def one_day(loop, month):
     """A log and its truth, of the trips of one day: what is better there may be so by chance."""
-    _, trips = sound_trips(loop.source, "green", Month.parse(month), loop.settings)
+    _, trips = load_valid_trips(loop.source, "green", Month.parse(month), loop.settings)
     trips = trips[trips.pickup_datetime.astype("datetime64[D]") == np.datetime64(f"{month}-10")]
     asked = Trips(trips.pickup_datetime, trips.pickup_zone, trips.dropoff_zone, trips.trip_distance_miles)
     log = PredictionLog(loop.store, loop.folder / "spool")
@@ -242,7 +242,7 @@ def test_a_retraining_is_asked_for_until_it_has_come_to_something(loop):
         "rollout": 0.1,
     }
 
-    loop.history.retrained("2021-03", {"run": "run-1"})
+    loop.history.save_retraining("2021-03", {"run": "run-1"})
 
     assert not loop.respond("2021-03").retrain
     assert start_retraining(SLOW, "green", "2021-03", [], 1, 0.1) == "Run run-1 was started before."
@@ -255,7 +255,7 @@ def test_without_kubeflow_pipelines_the_retraining_is_left_to_the_loop(loop, mon
     assert start_retraining(SLOW, "green", "2021-03", [], 1, 0.1) == (
         "Left to whoever runs the loop: train on 2021-01,2021-02, test on 2021-03."
     )
-    assert loop.history.retraining("2021-03") is None
+    assert loop.history.get_retraining("2021-03") is None
 
 
 def test_a_month_that_calls_for_no_retraining_starts_none(loop):
@@ -276,7 +276,7 @@ def test_a_retraining_that_is_cut_short_and_repeated_makes_one_version_and_one_c
     loop.turn("2021-04")
 
     assert (loop.moves, len(loop.registry.versions())) == (moves, versions)
-    assert loop.history.retraining("2021-04") == {"decision": "promoted"}
+    assert loop.history.get_retraining("2021-04") == {"decision": "promoted"}
 
 
 # Processes that are killed.

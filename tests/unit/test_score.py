@@ -422,7 +422,7 @@ def test_the_plan_gives_every_month_its_edition_and_the_same_version(planning):
     planned = plan_scoring("simulated?trips=2000&seed=7", "green", "2021-03,2021-01", "champion")
 
     assert [(item["month"], item["version"]) for item in planned] == [("2021-01", 1), ("2021-03", 1)]
-    assert all("trips=2000" in str(item["edition"]) for item in planned)
+    assert all("trips=2000" in str(item["revision"]) for item in planned)
 
 
 @pytest.mark.parametrize(

@@ -54,13 +54,13 @@ def test_trips_of_a_single_day_suffice(candidate):
 
 def test_choices_are_made_on_the_later_trips(monkeypatch):
     seen = {}
-    rehearse = linear.rehearse
+    fit_holdout = linear.fit_holdout
 
     def watch(earlier, later, search):
         seen.update(earlier=earlier, later=later)
-        return rehearse(earlier, later, search)
+        return fit_holdout(earlier, later, search)
 
-    monkeypatch.setattr(linear, "rehearse", watch)
+    monkeypatch.setattr(linear, "fit_holdout", watch)
     trips = make_trips(1000)
     shuffled = trips[np.random.default_rng(0).permutation(1000)]
     model = train("linear", shuffled, taxi="green", data=DATA)
@@ -74,8 +74,8 @@ def test_the_calibration_is_that_of_trips_held_out():
     trips = make_trips(4000)
     model = train("lightgbm", trips, taxi="green", data=DATA)
     found = model.manifest.calibration
-    rehearsed, _ = lightgbm.rehearse(trips[:3400], trips[3400:], Search(1, 0, None))
-    errors = rehearsed.predict(trips[3400:]) - trips.duration_minutes[3400:]
+    holdout_fit, _ = lightgbm.fit_holdout(trips[:3400], trips[3400:], Search(1, 0, None))
+    errors = holdout_fit.predict(trips[3400:]) - trips.duration_minutes[3400:]
     assert found.trips == 600
     assert found.rmse == pytest.approx(np.sqrt(np.mean(errors**2)), abs=1e-4)
     assert found.mae == pytest.approx(np.mean(np.abs(errors)), abs=1e-4)
@@ -103,13 +103,13 @@ def test_a_search_tells_of_every_trial_and_keeps_the_best():
 
 
 def test_a_search_that_finds_nothing_better_returns_the_defaults(monkeypatch):
-    play = lightgbm.Rehearsal.play
+    play = lightgbm.HoldoutFit.play
 
     def worse_than_the_defaults(self, parameters):
         predictor, rmse = play(self, parameters)
         return predictor, rmse + (parameters != lightgbm.DEFAULTS)
 
-    monkeypatch.setattr(lightgbm.Rehearsal, "play", worse_than_the_defaults)
+    monkeypatch.setattr(lightgbm.HoldoutFit, "play", worse_than_the_defaults)
     trips = make_trips(800)
     tuned = train("tuned", trips, taxi="green", data=DATA, trials=3)
     default = train("lightgbm", trips, taxi="green", data=DATA)

@@ -11,7 +11,7 @@ from rich.table import Table
 from tripcast.settings import Settings
 
 if TYPE_CHECKING:
-    from tripcast.registry.registry import Move, Version
+    from tripcast.registry.registry import PromotionEvent, Version
 
 #: Columns of the candidates' table: the figure's name in the summary, the heading, and how it is written.
 _FIGURES = (
@@ -61,7 +61,7 @@ def print_summary(summary: Mapping[str, Any], settings: Settings) -> None:
     console.print(f"Seconds  {steps}")
 
 
-def print_models(name: str, versions: Sequence[Version], moves: Sequence[Move]) -> None:
+def print_models(name: str, versions: Sequence[Version], moves: Sequence[PromotionEvent]) -> None:
     """Print a registered model's versions and its promotion record."""
     console = Console(highlight=False)
     if not versions:

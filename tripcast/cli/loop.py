@@ -193,14 +193,14 @@ def replay(
       tripcast replay --source ../trips --months 2021-01..2021-03,2022-01..2022-03
       tripcast replay --source "simulated?slower_streets=2021-06" --months 2021-01..2021-10
     """  # noqa: D301
-    from pipelines.local.replay import Story
+    from pipelines.local.replay import ReplayPlan
     from pipelines.local.replay import replay as live_through
     from pipelines.progress import MonthsProgress
     from tripcast.cli.console import print_replay
     from tripcast.monitoring.rule import Rule
 
     names = _names(candidates)
-    story = Story.plan(
+    story = ReplayPlan.plan(
         months,
         train,
         source=source,

@@ -76,7 +76,7 @@ def train(
       tripcast train --source simulated --candidates linear,tuned --trials 50
       tripcast train --source simulated --runner docker --artifacts s3://tripcast
     """  # noqa: D301
-    from pipelines.local.laptop import run_here, what_training_did
+    from pipelines.local.laptop import run_here, summarise_training
     from pipelines.progress import Progress
     from pipelines.training import training
     from tripcast.cli.console import print_summary
@@ -93,7 +93,7 @@ def train(
     }
     with Progress() as progress:
         run = run_here(training, arguments, settings, progress, runner)
-    summary = what_training_did(run)
+    summary = summarise_training(run)
     # A browser shows a page only under a page's name; the artifact has none.
     report = run.folder / "report.html"
     report.hardlink_to(run.output("evaluate")["report"])

@@ -226,7 +226,7 @@ def evaluate(
         raise ContractError("The test month has no trips to judge on: choose a month that has some.")
     problems = {name: _problem(prediction, len(truth)) for name, prediction in predictions.items()}
     champion_problem = champion and _problem(champion, len(truth))
-    bench = _Bench(truth, truth.duration_minutes, seed)
+    bench = _SlicedErrors(truth, truth.duration_minutes, seed)
     reference = bench.measure(champion) if champion and not champion_problem else None
     candidates = {
         name: bench.score(bench.measure(prediction), reference)
@@ -256,7 +256,7 @@ def _problem(prediction: Prediction, trips: int) -> str | None:
 
 
 @dataclass(frozen=True)
-class _Measured:
+class _ModelErrors:
     """What was measured of one model: means by slice, (slices,), the bootstrap, (replicates, slices), and the rest."""
 
     rmse: Floats
@@ -269,7 +269,7 @@ class _Measured:
     density: npt.NDArray[np.int64]
 
 
-class _Bench:
+class _SlicedErrors:
     """The trips that all models are judged on, sorted once into hours and slices.
 
     A trip's cell is its hour, pickup borough, distance band and airport. There are some 100,000 cells however many
@@ -337,7 +337,7 @@ class _Bench:
         means: Floats = self._sums_by_hour(values)[:, self._occupied].sum(axis=0) / self._trips
         return means
 
-    def measure(self, prediction: Prediction) -> _Measured:
+    def measure(self, prediction: Prediction) -> _ModelErrors:
         """Sum one model's errors; at most three arrays of the trips' number are made at a time."""
         error = prediction.minutes - self._minutes
         bias = self._means(error)
@@ -352,7 +352,7 @@ class _Bench:
             invalid="ignore"
         ):  # a replicate may hold no hour of a rare slice: 0/0, left out of its interval
             rmse_replicates = np.sqrt((self._draw @ squared_by_hour) / self._trips_replicates)
-        return _Measured(
+        return _ModelErrors(
             rmse=np.sqrt(squared_by_hour.sum(axis=0) / self._trips),
             mae=mae,
             bias=bias,
@@ -363,7 +363,7 @@ class _Bench:
             density=np.bincount(bins, minlength=DENSITY_MINUTES**2).reshape(DENSITY_MINUTES, DENSITY_MINUTES),
         )
 
-    def score(self, model: _Measured, champion: _Measured | None = None) -> Scores:
+    def score(self, model: _ModelErrors, champion: _ModelErrors | None = None) -> Scores:
         """One model's scores, with its difference to the champion where there is one."""
         differences: list[Estimate | None] = [None] * len(self._names)
         if champion:

@@ -93,7 +93,7 @@ def _restore(registry: Registry, before: Traffic, reason: str) -> None:
     """Let serve what served before."""
     now = registry.traffic()
     if before.champion is None:
-        registry.depose(reason)
+        registry.remove_champion(reason)
     elif now.champion and now.champion.number != before.champion.number:
         registry.rollback(reason)
     if before.challenger:

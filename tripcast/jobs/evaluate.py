@@ -23,7 +23,7 @@ from tripcast.registry.registry import DIGEST, EXPECTATION, EXPECTED_FROM, Regis
 from tripcast.registry.tracking import Tracker
 from tripcast.reports import MonthUsed, TrainingContext, training_report, training_summary
 from tripcast.settings import Settings
-from tripcast.storage.files import writing
+from tripcast.storage.files import storage_errors
 from tripcast.taxi.trips import read_trips
 
 #: The file beside a registered model that holds the profile of what it learned from, see ``tripcast.monitoring.drift``.
@@ -152,7 +152,7 @@ class Selection:
         if self.winner is None:
             folder.mkdir(parents=True)
             return {}
-        with writing(folder):
+        with storage_errors(folder):
             shutil.copytree(self.winner.folder, folder)
         if self.profile:
             self.profile.save(folder / PROFILE)
@@ -296,7 +296,7 @@ def track(selection: Selection, report: Path, summary: Path, document: Path) -> 
     name = f"{selection.taxi} {selection.named('train')}"
     with tracker.pipeline_run(selection.pipeline_run, name) as run_id:
         context = selection.context(settings, tracker.url(run_id))
-        with writing(report):
+        with storage_errors(report):
             report.write_text(training_report(selection.evaluation, selection.decision, context), encoding="utf-8")
             summary.write_text(training_summary(selection.evaluation, selection.decision, context), encoding="utf-8")
             document.write_text(json.dumps(selection.to_dict() | {"run_id": run_id}, indent=2), encoding="utf-8")

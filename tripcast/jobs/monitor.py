@@ -44,7 +44,7 @@ from tripcast.reports.monitoring import (
 )
 from tripcast.serving.prediction_log import read_log
 from tripcast.settings import Settings
-from tripcast.storage.files import writing
+from tripcast.storage.files import storage_errors
 from tripcast.storage.store import Store, open_store
 from tripcast.taxi import contract
 from tripcast.taxi.ingestion import Ingested, ingest
@@ -110,7 +110,7 @@ class Judged:
     counts: JoinCounts | None
 
 
-def sound_trips(source: str, taxi: str, month: Month, settings: Settings) -> tuple[Ingested, Trips]:
+def load_valid_trips(source: str, taxi: str, month: Month, settings: Settings) -> tuple[Ingested, Trips]:
     """Bring a month in and hold it to the contract.
 
     Args:
@@ -178,14 +178,14 @@ def watch(
         raise InvalidRequest(f"No version of {registry.name} serves, so there is nothing to watch: train one first.")
     asked = _next(history, earlier, traffic.champion, opened, taxi) if month == NEXT else Month.parse(month)
     if asked is None:
-        _say_that_nothing_is_new(report, summary)
+        _write_empty_report(report, summary)
         return None
     recorded = history.window(str(asked))
     if recorded:
         history.pages(str(asked), report, summary)
         return recorded
     _check_order(asked, earlier, traffic.champion, registry)
-    opened.edition(taxi, asked)  # a month that is missing is no broken one
+    opened.revision(taxi, asked)  # a month that is missing is no broken one
     result, decision, judged, location = _look(source, taxi, asked, registry, traffic, earlier, store, rule)
     retraining = None
     if decision.action == "retrain":
@@ -208,7 +208,7 @@ def watch(
             alerts=[f"Training starts on {retraining.train}, to be judged on {retraining.test}."] if retraining else [],
             links={"the time series in MLflow": url} if url else {},
         )
-        with writing(report):
+        with storage_errors(report):
             report.write_text(monitoring_report(context), encoding="utf-8")
             summary.write_text(monitoring_summary(context), encoding="utf-8")
         window = Window(
@@ -245,7 +245,7 @@ def _next(history: History, earlier: Sequence[Window], champion: Version, source
     latest = max(month, Month(today.year, today.month))
     while month <= latest:
         try:
-            source.edition(taxi, month)
+            source.revision(taxi, month)
         except SourceUnreachable:
             raise
         except SourceError:  # not there, or not yet
@@ -288,7 +288,7 @@ def _look(
     number = traffic.champion.number
     on_trial = traffic.challenger.number if traffic.challenger else None
     try:
-        ingested, trips = sound_trips(source, taxi, month, Settings.load())
+        ingested, trips = load_valid_trips(source, taxi, month, Settings.load())
     except SourceUnreachable:
         raise
     except (ContractError, SourceError) as broken:
@@ -481,13 +481,13 @@ def write_record(window: Window | None, file: Path) -> dict[str, float]:
     Raises:
         StorageError: If the file cannot be written.
     """
-    with writing(file):
+    with storage_errors(file):
         file.write_text(json.dumps(window.to_dict() if window else {}, indent=1) + "\n", encoding="utf-8")
     return metrics(window) if window else {}
 
 
-def _say_that_nothing_is_new(report: Path, summary: Path) -> None:
+def _write_empty_report(report: Path, summary: Path) -> None:
     sentence = "The next month is not published yet: there is nothing to watch."
-    with writing(report):
+    with storage_errors(report):
         report.write_text(f"<!doctype html><title>Nothing new</title><p>{sentence}</p>\n", encoding="utf-8")
         summary.write_text(f"{sentence}\n", encoding="utf-8")

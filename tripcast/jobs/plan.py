@@ -24,7 +24,7 @@ def plan(source: str, taxi: str, train: str, test: str, candidates: Sequence[str
         candidates: Names of candidates.
 
     Returns:
-        For each month, training months first and in time order, its ``month`` and the ``edition`` that the source has.
+        For each month, training months first and in time order, its ``month`` and the ``revision`` that the source has.
 
     Raises:
         InvalidRequest: If a taxi or candidate is unknown, a month cannot be read, or training is not before the test.
@@ -41,8 +41,8 @@ def plan(source: str, taxi: str, train: str, test: str, candidates: Sequence[str
     check_reachable(settings.tracking_uri)
     open_store(settings.artifacts).check()
 
-    editions = find_months(open_source(source, settings.downloads), taxi, months)
-    return [{"month": str(month), "edition": edition} for month, edition in editions.items()]
+    revisions = find_months(open_source(source, settings.downloads), taxi, months)
+    return [{"month": str(month), "revision": revision} for month, revision in revisions.items()]
 
 
 def find_months(source: Source, taxi: str, months: Sequence[Month]) -> dict[Month, str]:
@@ -54,24 +54,24 @@ def find_months(source: Source, taxi: str, months: Sequence[Month]) -> dict[Mont
         months: Which.
 
     Returns:
-        The edition of each that the source has.
+        The revision of each that the source has.
 
     Raises:
         SourceError: If months are missing: one sentence for each of them.
         SourceUnreachable: If the source does not answer.
     """
-    editions: dict[Month, str] = {}
+    revisions: dict[Month, str] = {}
     missing: list[str] = []
     for month in months:
         try:
-            editions[month] = source.edition(taxi, month)
+            revisions[month] = source.revision(taxi, month)
         except SourceUnreachable:
             raise  # it would not answer for the other months either
         except SourceError as error:
             missing.append(str(error))
     if missing:
         raise SourceError("\n".join(missing))
-    return editions
+    return revisions
 
 
 def _check_candidates(candidates: Sequence[str]) -> None:

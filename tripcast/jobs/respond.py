@@ -54,10 +54,10 @@ def respond(taxi: str, month: str) -> Response:
     store = open_store(settings.artifacts)
     history = History(store, taxi)
     window = _recorded(history, month)
-    done = history.response(month)
+    done = history.get_response(month)
     # Alerts that a dead webhook left waiting go out with the next response, whatever that is about.
     delivery = send(list(_alerts(taxi, window, history.report_uri(month))), webhook_address(), store)
-    retrain = window.retraining is not None and history.retraining(month) is None
+    retrain = window.retraining is not None and history.get_retraining(month) is None
     if done is not None:
         return Response(f"{month} was responded to before: {done['what']}", retrain)
     sentences = [window.reason]
@@ -79,7 +79,7 @@ def respond(taxi: str, month: str) -> Response:
     if delivery.waiting:
         sentences.append(f"Alerts that wait for a webhook: {len(delivery.waiting)}.")
     what = " ".join(sentences)
-    history.responded(month, {"what": what})
+    history.save_response(month, {"what": what})
     return Response(what, retrain)
 
 
@@ -107,7 +107,7 @@ def start_retraining(source: str, taxi: str, month: str, candidates: Sequence[st
     settings = Settings.load()
     history = History(open_store(settings.artifacts), taxi)
     window = _recorded(history, month)
-    done = history.retraining(month)
+    done = history.get_retraining(month)
     if done is not None:
         return f"Run {done['run']} was started before."
     if window.retraining is None:
@@ -122,7 +122,7 @@ def start_retraining(source: str, taxi: str, month: str, candidates: Sequence[st
         endpoint=settings.kfp_endpoint,
         namespace=settings.kfp_namespace,
     )
-    history.retrained(month, {"run": run})
+    history.save_retraining(month, {"run": run})
     return f"Run {run} of tripcast-training was started."
 
 

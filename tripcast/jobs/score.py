@@ -9,7 +9,7 @@ duration, and errors are measured on them alone: on the trips that models are ju
 The scores of a month are a folder in the artifact store, ``scores/green/version=3/month=2021-03/``, with a part for
 every million trips and the marker ``_SUCCESS``, the usual sign that a folder is whole: what it says is in ``Scored``.
 It is taken away before the first part changes and comes back after the last one. In between, parts that a former
-edition of the month had and this one has not are deleted.
+revision of the month had and this one has not are deleted.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from tripcast.months import Month, parse_months
 from tripcast.registry.registry import Registry, Version
 from tripcast.registry.tracking import check_reachable
 from tripcast.settings import Settings
-from tripcast.storage.arrow import ahead, constant
-from tripcast.storage.files import writing
+from tripcast.storage.arrow import arrow_scalar, prefetch
+from tripcast.storage.files import storage_errors
 from tripcast.storage.store import Store, open_store, sha256_of
 from tripcast.taxi.contract import MonthRules, sort_rows
 from tripcast.taxi.ingestion import Ingested, read_ingested
@@ -137,7 +137,7 @@ def plan_scoring(source: str, taxi: str, months: str, model: str) -> list[dict[s
         model: A version's number, or an alias: ``champion``, ``challenger``, ``previous``.
 
     Returns:
-        For each month, in time order, its ``month``, the ``edition`` that the source has, and the ``version``.
+        For each month, in time order, its ``month``, the ``revision`` that the source has, and the ``version``.
 
     Raises:
         InvalidRequest: If the taxi, the version or the alias is unknown, or a month cannot be read.
@@ -154,8 +154,10 @@ def plan_scoring(source: str, taxi: str, months: str, model: str) -> list[dict[s
     open_store(settings.artifacts).check()
     version = find_version(Registry(taxi, settings), model)
 
-    editions = find_months(open_source(source, settings.downloads), taxi, asked)
-    return [{"month": str(month), "edition": edition, "version": version.number} for month, edition in editions.items()]
+    revisions = find_months(open_source(source, settings.downloads), taxi, asked)
+    return [
+        {"month": str(month), "revision": revision, "version": version.number} for month, revision in revisions.items()
+    ]
 
 
 def find_version(registry: Registry, model: str) -> Version:
@@ -210,7 +212,7 @@ def score(registry: Registry, number: int, month: Month, records: Path, folder: 
     schema = scores_schema().with_metadata({_PROVENANCE: json.dumps(origin)})
     tally = _Tally(month)
     parts = _write_parts(_score_batches(model, registry.name, ingested, tally), folder, schema)
-    tally.refuse_what_is_no_month(ingested.location)
+    tally.check_month(ingested.location)
     key = f"scores/{ingested.taxi}/version={number}/month={month}"
     scored = Scored(
         model=registry.name,
@@ -227,7 +229,7 @@ def score(registry: Registry, number: int, month: Month, records: Path, folder: 
         parts={part.name: sha256_of(part) for part in parts},
     )
     marker = folder / MARKER
-    with writing(marker):
+    with storage_errors(marker):
         marker.write_text(json.dumps(scored.to_dict(), indent=1) + "\n")
     _publish(parts, marker, key, store)
     return scored
@@ -277,7 +279,7 @@ def score_rows(model: Model, name: str, rows: pa.RecordBatch, first: int) -> tup
         prediction.lower,
         prediction.upper,
         _null_where_unknown(truth[scored]),
-        pa.repeat(constant(name, pa.string()), len(trips)),
+        pa.repeat(arrow_scalar(name, pa.string()), len(trips)),
     ]
     return pa.record_batch(columns, schema=scores_schema()), not_predicted
 
@@ -290,7 +292,7 @@ def _null_where_unknown(values: npt.NDArray[np.float64]) -> pa.Array:
 
 def _score_batches(model: Model, name: str, ingested: Ingested, tally: _Tally) -> Iterator[pa.RecordBatch]:
     first = 0
-    for rows in ahead(read_ingested(ingested)):
+    for rows in prefetch(read_ingested(ingested)):
         scores, not_predicted = score_rows(model, name, rows, first)
         tally.add(scores, not_predicted)
         first += len(rows)
@@ -317,7 +319,7 @@ class _Tally:
         self.judged += len(truth) - scores["true_minutes"].null_count
         self.squared_error += float(np.nansum((scores["duration_minutes"].to_numpy() - truth) ** 2))
 
-    def refuse_what_is_no_month(self, location: str) -> None:
+    def check_month(self, location: str) -> None:
         """Hold the month to the contract's bounds, in as far as they are about what a model looks at."""
         rules, where = MonthRules(), f"{self.month} from {location}"
         lost = self.not_predicted.total()
@@ -345,7 +347,7 @@ def _write_parts(batches: Iterator[pa.RecordBatch], folder: Path, schema: pa.Sch
     """Write batches to a folder, in parts of bounded size."""
     import pyarrow.parquet as pq
 
-    with writing(folder):
+    with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     parts: list[Path] = []
     batch = next(batches, None)
@@ -354,7 +356,7 @@ def _write_parts(batches: Iterator[pa.RecordBatch], folder: Path, schema: pa.Sch
         trips = 0
         # They are kept and fetched: compressed, they have 40 % of the size.
         with (
-            writing(parts[-1]),
+            storage_errors(parts[-1]),
             pq.ParquetWriter(parts[-1], schema, compression="zstd", use_dictionary=["model"]) as writer,
         ):
             while batch is not None and trips < _PART_TRIPS:

@@ -23,8 +23,8 @@ import numpy.typing as npt
 from tripcast.errors import InvalidRequest, StorageError
 from tripcast.models.interpolation import interpolator
 from tripcast.models.intervals import Interval
-from tripcast.storage.files import writing
-from tripcast.taxi.features import BELIEVABLE_MILES, believable
+from tripcast.storage.files import storage_errors
+from tripcast.taxi.features import PLAUSIBLE_MILES, has_plausible_distance
 from tripcast.taxi.trips import LONGEST_MINUTES, SHORTEST_MINUTES, Trips
 
 Floats = npt.NDArray[np.float64]
@@ -48,17 +48,17 @@ class _Candidates(Mapping[str, str]):
     """
 
     @cached_property
-    def _brought(self) -> dict[str, str]:
+    def _from_entry_points(self) -> dict[str, str]:
         return {entry.name: entry.value for entry in entry_points(group=CANDIDATE_GROUP)}
 
     def __getitem__(self, name: str) -> str:
-        return OWN_CANDIDATES.get(name) or self._brought[name]
+        return OWN_CANDIDATES.get(name) or self._from_entry_points[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(OWN_CANDIDATES | self._brought)
+        return iter(OWN_CANDIDATES | self._from_entry_points)
 
     def __len__(self) -> int:
-        return len(OWN_CANDIDATES | self._brought)
+        return len(OWN_CANDIDATES | self._from_entry_points)
 
 
 #: The candidates by name, and the module of each. Modules are imported when used.
@@ -107,7 +107,7 @@ class Predictor(Protocol):
 class Candidate(Protocol):
     """A module that can fit and load one kind of predictor."""
 
-    def rehearse(self, earlier: Trips, later: Trips, search: Search) -> tuple[Predictor, dict[str, Any]]:
+    def fit_holdout(self, earlier: Trips, later: Trips, search: Search) -> tuple[Predictor, dict[str, Any]]:
         """Fit to the earlier trips and choose parameters on the later ones; both are training trips.
 
         Returns:
@@ -138,7 +138,7 @@ class FileCandidate(Protocol):
 
     loads_as: str
 
-    def rehearse(self, earlier: Trips, later: Trips, search: Search) -> tuple[Predictor, dict[str, Any]]:
+    def fit_holdout(self, earlier: Trips, later: Trips, search: Search) -> tuple[Predictor, dict[str, Any]]:
         """As ``Candidate``; these trips are the latest, few enough for memory."""
 
     def fit_files(self, files: Sequence[Path], parameters: Mapping[str, Any]) -> Predictor:
@@ -300,7 +300,7 @@ class Model:
         minutes = self.predictor.predict_one(pickup_zone, dropoff_zone, trip_distance_miles, pickup)
         # Comparisons: min and max take ten times as long, a fifth of the whole.
         minutes = _FLOOR if minutes < _FLOOR else minutes  # what is no number stays none
-        measured = 0 < trip_distance_miles <= BELIEVABLE_MILES
+        measured = 0 < trip_distance_miles <= PLAUSIBLE_MILES
         below, above = self._ends["measured" if measured else "unmeasured"]
         lower, upper = minutes + below(minutes), minutes + above(minutes)
         lower = lower if lower > SHORTEST_MINUTES else float(SHORTEST_MINUTES)
@@ -329,7 +329,7 @@ class Model:
         Raises:
             StorageError: If it cannot be written.
         """
-        with writing(folder):
+        with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             for name, content in self.predictor.files().items():
                 (folder / name).write_bytes(content)
@@ -368,7 +368,7 @@ def with_interval(intervals: Mapping[str, Interval], trips: Trips, minutes: Floa
         minutes: What the candidate computed for them, (n,).
     """
     minutes = np.maximum(minutes, _FLOOR)
-    measured = believable(trips)
+    measured = has_plausible_distance(trips)
     lower, upper = intervals["measured"].around(minutes)
     if not measured.all():
         other_lower, other_upper = intervals["unmeasured"].around(minutes)

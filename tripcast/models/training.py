@@ -35,8 +35,8 @@ from tripcast.models.model import (
     open_file_candidate,
     with_interval,
 )
-from tripcast.storage.files import writing
-from tripcast.taxi.features import believable
+from tripcast.storage.files import storage_errors
+from tripcast.taxi.features import has_plausible_distance
 from tripcast.taxi.trips import Trips, read_trips
 
 #: The file beside a model that holds the trials of its search.
@@ -49,7 +49,7 @@ MIN_TRIPS = 500
 _EARLIER = 0.85
 
 #: The rehearsal takes no more than this many trips, the latest: more would hardly change what is chosen.
-_REHEARSAL_TRIPS = 300_000
+_HOLDOUT_TRIPS = 300_000
 
 #: With fewer held-out trips than this that have no believable distance, these have no interval of their own.
 _ENOUGH = 50
@@ -87,8 +87,8 @@ def train(
         raise InvalidRequest(f"The candidate '{candidate}' is fitted to files: train it by `tripcast train`.")
     recipe = open_candidate(candidate)
     earlier, later = _split(trips)
-    rehearsed, parameters = recipe.rehearse(earlier, later, Search(trials, seed, on_trial))
-    intervals, calibration = _calibrate(later, rehearsed.predict(later))
+    holdout_fit, parameters = recipe.fit_holdout(earlier, later, Search(trials, seed, on_trial))
+    intervals, calibration = _calibrate(later, holdout_fit.predict(later))
     predictor = recipe.fit(trips, parameters)
     manifest = Manifest(
         format=FORMAT,
@@ -137,8 +137,8 @@ def train_by_engine(
     _check(candidate, count, trials)
     recipe = open_file_candidate(candidate)
     earlier, later = _split(read_trips(_latest(files)))
-    rehearsed, parameters = recipe.rehearse(earlier, later, Search(trials, seed, on_trial))
-    intervals, calibration = _calibrate(later, rehearsed.predict(later))
+    holdout_fit, parameters = recipe.fit_holdout(earlier, later, Search(trials, seed, on_trial))
+    intervals, calibration = _calibrate(later, holdout_fit.predict(later))
     fitted = recipe.fit_files(files, parameters)
     try:
         predictor = open_candidate(recipe.loads_as).load(fitted.files(), parameters)
@@ -201,7 +201,7 @@ def train_from_files(
     seconds = time.perf_counter() - started
     model.save(folder)
     if record:
-        with writing(folder / TRIALS):
+        with storage_errors(folder / TRIALS):
             (folder / TRIALS).write_text(json.dumps(record, indent=1), encoding="utf-8")
     return round(seconds, 2)
 
@@ -233,7 +233,7 @@ def _latest(files: Sequence[Path]) -> list[Path]:
     latest: list[Path] = []
     count = 0
     for file in reversed(files):
-        if count >= _REHEARSAL_TRIPS:
+        if count >= _HOLDOUT_TRIPS:
             break
         latest.insert(0, file)
         count += _rows(file)
@@ -251,7 +251,7 @@ def _period(files: Sequence[Path]) -> tuple[np.datetime64, np.datetime64]:
 
 def _split(trips: Trips) -> tuple[Trips, Trips]:
     """The earlier and the later of the latest trips, each in time order."""
-    order = np.argsort(trips.pickup_datetime, kind="stable")[-_REHEARSAL_TRIPS:]
+    order = np.argsort(trips.pickup_datetime, kind="stable")[-_HOLDOUT_TRIPS:]
     cut = int(_EARLIER * len(order))
     return trips[order[:cut]], trips[order[cut:]]
 
@@ -259,7 +259,7 @@ def _split(trips: Trips) -> tuple[Trips, Trips]:
 def _calibrate(trips: Trips, predicted: Floats) -> tuple[dict[str, Interval], Calibration]:
     actual = trips.duration_minutes
     assert actual is not None
-    measured = believable(trips)
+    measured = has_plausible_distance(trips)
     intervals = {
         name: Interval.calibrate(predicted[rows], actual[rows])
         for name, mask in (("measured", measured), ("unmeasured", ~measured))

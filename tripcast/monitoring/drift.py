@@ -39,8 +39,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tripcast.errors import ContractError, StorageError
-from tripcast.storage.files import writing
-from tripcast.taxi.features import believable
+from tripcast.storage.files import storage_errors
+from tripcast.taxi.features import has_plausible_distance
 from tripcast.taxi.trips import Trips
 from tripcast.taxi.zones import LAST_ZONE, UNKNOWN_ZONE
 
@@ -182,7 +182,7 @@ class Profile:
         Raises:
             StorageError: If the file cannot be written.
         """
-        with writing(file):
+        with storage_errors(file):
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(self.to_json() + "\n", encoding="utf-8", newline="\n")
 
@@ -307,7 +307,7 @@ def _cells(trips: Trips) -> dict[str, npt.NDArray[np.intp]]:
     return {
         "pickup_zone": _zone_cells(trips.pickup_zone),
         "dropoff_zone": _zone_cells(trips.dropoff_zone),
-        "trip_distance_miles": _value_cells(trips.trip_distance_miles, believable(trips)),
+        "trip_distance_miles": _value_cells(trips.trip_distance_miles, has_plausible_distance(trips)),
         "hour_of_day": hour % 24,
         "weekday": (hour // 24 + 3) % 7,  # Monday is 0; 1970-01-01, from which numpy counts, was a Thursday
     }

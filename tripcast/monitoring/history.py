@@ -153,27 +153,27 @@ class History:
         self._store.put(summary, f"{place}/summary.md", "text/markdown; charset=utf-8")
         self._write(window.month, _RECORD, window.to_dict())
 
-    def responded(self, month: str, what: Mapping[str, Any]) -> None:
+    def save_response(self, month: str, what: Mapping[str, Any]) -> None:
         """Note that a window's decision was carried out, but for the retraining."""
         self._write(month, _RESPONDED, what)
 
-    def response(self, month: str) -> dict[str, Any] | None:
+    def get_response(self, month: str) -> dict[str, Any] | None:
         """What was done about a window; None if nothing yet."""
         return self._find(month, _RESPONDED)
 
-    def retrained(self, month: str, what: Mapping[str, Any]) -> None:
+    def save_retraining(self, month: str, what: Mapping[str, Any]) -> None:
         """Note what became of the retraining that a window called for."""
         self._write(month, _RETRAINED, what)
 
-    def retraining(self, month: str) -> dict[str, Any] | None:
+    def get_retraining(self, month: str) -> dict[str, Any] | None:
         """What became of the retraining that a window called for; None if nothing yet."""
         return self._find(month, _RETRAINED)
 
     def is_done(self, window: Window) -> bool:
         """Whether nothing is left to do about a window."""
-        if self.response(window.month) is None:
+        if self.get_response(window.month) is None:
             return False
-        return window.action != "retrain" or self.retraining(window.month) is not None
+        return window.action != "retrain" or self.get_retraining(window.month) is not None
 
     def _find(self, month: str, name: str) -> dict[str, Any] | None:
         key = f"{self._prefix}{month}/{name}"

@@ -329,7 +329,7 @@ def measure(rows: pa.Table, expected: Mapping[int, Expectation] | None = None) -
             "Look for them in the prediction log or in the month's trips, and leave them out."
         )
     expected = expected or {}
-    answerers, answerer = _answerers(rows)
+    answerers, answerer = _group_by_version_and_arm(rows)
     days, day_of = np.unique(day, return_inverse=True)
     cell = answerer * len(days) + day_of
 
@@ -357,7 +357,7 @@ def measure(rows: pa.Table, expected: Mapping[int, Expectation] | None = None) -
     )
 
 
-def _answerers(rows: pa.Table) -> tuple[list[tuple[int, str]], npt.NDArray[np.intp]]:
+def _group_by_version_and_arm(rows: pa.Table) -> tuple[list[tuple[int, str]], npt.NDArray[np.intp]]:
     """Each version and arm there is, in order; and the place in that of each row's, (n,)."""
     arms = rows["arm"].combine_chunks().dictionary_encode()
     names = np.array(arms.dictionary.to_pylist(), np.str_)

@@ -61,7 +61,7 @@ class Version:
 
 
 @dataclass(frozen=True)
-class Move:
+class PromotionEvent:
     """A line of the promotion record.
 
     Attributes:
@@ -234,14 +234,14 @@ class Registry:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
 
-    def moves(self) -> list[Move]:
+    def moves(self) -> list[PromotionEvent]:
         """The promotion record, oldest first."""
         with tracking_errors(self._uri, f"reading the promotion record of {self.name}"):
             models = self._client.search_registered_models(f"name = '{self.name}'")
         tags = dict(models[0].tags) if models else {}
-        return [Move(**json.loads(tags[key])) for key in sorted(tags) if _MOVE_PATTERN.fullmatch(key)]
+        return [PromotionEvent(**json.loads(tags[key])) for key in sorted(tags) if _MOVE_PATTERN.fullmatch(key)]
 
-    def promote(self, number: int, reason: str) -> Move | None:
+    def promote(self, number: int, reason: str) -> PromotionEvent | None:
         """Make a version the champion.
 
         Args:
@@ -256,15 +256,15 @@ class Registry:
         """
         self.version(number)
         moves = self.moves()
-        reign = _reign(moves)
+        reign = _champion_history(moves)
         move = None
         if not reign or reign[-1] != number:
-            move = Move(_now(), "promote", number, reign[-1] if reign else None, reason)
+            move = PromotionEvent(_now(), "promote", number, reign[-1] if reign else None, reason)
             self._write(moves, move)
         self._set_aliases()
         return move
 
-    def rollback(self, reason: str) -> Move:
+    def rollback(self, reason: str) -> PromotionEvent:
         """Undo the last promotion that has not been undone: the champion before it serves again.
 
         Args:
@@ -274,11 +274,11 @@ class Registry:
             InvalidRequest: If there is no earlier champion to go back to.
         """
         moves = self.moves()
-        reign = _reign(moves)
+        reign = _champion_history(moves)
         if len(reign) < 2:
             state = f"version {reign[-1]} is the first champion" if reign else "no version was ever promoted"
             raise InvalidRequest(f"{self.name} has nothing to roll back to: {state}.")
-        move = Move(_now(), "rollback", reign[-2], reign[-1], reason)
+        move = PromotionEvent(_now(), "rollback", reign[-2], reign[-1], reason)
         self._write(moves, move)
         self._set_aliases()
         return move
@@ -312,7 +312,7 @@ class Registry:
         """The challenger's share of the traffic, 0 to 1; 0 where there is no challenger."""
         return self.traffic().share
 
-    def challenger(self, number: int, share: float, reason: str) -> Move:
+    def challenger(self, number: int, share: float, reason: str) -> PromotionEvent:
         """Set a version beside the champion, on a share of the traffic; it takes the place of another challenger.
 
         Args:
@@ -334,10 +334,10 @@ class Registry:
             raise InvalidRequest(f"{self.name} version {number} is the champion: challenge it with another version.")
         replaced = traffic.challenger.number if traffic.challenger else None
         return self._record(
-            Move(_now(), "challenge", number, replaced if replaced != number else None, reason, float(share))
+            PromotionEvent(_now(), "challenge", number, replaced if replaced != number else None, reason, float(share))
         )
 
-    def set_share(self, share: float, reason: str) -> Move:
+    def set_share(self, share: float, reason: str) -> PromotionEvent:
         """Change the challenger's share of the traffic.
 
         Args:
@@ -348,13 +348,13 @@ class Registry:
             InvalidRequest: If there is no challenger, or the share is out of range.
         """
         _check_share(share)
-        number = self._standing_challenger()
+        number = self._current_challenger()
         recorded = _challenge(self.moves())
         # A challenger that a person made with MLflow's own means enters the record here.
         action: Literal["share", "challenge"] = "share" if recorded and recorded[0] == number else "challenge"
-        return self._record(Move(_now(), action, number, None, reason, float(share)))
+        return self._record(PromotionEvent(_now(), action, number, None, reason, float(share)))
 
-    def withdraw(self, reason: str) -> Move:
+    def withdraw(self, reason: str) -> PromotionEvent:
         """Take the challenger away: the champion answers everyone.
 
         Args:
@@ -363,9 +363,9 @@ class Registry:
         Raises:
             InvalidRequest: If there is no challenger.
         """
-        return self._record(Move(_now(), "withdraw", self._standing_challenger(), None, reason, 0.0))
+        return self._record(PromotionEvent(_now(), "withdraw", self._current_challenger(), None, reason, 0.0))
 
-    def end_trial(self, number: int, champion: int, *, better: bool, reason: str, cause: str) -> Move | None:
+    def end_trial(self, number: int, champion: int, *, better: bool, reason: str, cause: str) -> PromotionEvent | None:
         """End a challenger's trial: it becomes the champion, or it is withdrawn; once for the same cause.
 
         Args:
@@ -387,9 +387,9 @@ class Registry:
             self._set_aliases()
             return None
         if better:
-            move = Move(_now(), "promote", number, champion, reason, cause=cause)
+            move = PromotionEvent(_now(), "promote", number, champion, reason, cause=cause)
         else:
-            move = Move(_now(), "withdraw", number, None, reason, 0.0, cause)
+            move = PromotionEvent(_now(), "withdraw", number, None, reason, 0.0, cause)
         self._write(moves, move)
         self._set_aliases()
         return move
@@ -406,18 +406,18 @@ class Registry:
             for tag, value in ((EXPECTATION, expectation), (EXPECTED_FROM, test_month)):
                 self._client.set_model_version_tag(self.name, str(number), tag, value)
 
-    def _standing_challenger(self) -> int:
+    def _current_challenger(self) -> int:
         challenger = self.traffic().challenger
         if challenger is None:
             raise InvalidRequest(f"{self.name} has no challenger: set one beside the champion first.")
         return challenger.number
 
-    def _record(self, move: Move) -> Move:
+    def _record(self, move: PromotionEvent) -> PromotionEvent:
         self._write(self.moves(), move)
         self._set_challenger()
         return move
 
-    def depose(self, reason: str) -> Move:
+    def remove_champion(self, reason: str) -> PromotionEvent:
         """Undo the first promotion of all: there is no champion, as before it.
 
         Args:
@@ -427,21 +427,21 @@ class Registry:
             InvalidRequest: If another champion came before: roll back to that one.
         """
         moves = self.moves()
-        reign = _reign(moves)
+        reign = _champion_history(moves)
         if len(reign) != 1:
             raise InvalidRequest(f"{self.name} has had {len(reign)} champions: only the first of all can be deposed.")
-        move = Move(_now(), "depose", reign[0], None, reason)
+        move = PromotionEvent(_now(), "depose", reign[0], None, reason)
         self._write(moves, move)
         self._set_aliases()
         return move
 
-    def _write(self, moves: list[Move], move: Move) -> None:
+    def _write(self, moves: list[PromotionEvent], move: PromotionEvent) -> None:
         with tracking_errors(self._uri, f"writing the promotion record of {self.name}"):
             self._client.set_registered_model_tag(self.name, _MOVE.format(len(moves) + 1), json.dumps(asdict(move)))
 
     def _set_aliases(self) -> None:
         """Point the aliases at what the record says."""
-        reign = _reign(self.moves())
+        reign = _champion_history(self.moves())
         wanted = dict(zip(("champion", "previous"), reversed(reign), strict=False))
         with tracking_errors(self._uri, f"setting the aliases of {self.name}"):
             present = dict(self._client.get_registered_model(self.name).aliases)
@@ -473,7 +473,7 @@ class Registry:
                     self._client.delete_registered_model_tag(self.name, SHARE)
 
 
-def _reign(moves: list[Move]) -> list[int]:
+def _champion_history(moves: list[PromotionEvent]) -> list[int]:
     """The line of champions that led to the one in service: promotions, less those that were rolled back."""
     reign: list[int] = []
     for move in moves:
@@ -484,7 +484,7 @@ def _reign(moves: list[Move]) -> list[int]:
     return reign
 
 
-def _challenge(moves: list[Move]) -> tuple[int, float] | None:
+def _challenge(moves: list[PromotionEvent]) -> tuple[int, float] | None:
     """The challenger and its share. A challenger that becomes champion has ceased to be one."""
     challenge: tuple[int, float] | None = None
     for move in moves:

@@ -140,7 +140,7 @@ class MonitoringContext:
         """What happens now, and who has to do it."""
         window, serving = self.latest.key, f"Version {self.latest.version} goes on serving"
         if self.latest.data_problem is not None:
-            return f"{serving}. A person has to mend {window} at its source, or wait for a new edition, and run again."
+            return f"{serving}. A person has to mend {window} at its source, or wait for a new revision, and run again."
         return {
             "nothing": f"{serving}; the next month is looked at when it is published.",
             "alert": f"{serving} and nothing is retrained. A person should look at what is listed under Why.",

@@ -115,8 +115,8 @@ def svg(figure: Figure, description: str) -> Markup:
     file = StringIO()
     figure.savefig(file, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     drawing = file.getvalue()
-    for stand_in, variable in VARIABLES.items():
-        drawing = drawing.replace(stand_in, f"var({variable})")
+    for replacement, variable in VARIABLES.items():
+        drawing = drawing.replace(replacement, f"var({variable})")
     # What stands before the element's content (XML declaration, DOCTYPE, a size in points) is for files, not for pages.
     content = drawing[drawing.index("<svg") :].partition(">")[2]
     width, height = figure.get_size_inches() * 72  # SVG counts in points

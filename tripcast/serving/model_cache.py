@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tripcast.errors import StorageError
-from tripcast.storage.files import writing
+from tripcast.storage.files import storage_errors
 
 #: Folders of downloads that are under way begin like this.
 _SCRATCH = ".download-"
@@ -90,7 +90,7 @@ class Deployment:
         )
 
 
-class LocalCopy:
+class ModelCache:
     """The local copy of what should serve, for one taxi type.
 
     Args:
@@ -130,7 +130,7 @@ class LocalCopy:
             StorageError: If it cannot be written.
         """
         part = self._file.with_name(f".{self._file.name}.part")
-        with writing(self._file):
+        with storage_errors(self._file):
             self.folder.mkdir(parents=True, exist_ok=True)
             part.write_text(json.dumps(deployment.to_dict(), indent=1) + "\n", encoding="utf-8")
             part.replace(self._file)
@@ -142,7 +142,7 @@ class LocalCopy:
         Raises:
             StorageError: If it cannot be made.
         """
-        with writing(self.folder):
+        with storage_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             folder = TemporaryDirectory(dir=self.folder, prefix=_SCRATCH, ignore_cleanup_errors=True)
         with folder as path:
@@ -162,7 +162,7 @@ class LocalCopy:
             StorageError: If it cannot be written.
         """
         place = self.model(digest)
-        with writing(place):
+        with storage_errors(place):
             self._models.mkdir(parents=True, exist_ok=True)
             if place.exists():
                 shutil.rmtree(place)

@@ -24,7 +24,7 @@ _REPORT_BYTES = 1 << 20
 _STOP_SECONDS = 2.0
 
 
-class FollowerProcess:
+class PollerProcess:
     """Keeps a follower running.
 
     Args:

@@ -496,7 +496,7 @@ class PredictionLog:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        from tripcast.storage.arrow import constant
+        from tripcast.storage.arrow import arrow_scalar
 
         def column(values: npt.NDArray[np.generic], valid: npt.NDArray[np.bool_] | None = None) -> pa.Array:
             kind = pa.from_numpy_dtype(values.dtype)
@@ -517,7 +517,7 @@ class PredictionLog:
         miles = records["trip_distance_miles"]
         columns = {
             "prediction_id": pc.binary_join_element_wise(
-                constant(self._prefix, pa.string()), numbers, constant("", pa.string())
+                arrow_scalar(self._prefix, pa.string()), numbers, arrow_scalar("", pa.string())
             ),
             "predicted_at": column(records["predicted_at"] // 1000),
             "model": text([model.encode() for model in models]).take(answerer),

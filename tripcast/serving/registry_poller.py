@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from tripcast.errors import StorageError, TrackingError, TripcastError
-from tripcast.serving.model_cache import Deployment, LocalCopy, Served
+from tripcast.serving.model_cache import Deployment, ModelCache, Served
 from tripcast.settings import Settings
 
 #: Seconds between two polls.
@@ -72,7 +72,7 @@ class Report:
         return cls(Deployment.from_dict(deployment) if deployment else None, entries["errors"], entries["asked"])
 
 
-class Follower:
+class RegistryPoller:
     """Follows one registered model.
 
     Args:
@@ -83,7 +83,7 @@ class Follower:
     def __init__(self, taxi: str, settings: Settings) -> None:
         self._taxi = taxi
         self._settings = settings
-        self._copy = LocalCopy(settings.home, taxi)
+        self._copy = ModelCache(settings.home, taxi)
 
     def poll(self, asked: int = 0) -> Report:
         """Ask the registry what should serve, and fetch what is not here yet.
@@ -176,7 +176,7 @@ def main() -> None:
     os.nice(_NICENESS)
     for name, value in _MLFLOW.items():
         os.environ.setdefault(name, value)
-    follower = Follower(taxi, Settings.load())
+    follower = RegistryPoller(taxi, Settings.load())
     while True:
         requests.arrived.clear()
         print(follower.poll(requests.last).to_json(), flush=True)

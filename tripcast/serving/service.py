@@ -11,8 +11,8 @@ from pathlib import Path
 from tripcast.errors import StorageError
 from tripcast.serving.arms import Arm, ArmName, Arms, load_arm, salt_of
 from tripcast.serving.metrics import Metrics
-from tripcast.serving.model_cache import Deployment, LocalCopy, Served
-from tripcast.serving.poller_process import FollowerProcess
+from tripcast.serving.model_cache import Deployment, ModelCache, Served
+from tripcast.serving.poller_process import PollerProcess
 from tripcast.serving.registry_poller import Report
 
 _log = logging.getLogger("tripcast.serving")
@@ -40,13 +40,13 @@ class Service:
         self.name = f"tripcast-{taxi}"
         self.metrics = Metrics()
         self._arms: Arms | None = None
-        self._copy = LocalCopy(home, taxi)
+        self._copy = ModelCache(home, taxi)
         self._serving: Deployment | None = None
         self._wanted: Deployment | None = None
         self._refused: dict[int, str] = {}
         self._refused_at = 0.0
         self._registry_errors = ["The registry has not answered yet."]
-        self._follower = FollowerProcess(taxi, self.metrics, self._take)
+        self._follower = PollerProcess(taxi, self.metrics, self._take)
 
     @property
     def arms(self) -> Arms:

@@ -22,7 +22,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from tripcast.storage.files import writing
+from tripcast.storage.files import storage_errors
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -97,7 +97,7 @@ class Spool:
         self._bytes = self._number = 0
         self._open: _OpenFile | None = None
         hidden = root / f".{process}"
-        with writing(self.folder):
+        with storage_errors(self.folder):
             hidden.mkdir(parents=True)
             self._locks = {self.folder: _lock(hidden)}
             # Under its name only when it is locked, so that nobody takes it for a dead process's.
@@ -245,7 +245,7 @@ def _write(table: pa.Table, path: Path) -> int:
     import pyarrow.parquet as pq
 
     part = path.with_suffix(".part")
-    with writing(path):
+    with storage_errors(path):
         try:
             pq.write_table(table, part, compression="zstd", use_dictionary=["model", "version", "arm"])
             _flush(part)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def ahead(items: Iterator[T]) -> Generator[T]:
+def prefetch(items: Iterator[T]) -> Generator[T]:
     """Make the next item in a thread while the caller works on this one, so that reading overlaps writing."""
     end: Any = object()
     with ThreadPoolExecutor(1) as worker:
@@ -23,8 +23,8 @@ def ahead(items: Iterator[T]) -> Generator[T]:
             yield item
 
 
-def constant(value: object, kind: pa.DataType) -> pa.Scalar:
-    """An Arrow constant from what it reads as: ``constant(60, pa.int64())``.
+def arrow_scalar(value: object, kind: pa.DataType) -> pa.Scalar:
+    """An Arrow constant from what it reads as: ``arrow_scalar(60, pa.int64())``.
 
     ``pyarrow.scalar`` does the same, but imports pandas, which takes longer than a month of trips. So does every
     function of ``pyarrow.compute`` that is given a Python number.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def storage_errors(path: Path) -> Iterator[None]:
     """Turn the operating system's refusal to write a path into a sentence.
 
     Raises:
@@ -43,7 +43,7 @@ def parquet_writer(file: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
     import pyarrow.parquet as pq
 
     part = file.with_name(f".{file.name}.part")
-    with writing(file):
+    with storage_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
             # Neither dictionaries, statistics nor compression: benchmarks/ingest has what they would cost.

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from tripcast.errors import StorageError
 from tripcast.storage import s3
-from tripcast.storage.files import writing
+from tripcast.storage.files import storage_errors
 
 #: How often a request to S3 is tried: through a restart of the store; and before there is anything to lose.
 _ATTEMPTS = 10
@@ -105,13 +105,13 @@ class FolderStore:
 
     def check(self) -> None:
         """See ``Store``."""
-        with writing(self._folder):
+        with storage_errors(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
 
     def put(self, file: Path, key: str, content_type: str | None = None) -> str:
         """See ``Store``: links the file where the file system can, and copies it otherwise."""
         kept = self._folder / key
-        with writing(kept):
+        with storage_errors(kept):
             kept.parent.mkdir(parents=True, exist_ok=True)
             if kept.exists() and filecmp.cmp(file, kept, shallow=False):
                 return str(kept)
@@ -129,7 +129,7 @@ class FolderStore:
         kept = self._folder / key
         if not kept.is_file():
             raise StorageError(f"There is no {kept}. Check TRIPCAST_ARTIFACTS.")
-        with writing(file), _in_part(file) as part:
+        with storage_errors(file), _in_part(file) as part:
             shutil.copyfile(kept, part)
 
     def list(self, prefix: str) -> list[str]:
@@ -142,7 +142,7 @@ class FolderStore:
     def delete(self, key: str) -> None:
         """See ``Store``."""
         kept = self._folder / key
-        with writing(kept):
+        with storage_errors(kept):
             kept.unlink(missing_ok=True)
 
 
@@ -184,7 +184,7 @@ class S3Store:
     def get(self, key: str, file: Path) -> None:
         """See ``Store``."""
         place = f"{self.uri}/{key}"
-        with writing(file), _in_part(file) as part:
+        with storage_errors(file), _in_part(file) as part:
             with self._errors(f"{place} cannot be fetched"):
                 digest = self._digest(key)
                 if digest is not None:

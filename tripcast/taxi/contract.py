@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from tripcast.errors import ContractError
 from tripcast.months import Month
-from tripcast.storage.arrow import ahead, constant
-from tripcast.storage.files import parquet_writer, writing
+from tripcast.storage.arrow import arrow_scalar, prefetch
+from tripcast.storage.files import parquet_writer, storage_errors
 from tripcast.taxi.ingestion import Ingested, read_ingested
 from tripcast.taxi.trips import FARTHEST_MILES, LONGEST_MINUTES, SHORTEST_MINUTES, recorded_schema, trips_schema
 from tripcast.taxi.zones import LAST_ZONE
@@ -138,13 +138,13 @@ def validate(
     return checks
 
 
-def hold_out(check: MonthCheck, folder: Path) -> None:
+def move_test_month(check: MonthCheck, folder: Path) -> None:
     """Move a month's good trips into a folder of their own, out of reach of whoever trains on the others.
 
     Raises:
         StorageError: If the folder cannot be written.
     """
-    with writing(folder):
+    with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         check.kept_file.rename(folder / check.kept_file.name)
 
@@ -155,7 +155,7 @@ def _check(ingested: Ingested, kept_file: Path, rejected_file: Path) -> MonthChe
     check = MonthCheck(ingested, kept_file, rejected_file)
     aside = recorded_schema().append(pa.field("reason", pa.string()))
     with parquet_writer(kept_file, trips_schema()) as good, parquet_writer(rejected_file, aside) as bad:
-        for kept, rejected in ahead(map(sort_rows, read_ingested(ingested))):
+        for kept, rejected in prefetch(map(sort_rows, read_ingested(ingested))):
             good.write_batch(kept)
             check.flagged.update(_flags(kept, check.month))
             if len(rejected):
@@ -176,7 +176,7 @@ def sort_rows(batch: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch]:
     rules = _rules()
     good = pc.and_(pc.and_(rules["unknown_zone"](batch), rules["bad_distance"](batch)), rules["bad_duration"](batch))
     # A null in any of the columns makes this null too: that row is not good.
-    good = good.fill_null(constant(False, pa.bool_()))
+    good = good.fill_null(arrow_scalar(False, pa.bool_()))
     trips = batch.filter(good)
     kept = pa.record_batch(
         [
@@ -184,13 +184,15 @@ def sort_rows(batch: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch]:
             trips["pickup_zone"].cast(pa.int16()),
             trips["dropoff_zone"].cast(pa.int16()),
             trips["trip_distance_miles"],
-            pc.divide(_duration(trips).cast(pa.float64()), constant(_MINUTE, pa.float64())),
+            pc.divide(_duration(trips).cast(pa.float64()), arrow_scalar(_MINUTE, pa.float64())),
         ],
         schema=trips_schema(),
     )
     bad = batch.filter(pc.invert(good))
     broken = pa.StructArray.from_arrays([pc.invert(rule(bad)) for rule in rules.values()], names=list(rules))
-    return kept, bad.append_column("reason", pc.case_when(broken, *(constant(reason, pa.string()) for reason in rules)))
+    return kept, bad.append_column(
+        "reason", pc.case_when(broken, *(arrow_scalar(reason, pa.string()) for reason in rules))
+    )
 
 
 def _rules() -> dict[str, Callable[[pa.RecordBatch], pa.BooleanArray]]:
@@ -200,7 +202,8 @@ def _rules() -> dict[str, Callable[[pa.RecordBatch], pa.BooleanArray]]:
 
     def between(values: pa.Array, first: int, last: int) -> pa.BooleanArray:
         return pc.and_(
-            pc.greater_equal(values, constant(first, values.type)), pc.less_equal(values, constant(last, values.type))
+            pc.greater_equal(values, arrow_scalar(first, values.type)),
+            pc.less_equal(values, arrow_scalar(last, values.type)),
         )
 
     return {
@@ -209,7 +212,7 @@ def _rules() -> dict[str, Callable[[pa.RecordBatch], pa.BooleanArray]]:
             between(rows["pickup_zone"], 1, LAST_ZONE), between(rows["dropoff_zone"], 1, LAST_ZONE)
         ),
         "bad_distance": lambda rows: pc.and_(
-            pc.greater_equal(rows["trip_distance_miles"], constant(0, pa.float64())),
+            pc.greater_equal(rows["trip_distance_miles"], arrow_scalar(0, pa.float64())),
             pc.is_finite(rows["trip_distance_miles"]),
         ),
         "bad_duration": lambda rows: between(_duration(rows), SHORTEST_MINUTES * _MINUTE, LONGEST_MINUTES * _MINUTE),
@@ -229,11 +232,11 @@ def _flags(kept: pa.RecordBatch, month: Month) -> dict[str, int]:
     import pyarrow.compute as pc
 
     pickup, miles = kept["pickup_datetime"], kept["trip_distance_miles"]
-    start, end = (constant(moment, pickup.type) for moment in (month.start, month.end))
+    start, end = (arrow_scalar(moment, pickup.type) for moment in (month.start, month.end))
     marked = {
         "outside_month": pc.or_(pc.less(pickup, start), pc.greater_equal(pickup, end)),
-        "far": pc.greater(miles, constant(FARTHEST_MILES, miles.type)),
-        "zero_distance": pc.equal(miles, constant(0, miles.type)),
+        "far": pc.greater(miles, arrow_scalar(FARTHEST_MILES, miles.type)),
+        "zero_distance": pc.equal(miles, arrow_scalar(0, miles.type)),
     }
     return {flag: rows.true_count for flag, rows in marked.items()}
 

@@ -25,7 +25,7 @@ Matrix = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.intp]
 
 #: Trips last an hour at most, and hardly a taxi does a mile a minute for an hour: a longer distance is an error.
-BELIEVABLE_MILES = 60.0
+PLAUSIBLE_MILES = 60.0
 
 #: Meters count hundredths of a mile: no way is shorter, whatever a record says.
 _METER_STEP = 0.01
@@ -66,7 +66,7 @@ _HALF_HOURS = 2 * 48
 _HOURS = 2 * 24
 
 #: Distances in miles between which the usual duration is interpolated: denser where trips are many.
-_KNOTS = np.geomspace(0.1, BELIEVABLE_MILES, 40)
+_KNOTS = np.geomspace(0.1, PLAUSIBLE_MILES, 40)
 
 #: An average over n trips counts n times, its prior this many times.
 _PRIOR_HALF_HOUR = 20.0
@@ -75,15 +75,15 @@ _PRIOR_PAIR = 8.0
 _PRIOR_ZONE_HOUR = 10.0
 
 #: Rounds of taking turns between half hours, pickup zones and dropoff zones; the effects settle in three.
-_TURNS = 3
+_BACKFITTING_ROUNDS = 3
 
 #: How far, in log minutes, one trip may pull an average: a meter left running says nothing about the streets.
-_MAX_PULL = 1.2
+_CLIP_LOG_MINUTES = 1.2
 
 
-def believable(trips: Trips) -> npt.NDArray[np.bool_]:
+def has_plausible_distance(trips: Trips) -> npt.NDArray[np.bool_]:
     """Which trips have a distance that a taxi can have driven, (n,)."""
-    return (trips.trip_distance_miles > 0) & (trips.trip_distance_miles <= BELIEVABLE_MILES)
+    return (trips.trip_distance_miles > 0) & (trips.trip_distance_miles <= PLAUSIBLE_MILES)
 
 
 #: The index of each 16-bit number, negative ones at its end: one look-up instead of comparisons.
@@ -102,7 +102,7 @@ def _pair(trips: Trips) -> Integers:
 _CALENDAR_DAYS = 146_097
 
 
-def _free_days() -> npt.NDArray[np.bool_]:
+def _non_working_days() -> npt.NDArray[np.bool_]:
     """Which days people do not work on: weekends, and the federal holidays that empty offices.
 
     Source: 5 U.S.C. 6103. Left out are Columbus and Veterans Day, when most of New York works.
@@ -135,7 +135,7 @@ def _weekday(day: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return (day + 3) % 7
 
 
-_FREE_DAYS = _free_days()
+_FREE_DAYS = _non_working_days()
 _FREE_DAY_ITEMS = _FREE_DAYS.data
 
 
@@ -175,7 +175,7 @@ class Geography:
     @classmethod
     def fit(cls, trips: Trips) -> Geography:
         """Learn from trips; those without a believable distance are left out."""
-        trips = trips[believable(trips)]
+        trips = trips[has_plausible_distance(trips)]
         count, median = _medians(_pair(trips), trips.trip_distance_miles)
         count, median = count.reshape(_ZONES, _ZONES), median.reshape(_ZONES, _ZONES)
         ways = _shortest_ways(count, median)
@@ -261,7 +261,7 @@ class PaceFit:
     """
 
     def __init__(self, trips: Trips, fold: npt.NDArray[np.int8]) -> None:
-        known = believable(trips)
+        known = has_plausible_distance(trips)
         trips = trips[known]
         assert trips.duration_minutes is not None
         clock = _Clock.of(trips)
@@ -283,10 +283,10 @@ class PaceFit:
 
         for_miles = _curve(miles, left)
         left -= np.interp(miles, np.log(_KNOTS), for_miles).astype(np.float32)
-        np.clip(left, -_MAX_PULL, _MAX_PULL, out=left)
+        np.clip(left, -_CLIP_LOG_MINUTES, _CLIP_LOG_MINUTES, out=left)
 
         half_hour, pickup, dropoff = np.zeros(_HALF_HOURS), np.zeros(_ZONES), np.zeros(_ZONES)
-        for _ in range(_TURNS):
+        for _ in range(_BACKFITTING_ROUNDS):
             half_hour = _shrunken_means(
                 half_hours, left - pickup[pickups] - dropoff[dropoffs], _HALF_HOURS, _PRIOR_HALF_HOUR
             )
@@ -378,7 +378,7 @@ class FeatureTables:
         shared = len(PAIR_FEATURES)
         rows[:, :shared] = self._pair_features[pair]
         usual = rows[:, _USUAL_MILES]
-        miles = np.where(believable(trips), trips.trip_distance_miles, np.nan)
+        miles = np.where(has_plausible_distance(trips), trips.trip_distance_miles, np.nan)
         for_miles = np.interp(np.log(np.where(np.isnan(miles), usual, miles)), self._knots, self.pace.for_miles)
         rows[:, shared] = miles
         rows[:, shared + 1] = miles / usual
@@ -417,7 +417,7 @@ class FeatureTables:
         shared = len(PAIR_FEATURES)
         row[:shared] = self._pair_items[pair * shared : (pair + 1) * shared]
         usual = row[_USUAL_MILES]
-        known = 0 < trip_distance_miles <= BELIEVABLE_MILES
+        known = 0 < trip_distance_miles <= PLAUSIBLE_MILES
         miles = trip_distance_miles if known else nan
         for_miles = self._for_miles(log(miles if known else usual))
         row[shared] = miles

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tripcast.errors import ContractError, InvalidRequest, SourceError
 from tripcast.months import Month
-from tripcast.storage.arrow import ahead, constant
+from tripcast.storage.arrow import arrow_scalar, prefetch
 from tripcast.storage.files import parquet_writer
 from tripcast.storage.store import Store
 from tripcast.taxi.sources import TAXIS, open_source
@@ -87,7 +87,7 @@ def ingest(
     output: Path,
     downloads: Path,
     store: Store,
-    edition: str | None = None,
+    revision: str | None = None,
 ) -> Ingested:
     """Bring one month of one taxi into the typed form, whatever types its source has this time.
 
@@ -101,23 +101,23 @@ def ingest(
         output: The typed parquet file to write. It appears whole or not at all.
         downloads: Folder that keeps what has to be downloaded.
         store: Keeps the typed file as ``snapshots/{sha256}.parquet``: once for the same values, for good.
-        edition: The edition to ingest, as the source named it; None for whichever is there.
+        revision: The revision to ingest, as the source named it; None for whichever is there.
 
     Raises:
         InvalidRequest: If the taxi or the kind of source is unknown.
-        SourceError: If the month is not there, cannot be reached, is damaged, or is another edition by now.
+        SourceError: If the month is not there, cannot be reached, is damaged, or is another revision by now.
         ContractError: If a column is missing or is of a wrong kind altogether.
         StorageError: If a file cannot be written.
     """
     if taxi not in TAXIS:
         raise InvalidRequest(f"There is no taxi '{taxi}': ask for {' or '.join(TAXIS)}.")
     opened = open_source(source, downloads)
-    if edition is not None and opened.edition(taxi, month) != edition:
+    if revision is not None and opened.revision(taxi, month) != revision:
         raise SourceError(f"{month} of the {taxi} taxi in {source} has changed since this run was planned: run again.")
     raw = opened.month(taxi, month)
     content, rows = ContentHash(), 0
     with parquet_writer(output, recorded_schema()) as writer:
-        for batch in ahead(typed_batches(raw, taxi)):
+        for batch in prefetch(typed_batches(raw, taxi)):
             content.update(batch)
             writer.write_batch(batch)
             rows += len(batch)
@@ -147,7 +147,7 @@ class ContentHash:
         for name, (kind, digest) in self._columns.items():
             values = batch[name].cast(pa.int64()) if pa.types.is_timestamp(kind) else batch[name]
             null = "nan" if pa.types.is_floating(kind) else -(2 ** (kind.bit_width - 1))
-            values, width = values.fill_null(constant(null, values.type)), kind.bit_width // 8
+            values, width = values.fill_null(arrow_scalar(null, values.type)), kind.bit_width // 8
             # Arrow's memory is little-endian on every machine that it is built for.
             digest.update(memoryview(values.buffers()[1])[values.offset * width :][: len(values) * width])
 
@@ -268,7 +268,7 @@ def _to_timestamps(values: pa.Array) -> pa.Array | None:
     if factor:
         # Beyond this, microseconds overflow.
         last = (2**63 - 1) // factor
-        values = _where(pc.less_equal(pc.abs(values.cast(pa.int64())), constant(last, pa.int64())), values)
+        values = _where(pc.less_equal(pc.abs(values.cast(pa.int64())), arrow_scalar(last, pa.int64())), values)
     return values.cast(kind, safe=False)
 
 
@@ -283,7 +283,7 @@ def _to_whole_numbers(values: pa.Array) -> pa.Array | None:
         return numbers.cast(pa.int32())
     except pa.ArrowInvalid:
         floats = numbers.cast(pa.float64(), safe=False)
-        end = constant(2**31, pa.float64())
+        end = arrow_scalar(2**31, pa.float64())
         # The smallest int32 is left out: it stands for null in the content hash.
         fits = pc.and_(pc.greater(floats, pc.negate(end)), pc.less(floats, end))
         return _where(pc.and_(fits, pc.equal(pc.floor(floats), floats)), numbers).cast(pa.int32())

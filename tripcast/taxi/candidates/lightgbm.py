@@ -77,7 +77,7 @@ class Boosted:
 
 
 @dataclass(frozen=True)
-class Rehearsal:
+class HoldoutFit:
     """The earlier and the later training trips as LightGBM takes them, to try parameters on.
 
     Attributes:
@@ -93,7 +93,7 @@ class Rehearsal:
     actual: Floats
 
     @classmethod
-    def of(cls, earlier: Trips, later: Trips) -> Rehearsal:
+    def of(cls, earlier: Trips, later: Trips) -> HoldoutFit:
         """Compute the features once."""
         from tripcast.taxi.candidates import boosting
 
@@ -103,7 +103,7 @@ class Rehearsal:
         data = boosting.dataset(features, earlier.duration_minutes)
         return cls(features.tables, data, features.tables(later), later.duration_minutes)
 
-    def play(self, parameters: Mapping[str, Any]) -> tuple[Boosted, float]:
+    def run(self, parameters: Mapping[str, Any]) -> tuple[Boosted, float]:
         """Fit to the earlier trips and judge on the later ones.
 
         Args:
@@ -122,14 +122,14 @@ class Rehearsal:
         return Boosted(self.tables, booster, round(1 + _LASTING * surplus, 4)), rmse
 
 
-def rehearse(earlier: Trips, later: Trips, search: Search) -> tuple[Boosted, dict[str, Any]]:
+def fit_holdout(earlier: Trips, later: Trips, search: Search) -> tuple[Boosted, dict[str, Any]]:
     """Fit to the earlier trips; choose the level on the later ones."""
-    predictor, _ = Rehearsal.of(earlier, later).play(DEFAULTS)
+    predictor, _ = HoldoutFit.of(earlier, later).run(DEFAULTS)
     return predictor, {**DEFAULTS, "level": predictor.level}
 
 
 def fit(trips: Trips, parameters: Mapping[str, Any]) -> Boosted:
-    """Fit to trips with parameters from ``rehearse``."""
+    """Fit to trips with parameters from ``fit_holdout``."""
     from tripcast.taxi.candidates import boosting
 
     assert trips.duration_minutes is not None

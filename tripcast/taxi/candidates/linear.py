@@ -87,7 +87,7 @@ def _pair(trips: Trips) -> npt.NDArray[np.int64]:
     return pickup * _ZONES + dropoff
 
 
-def rehearse(earlier: Trips, later: Trips, search: Search) -> tuple[Linear, dict[str, Any]]:
+def fit_holdout(earlier: Trips, later: Trips, search: Search) -> tuple[Linear, dict[str, Any]]:
     """Fit to the earlier trips; there is nothing to choose."""
     return fit(earlier, {}), {}
 

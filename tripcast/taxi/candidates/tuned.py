@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tripcast.models.model import Search
-from tripcast.taxi.candidates.lightgbm import DEFAULTS, Boosted, Rehearsal, fit, load
+from tripcast.taxi.candidates.lightgbm import DEFAULTS, Boosted, HoldoutFit, fit, load
 from tripcast.taxi.trips import Trips
 
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["fit", "load", "rehearse"]
+__all__ = ["fit", "fit_holdout", "load"]
 
 
-def rehearse(earlier: Trips, later: Trips, search: Search) -> tuple[Boosted, dict[str, Any]]:
+def fit_holdout(earlier: Trips, later: Trips, search: Search) -> tuple[Boosted, dict[str, Any]]:
     """Fit to the earlier trips with the parameters that do best on the later ones.
 
     The first trial is that of the defaults, and only a better one takes its place.
@@ -22,11 +22,11 @@ def rehearse(earlier: Trips, later: Trips, search: Search) -> tuple[Boosted, dic
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    rehearsal = Rehearsal.of(earlier, later)
+    rehearsal = HoldoutFit.of(earlier, later)
     predictors: dict[int, Boosted] = {}
 
     def objective(trial: optuna.Trial) -> float:
-        predictors[trial.number], rmse = rehearsal.play(_suggest(trial))
+        predictors[trial.number], rmse = rehearsal.run(_suggest(trial))
         return rmse
 
     def finished(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:

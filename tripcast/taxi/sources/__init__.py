@@ -20,8 +20,8 @@ TAXIS = ("green", "yellow")
 class Source(Protocol):
     """Anything that months of trip records can be had from."""
 
-    def edition(self, taxi: str, month: Month) -> str:
-        """What tells this edition of a month from an earlier or later one, asked without reading the month.
+    def revision(self, taxi: str, month: Month) -> str:
+        """What tells this revision of a month from an earlier or later one, asked without reading the month.
 
         Raises:
             SourceError: If the month is not there, or the source cannot be reached.
@@ -45,7 +45,7 @@ class Simulated:
 
         self._text, self._city = text, City.parse(text)
 
-    def edition(self, taxi: str, month: Month) -> str:
+    def revision(self, taxi: str, month: Month) -> str:
         """The city itself: it makes the same month each time."""
         return repr(self._city)
 

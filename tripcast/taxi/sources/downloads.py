@@ -1,4 +1,4 @@
-"""Files on their way down: in part until they are whole, and kept until the server has another edition."""
+"""Files on their way down: in part until they are whole, and kept until the server has another revision."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tripcast.storage.files import writing
+from tripcast.storage.files import storage_errors
 
 
 class Download:
     """A file that is being downloaded, or has been.
 
     Beside ``file`` there may be ``file.part``, the bytes that have arrived so far. Each of them has a note of the
-    edition that it belongs to (``file.edition``, ``file.part.edition``): the ETag or date that the server gave.
+    revision that it belongs to (``file.revision``, ``file.part.revision``): the ETag or date that the server gave.
     A reader sees either no file, the old one or the whole new one.
     """
 
@@ -22,27 +22,27 @@ class Download:
         self.file = file
         self.part = file.with_name(f"{file.name}.part")
 
-    def edition(self) -> str | None:
-        """The edition of the whole file; None if there is no whole file."""
+    def revision(self) -> str | None:
+        """The revision of the whole file; None if there is no whole file."""
         return _edition_of(self.file)
 
     def begun(self) -> tuple[int, str] | None:
-        """How many bytes have arrived of which edition; None if the download has to begin at the beginning."""
-        edition = _edition_of(self.part)
-        arrived = self.part.stat().st_size if edition else 0
-        return (arrived, edition) if edition and arrived else None
+        """How many bytes have arrived of which revision; None if the download has to begin at the beginning."""
+        revision = _edition_of(self.part)
+        arrived = self.part.stat().st_size if revision else 0
+        return (arrived, revision) if revision and arrived else None
 
-    def restart(self, edition: str | None) -> None:
-        """Throw away what has arrived, and begin an edition (None: the server names none, so never resume it).
+    def restart(self, revision: str | None) -> None:
+        """Throw away what has arrived, and begin an revision (None: the server names none, so never resume it).
 
         Raises:
             StorageError: If the folder cannot be written.
         """
-        with writing(self.file):
+        with storage_errors(self.file):
             self.file.parent.mkdir(parents=True, exist_ok=True)
             self.part.unlink(missing_ok=True)
-            # Empty is no edition: a file without one is neither resumed nor taken for current.
-            _note_of(self.part).write_text(edition or "", encoding="utf-8")
+            # Empty is no revision: a file without one is neither resumed nor taken for current.
+            _note_of(self.part).write_text(revision or "", encoding="utf-8")
 
     def finish(self) -> None:
         """Make the part the whole file.
@@ -50,14 +50,14 @@ class Download:
         Raises:
             StorageError: If the folder cannot be written.
         """
-        with writing(self.file):
+        with storage_errors(self.file):
             # A stop between the two leaves the new file with the old note, which costs one more download.
             self.part.replace(self.file)
             _note_of(self.part).replace(_note_of(self.file))
 
 
 def _note_of(file: Path) -> Path:
-    return file.with_name(f"{file.name}.edition")
+    return file.with_name(f"{file.name}.revision")
 
 
 def _edition_of(file: Path) -> str | None:

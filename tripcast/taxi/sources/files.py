@@ -14,7 +14,7 @@ from tripcast.months import Month
 if TYPE_CHECKING:
     import pyarrow as pa
 
-#: The editions in which a month may be there, the preferred one first.
+#: The revisions in which a month may be there, the preferred one first.
 EDITIONS = (".parquet", ".csv", ".csv.gz")
 
 #: Rows in a batch of parquet: large enough for vectors, small enough that a few batches are a few dozen megabytes.
@@ -43,7 +43,7 @@ class RawMonth:
 def month_file(names: Iterable[str], taxi: str, month: Month) -> str | None:
     """The name, among those that are there, under which a month is published; None if it is not there."""
     there = set(names)
-    return next((name for edition in EDITIONS if (name := f"{taxi}_tripdata_{month}{edition}") in there), None)
+    return next((name for revision in EDITIONS if (name := f"{taxi}_tripdata_{month}{revision}") in there), None)
 
 
 def missing_month(names: Iterable[str], taxi: str, month: Month, where: str) -> SourceError:
@@ -58,13 +58,13 @@ def missing_month(names: Iterable[str], taxi: str, month: Month, where: str) -> 
     )
 
 
-def open_month_file(file: Path, location: str, edition: str | None = None) -> RawMonth:
+def open_month_file(file: Path, location: str, revision: str | None = None) -> RawMonth:
     """Open a month's file.
 
     Args:
         file: The file.
         location: Where it came from, for error messages.
-        edition: Which of the ``EDITIONS`` it is; None to go by its name.
+        revision: Which of the ``EDITIONS`` it is; None to go by its name.
 
     Raises:
         SourceError: If the file is empty, is a web page, is truncated, or is not what its name says.
@@ -72,7 +72,7 @@ def open_month_file(file: Path, location: str, edition: str | None = None) -> Ra
     import pyarrow as pa
 
     try:
-        parquet = (edition or file.suffix) == ".parquet"
+        parquet = (revision or file.suffix) == ".parquet"
         _refuse_what_is_no_table(file, location, parquet)
         return _open_parquet(file, location) if parquet else _open_csv(file, location)
     except (pa.ArrowException, OSError) as trouble:

@@ -26,7 +26,7 @@ class Folder:
                 "or write tlc, s3://bucket/prefix or simulated."
             )
 
-    def edition(self, taxi: str, month: Month) -> str:
+    def revision(self, taxi: str, month: Month) -> str:
         """The month's file with its size and the time of its last change.
 
         Raises:

@@ -10,7 +10,7 @@ from typing import Any
 from tripcast.errors import SourceError, SourceUnreachable
 from tripcast.months import Month
 from tripcast.storage import s3
-from tripcast.storage.files import writing
+from tripcast.storage.files import storage_errors
 from tripcast.taxi.sources.downloads import Download, progress
 from tripcast.taxi.sources.files import RawMonth, missing_month, month_file, open_month_file
 
@@ -33,7 +33,7 @@ class S3:
         self._bucket, self._folder = s3.split(url)
         self._url, self._downloads = url, downloads
 
-    def edition(self, taxi: str, month: Month) -> str:
+    def revision(self, taxi: str, month: Month) -> str:
         """The month's object with its ETag.
 
         Raises:
@@ -54,7 +54,7 @@ class S3:
         name, item = self._find(client, taxi, month)
         location = f"s3://{self._bucket}/{self._folder}{name}"
         download = Download(self._downloads / "s3" / self._bucket / f"{self._folder}{name}")
-        if download.edition() != item["ETag"]:
+        if download.revision() != item["ETag"]:
             self._fetch(client, item, download, location)
         return open_month_file(download.file, location)
 
@@ -75,7 +75,7 @@ class S3:
     def _fetch(self, client: Any, item: dict[str, Any], download: Download, location: str) -> None:
         download.restart(item["ETag"])
         # The trouble with S3 inside: its errors are no errors of the file system, save for those that truly are.
-        with progress(location, item["Size"]) as advance, writing(download.file), self._trouble():
+        with progress(location, item["Size"]) as advance, storage_errors(download.file), self._trouble():
             client.download_file(self._bucket, item["Key"], str(download.part), Callback=advance)
         download.finish()
 

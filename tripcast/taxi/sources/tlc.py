@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tripcast.errors import SourceError, SourceUnreachable
 from tripcast.months import Month
-from tripcast.storage.files import writing
+from tripcast.storage.files import storage_errors
 from tripcast.taxi.sources.downloads import Download, progress
 from tripcast.taxi.sources.files import RawMonth, open_month_file
 
@@ -47,7 +47,7 @@ class TLC:
         """
         self._downloads, self._base_url, self._retries = downloads, base_url.rstrip("/"), retries
 
-    def edition(self, taxi: str, month: Month) -> str:
+    def revision(self, taxi: str, month: Month) -> str:
         """The ETag or date that the publisher gives the month; of the copy that is here if nobody answers.
 
         Raises:
@@ -119,15 +119,15 @@ def _named(taxi: str, month: Month) -> str:
 
 
 def _copy_or_raise(url: str, download: Download, what: str, trouble: Exception) -> str:
-    """Fall back on the copy that is here, and give its edition."""
-    edition = download.edition()
-    if edition is None:
+    """Fall back on the copy that is here, and give its revision."""
+    revision = download.revision()
+    if revision is None:
         raise SourceUnreachable(
             f"The {what} cannot be downloaded from {url}: {trouble}. Check the network, then run again: what "
             "has arrived is kept. Or use a folder, or simulated, as the source."
         ) from trouble
     print(f"Using the copy of {url} that is here: {trouble}", file=sys.stderr, flush=True)
-    return edition
+    return revision
 
 
 def _refuse_missing(answer: requests.Response, url: str, what: str) -> None:
@@ -154,7 +154,7 @@ def _advance(session: requests.Session, url: str, download: Download, what: str)
         _refuse_missing(answer, url, what)
         resumes = answer.status_code == 206
         if answer.status_code == 416 or (resumes and not _continues(answer, begun)):
-            download.restart(edition=None)
+            download.restart(revision=None)
             return False
         answer.raise_for_status()
         if not resumes:
@@ -162,7 +162,7 @@ def _advance(session: requests.Session, url: str, download: Download, what: str)
         done = begun[0] if begun and resumes else 0
         length = answer.headers.get("Content-Length")
         total = done + int(length) if length else None
-        with progress(url, total, done) as advance, writing(download.file), download.part.open("ab") as part:
+        with progress(url, total, done) as advance, storage_errors(download.file), download.part.open("ab") as part:
             try:
                 for chunk in answer.iter_content(_CHUNK_BYTES):
                     part.write(chunk)
@@ -181,19 +181,19 @@ def _headers(download: Download) -> dict[str, str]:
     headers = {"Accept-Encoding": "identity"}
     if begun := download.begun():
         headers |= {"Range": f"bytes={begun[0]}-", "If-Range": begun[1]}
-    elif edition := download.edition():
-        headers["If-None-Match" if edition.startswith('"') else "If-Modified-Since"] = edition
+    elif revision := download.revision():
+        headers["If-None-Match" if revision.startswith('"') else "If-Modified-Since"] = revision
     return headers
 
 
 def _edition(answer: requests.Response) -> str | None:
-    """What tells this edition of the file from others: its ETag if it is a strong one, else its date."""
+    """What tells this revision of the file from others: its ETag if it is a strong one, else its date."""
     etag = answer.headers.get("ETag", "")
     return etag if etag.startswith('"') else answer.headers.get("Last-Modified")
 
 
 def _continues(answer: requests.Response, begun: tuple[int, str] | None) -> bool:
-    """Whether a partial answer is the rest of what has arrived: the same edition, from the next byte on."""
+    """Whether a partial answer is the rest of what has arrived: the same revision, from the next byte on."""
     return (
         begun is not None
         and _edition(answer) == begun[1]
