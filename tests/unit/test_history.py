@@ -119,6 +119,6 @@ def test_a_bucket_keeps_what_a_folder_does(s3, pages):
     history.save_response("2021-06", {"what": "Told."})
     again = History(open_store("s3://artifacts/tripcast"), "green")
     assert again.windows() == [window()]
-    assert again.response("2021-06") == {"what": "Told."}
-    assert again.retraining("2021-06") is None
+    assert again.get_response("2021-06") == {"what": "Told."}
+    assert again.get_retraining("2021-06") is None
     assert again.report_uri("2021-06") == "s3://artifacts/tripcast/monitoring/green/2021-06/report.html"
