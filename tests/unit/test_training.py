@@ -109,7 +109,7 @@ def test_a_search_that_finds_nothing_better_returns_the_defaults(monkeypatch):
         predictor, rmse = play(self, parameters)
         return predictor, rmse + (parameters != lightgbm.DEFAULTS)
 
-    monkeypatch.setattr(lightgbm.HoldoutFit, "play", worse_than_the_defaults)
+    monkeypatch.setattr(lightgbm.HoldoutFit, "run", worse_than_the_defaults)
     trips = make_trips(800)
     tuned = train("tuned", trips, taxi="green", data=DATA, trials=3)
     default = train("lightgbm", trips, taxi="green", data=DATA)
