@@ -103,10 +103,10 @@ def test_a_search_tells_of_every_trial_and_keeps_the_best():
 
 
 def test_a_search_that_finds_nothing_better_returns_the_defaults(monkeypatch):
-    play = lightgbm.HoldoutFit.play
+    run = lightgbm.HoldoutFit.run
 
     def worse_than_the_defaults(self, parameters):
-        predictor, rmse = play(self, parameters)
+        predictor, rmse = run(self, parameters)
         return predictor, rmse + (parameters != lightgbm.DEFAULTS)
 
     monkeypatch.setattr(lightgbm.HoldoutFit, "run", worse_than_the_defaults)
