@@ -39,6 +39,17 @@ def test_rows_are_predicted_as_by_lightgbms_own_package(trained, booster, rows, 
     np.testing.assert_array_equal(booster.predict(rows, threads), trained.predict(rows))
 
 
+def test_contributions_are_those_of_lightgbms_own_package(trained, booster, rows):
+    contributions = booster.contributions(rows)
+    np.testing.assert_allclose(contributions, trained.predict(rows, pred_contrib=True), rtol=1e-12)
+    np.testing.assert_allclose(contributions.sum(axis=1), booster.predict(rows, 1), rtol=1e-9)
+
+
+def test_contributions_to_rows_of_another_width_are_refused(booster, rows):
+    with pytest.raises(ValueError, match=r"features in data \(2\)"):
+        booster.contributions(rows[:, :2])
+
+
 def test_rows_may_lie_in_memory_in_any_order(booster, rows):
     np.testing.assert_array_equal(booster.predict(np.asfortranarray(rows), 1), booster.predict(rows, 1))
     np.testing.assert_array_equal(booster.predict(rows[::2], 1), booster.predict(rows, 1)[::2])

@@ -29,6 +29,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Names and numbers of the C interface (LightGBM/c_api.h).
 _C_API_DTYPE_FLOAT32 = 0
 _C_API_PREDICT_NORMAL = 0
+_C_API_PREDICT_CONTRIB = 3
 _FIRST_TREE, _ALL_TREES = 0, -1
 _ROW_MAJOR = 1
 
@@ -106,14 +107,37 @@ class Booster:
         Raises:
             ValueError: If the rows are of another width.
         """
-        rows, found = np.ascontiguousarray(rows, np.float32), np.empty(len(rows))
+        found = np.empty(len(rows))
+        self._predict(rows, _C_API_PREDICT_NORMAL, threads, found)
+        return found
+
+    def contributions(self, rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        """How much each feature adds to the prediction of each row: LightGBM's own SHAP values.
+
+        They are exact for trees (Lundberg et al. 2020, From local explanations to global understanding with explainable
+        AI for trees, Nature Machine Intelligence 2, 56-67) and take some hundred times as long as a prediction.
+
+        Args:
+            rows: Features, (n, features).
+
+        Returns:
+            (n, features + 1); the last column is the mean prediction, and a row's sum is its prediction.
+
+        Raises:
+            ValueError: If the rows are of another width.
+        """
+        found = np.empty((len(rows), self._features + 1))
+        self._predict(rows, _C_API_PREDICT_CONTRIB, 1, found)
+        return found
+
+    def _predict(self, rows: npt.NDArray[np.float32], kind: int, threads: int, found: npt.NDArray[np.float64]) -> None:
+        rows = np.ascontiguousarray(rows, np.float32)
         _call(
             "LGBM_BoosterPredictForMat",
             *(self._handle, rows.ctypes.data, _C_API_DTYPE_FLOAT32, *rows.shape, _ROW_MAJOR),
-            *(_C_API_PREDICT_NORMAL, _FIRST_TREE, _ALL_TREES, _parameters(threads)),
+            *(kind, _FIRST_TREE, _ALL_TREES, _parameters(threads)),
             *(byref(self._count), found.ctypes.data),
         )
-        return found
 
     def predict_row(self) -> float:
         """The sum over all trees for the features in ``row``."""
