@@ -37,7 +37,7 @@ def make(trips: int) -> str:
     from tripcast.months import Month
     from tripcast.registry.registry import EXPECTATION, Registry
     from tripcast.registry.tracking import Tracker
-    from tripcast.serving.prediction_log import PredictionLog
+    from tripcast.serving.prediction_log import Answerer, PredictionLog
     from tripcast.settings import Settings
     from tripcast.storage.store import open_store
 
@@ -68,7 +68,8 @@ def make(trips: int) -> str:
         asked = np.flatnonzero(rows)
         for start in range(0, len(asked), 10_000):
             part = month[asked[start : start + 10_000]]
-            ids += log.extend(registry.name, number, arm, [None] * len(part), part, models[number - 1].predict(part))
+            answerer, prediction = Answerer(registry.name, number, arm), models[number - 1].predict(part)
+            ids += log.extend(answerer, [None] * len(part), part, prediction)
             minutes.append(part.duration_minutes)
     assert log.close(timeout=120).pending == 0
     truth = settings.home / "truth.parquet"

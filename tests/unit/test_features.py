@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tripcast.taxi.features import FEATURES, FeatureTables, Geography, OutOfFold, PaceFit
-from tripcast.taxi.trips import Trips
+from tripcast.taxi.trips import Trip, Trips
 
 MONDAY = np.datetime64("2021-01-04T00:00:00", "us")
 
@@ -108,7 +108,7 @@ def test_a_pair_of_vanishing_distances_still_has_features():
     trips = trips_of([1] * 20, [1] * 20, [1e-300] * 20, [5.0] * 20)
     tables = OutOfFold(trips).tables
     row = np.empty(len(FEATURES), np.float32)
-    tables.write_row(row.data, 1, 1, 60.0, 0)
+    tables.write_row(row.data, Trip(1, 1, 60.0, 0))
     assert row[FEATURES.index("miles_to_usual")] == 6000
     np.testing.assert_array_max_ulp(row, tables(trips_of([1], [1], [60.0], start=np.datetime64(0, "us")))[0], maxulp=1)
 
@@ -141,7 +141,7 @@ def test_one_trip_has_the_features_it_has_in_a_batch(tables, month):
 def test_a_row_by_itself_is_that_of_a_batch(tables, pickup, dropoff, miles, pickup_time):
     time = np.datetime64(pickup_time, "s")
     row = np.empty(len(FEATURES), np.float32)
-    tables.write_row(row.data, pickup, dropoff, miles, int(time.astype(int)))
+    tables.write_row(row.data, Trip(pickup, dropoff, miles, int(time.astype(int))))
     trip = trips_of([pickup], [dropoff], [miles], start=time.astype("datetime64[us]"))
     np.testing.assert_array_max_ulp(row, tables(trip)[0], maxulp=1)
 

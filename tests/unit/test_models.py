@@ -22,7 +22,7 @@ from tripcast.errors import StorageError
 from tripcast.models import CANDIDATES, Model
 from tripcast.models.training import train
 from tripcast.taxi.candidates import lightgbm, linear
-from tripcast.taxi.trips import Trips
+from tripcast.taxi.trips import Trip, Trips
 
 
 @pytest.fixture(scope="module")
@@ -110,13 +110,8 @@ def test_one_trip_is_predicted_as_in_a_batch(model):
 )
 def test_one_trip_by_itself_is_predicted_as_in_a_batch(models, candidate, pickup_zone, dropoff_zone, miles, pickup):
     model = models[candidate]
-    trip = Trips(
-        np.array([pickup], "datetime64[s]").astype("datetime64[us]"),
-        np.array([pickup_zone], np.int16),
-        np.array([dropoff_zone], np.int16),
-        np.array([miles]),
-    )
-    found, expected = model.predict_one(pickup_zone, dropoff_zone, miles, pickup), model.predict(trip)
+    trip = Trip(pickup_zone, dropoff_zone, miles, pickup)
+    found, expected = model.predict_one(trip), model.predict(Trips.of([trip]))
     assert [type(number) for number in found] == [float] * 3
     np.testing.assert_allclose(found, [expected.minutes[0], expected.lower[0], expected.upper[0]], rtol=1e-12)
 
@@ -125,7 +120,7 @@ def test_a_trip_by_itself_leaves_nothing_behind_for_the_next(model):
     trips = make_trips(20, seed=1)
     seconds = trips.pickup_datetime.astype("datetime64[s]").astype(int).tolist()
     columns = (trips.pickup_zone.tolist(), trips.dropoff_zone.tolist(), trips.trip_distance_miles.tolist(), seconds)
-    found = [model.predict_one(*trip) for trip in zip(*columns, strict=True)]
+    found = [model.predict_one(Trip(*trip)) for trip in zip(*columns, strict=True)]
     expected = model.predict(trips)
     np.testing.assert_allclose(found, np.column_stack([expected.minutes, expected.lower, expected.upper]), rtol=1e-12)
 
@@ -228,11 +223,11 @@ import sys
 from pathlib import Path
 import numpy as np
 from tripcast.models import Model
-from tripcast.taxi.trips import Trips
+from tripcast.taxi.trips import Trip, Trips
 one = Trips(np.array(["2021-02-03T04:05"], "M8[us]"), np.array([41], "i2"), np.array([42], "i2"), np.array([1.5]))
 model = Model.load(Path(sys.argv[1]))
 model.predict(one)
-model.predict_one(41, 42, 1.5, 1_612_325_100)
+model.predict_one(Trip(41, 42, 1.5, 1_612_325_100))
 heavy = {"lightgbm", "scipy", "sklearn", "pandas", "pyarrow", "mlflow", "optuna", "matplotlib", "boto3", "kfp"}
 print(sorted(heavy & set(sys.modules)))
 """

@@ -15,7 +15,7 @@ from tripcast.jobs.monitor import choose_months, load_valid_trips, metrics, writ
 from tripcast.monitoring.rule import Incident, Rule, WindowResult, decide
 from tripcast.months import Month
 from tripcast.registry.registry import Version
-from tripcast.serving.prediction_log import PredictionLog
+from tripcast.serving.prediction_log import Answerer, PredictionLog
 from tripcast.taxi.trips import Trips
 
 pytestmark = pytest.mark.usefixtures("without_pictures")
@@ -245,7 +245,7 @@ class Riders:
     def ask(self, version, arm, trips, *, model="tripcast-green", truth=True):
         asked = Trips(trips.pickup_datetime, trips.pickup_zone, trips.dropoff_zone, trips.trip_distance_miles)
         prediction = self.loop.registry.load(self.loop.registry.version(version)).predict(asked)
-        ids = self.log.extend(model, version, arm, [None] * len(trips), asked, prediction)
+        ids = self.log.extend(Answerer(model, version, arm), [None] * len(trips), asked, prediction)
         if truth:
             self.ids += ids
             self.minutes += trips.duration_minutes.tolist()

@@ -24,16 +24,20 @@ import pytest
 from tripcast.errors import InvalidRequest, StorageError
 from tripcast.models.model import Prediction
 from tripcast.serving import prediction_log
-from tripcast.serving.prediction_log import Counts, PredictionLog, prediction_schema, read_log
+from tripcast.serving.prediction_log import Answerer, Counts, PredictionLog, prediction_schema, read_log
 from tripcast.serving.spool import Spool
 from tripcast.storage.store import FolderStore, S3Store, Store, open_store
-from tripcast.taxi.trips import Trips
+from tripcast.taxi.trips import Trip, Trips
 
 #: Longer than any test: what is to be written is written because of something else.
 NEVER = 1000.0
 
 PICKUP = datetime(2021, 2, 10, 8, 15)
 PICKUP_SECONDS = 1_612_944_900
+TRIP = Trip(74, 236, 2.25, PICKUP_SECONDS)
+
+CHAMPION = Answerer("tripcast-green", 3, "champion")
+CHALLENGER = Answerer("tripcast-green", 4, "challenger")
 
 ALL_TIME = (datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 2, 1, tzinfo=UTC))
 
@@ -91,9 +95,7 @@ def spool(tmp_path: Path) -> Path:
 
 def answer(log: PredictionLog, rider_id: str | None = None, minutes: float = 12.5) -> str:
     """Log one answer."""
-    return log.append(
-        "tripcast-green", 3, "champion", rider_id, 74, 236, 2.25, PICKUP_SECONDS, (minutes, minutes - 4, minutes + 6)
-    )
+    return log.append(CHAMPION, rider_id, TRIP, (minutes, minutes - 4, minutes + 6))
 
 
 def batch(size: int) -> tuple[Trips, Prediction]:
@@ -135,10 +137,10 @@ def files_in(folder: Path) -> list[Path]:
 
 def test_an_answer_comes_back_as_it_was_given(store, spool, clock):
     log = PredictionLog(store, spool)
-    first = log.append("tripcast-green", 3, "champion", None, 74, 236, 2.25, PICKUP_SECONDS, (12.5, 8.5, 18.5))
+    first = log.append(CHAMPION, None, TRIP, (12.5, 8.5, 18.5))
     clock.now += 1_234_567_890
-    second = log.append("tripcast-green", 4, "challenger", "Zoë 🚕", 1, 265, nan, PICKUP_SECONDS + 1, (0.1, 0.1, 1.0))
-    third = log.append("tripcast-green", 3, "champion", "", 1, 1, 0.0, 0, (1.0, 1.0, 1.0))
+    second = log.append(CHALLENGER, "Zoë 🚕", Trip(1, 265, nan, PICKUP_SECONDS + 1), (0.1, 0.1, 1.0))
+    third = log.append(CHAMPION, "", Trip(1, 1, 0.0, 0), (1.0, 1.0, 1.0))
     assert log.close(60) == Counts(appended=3, inherited=0, written=3, spooled=0, waiting=0, dropped=0)
 
     rows = read_log(store, *ALL_TIME)
@@ -198,7 +200,7 @@ def test_a_batch_comes_back_in_its_order_with_its_riders(store, spool):
     trips, prediction = batch(5_000)  # more than are converted at a time
     riders = [None if place % 3 == 0 else f"rider-{place}" for place in range(5_000)]
     before = answer(log, "alone")
-    ids = log.extend("tripcast-yellow", 7, "challenger", riders, trips, prediction)
+    ids = log.extend(Answerer("tripcast-yellow", 7, "challenger"), riders, trips, prediction)
     assert log.close(60).written == 5_001
 
     rows = read_log(store, *ALL_TIME)
@@ -224,7 +226,7 @@ def test_an_unknown_distance_in_a_batch_is_null(store, spool):
     log = PredictionLog(store, spool)
     trips, prediction = batch(2)
     trips.trip_distance_miles[1] = nan
-    log.extend("tripcast-green", 3, "champion", [None, None], trips, prediction)
+    log.extend(CHAMPION, [None, None], trips, prediction)
     log.close(60)
     assert read_log(store, *ALL_TIME)["trip_distance_miles"].to_pylist() == [0.0, None]
 
@@ -237,7 +239,7 @@ def test_ids_are_unique_among_processes_and_sort_by_answer(store, spool, clock):
     trips, prediction = batch(20)
     ids = []
     for log in logs:
-        ids += [answer(log), *log.extend("tripcast-green", 3, "champion", [None] * 20, trips, prediction), answer(log)]
+        ids += [answer(log), *log.extend(CHAMPION, [None] * 20, trips, prediction), answer(log)]
     for log in logs:
         log.close(60)
     assert len(set(ids)) == 66
@@ -283,7 +285,7 @@ def test_a_file_is_named_by_host_process_and_number(store, spool, tmp_path):
 def test_the_log_can_be_read_in_part(store, spool, tmp_path):
     log = PredictionLog(store, spool)
     for model, minutes in (("tripcast-green", 1.0), ("tripcast-yellow", 2.0), ("tripcast-green", 3.0)):
-        log.append(model, 3, "champion", None, 74, 236, 2.25, PICKUP_SECONDS, (minutes, minutes, minutes))
+        log.append(Answerer(model, 3, "champion"), None, TRIP, (minutes, minutes, minutes))
     log.close(60)
 
     green = read_log(store, *ALL_TIME, where=pc.field("model") == "tripcast-green")
@@ -311,7 +313,7 @@ def test_as_many_rows_as_a_file_holds_are_written_at_once(store, spool):
 
 def test_a_full_batch_is_written_at_once(store, spool):
     log = PredictionLog(store, spool, seconds=NEVER, rows=3)
-    log.extend("tripcast-green", 3, "champion", [None] * 4, *batch(4))
+    log.extend(CHAMPION, [None] * 4, *batch(4))
     until(lambda: log.counts().written == 4)
     log.close(60)
 
@@ -337,7 +339,7 @@ def test_an_answer_after_closing_is_dropped(store, spool):
     log = PredictionLog(store, spool)
     log.close(60)
     answer(log)
-    log.extend("tripcast-green", 3, "champion", [None] * 4, *batch(4))
+    log.extend(CHAMPION, [None] * 4, *batch(4))
     assert log.counts() == Counts(appended=5, inherited=0, written=0, spooled=0, waiting=0, dropped=5)
 
 
@@ -365,7 +367,7 @@ def test_a_file_grows_until_it_is_full(store, spool, tmp_path):
     for minutes in range(7):
         answer(log, minutes=float(minutes))
         until(lambda: log.counts().written == log.counts().appended)
-    log.extend("tripcast-green", 3, "champion", [None] * 4, *batch(4))
+    log.extend(CHAMPION, [None] * 4, *batch(4))
     log.close(60)
     files = [pq.read_table(file)["duration_minutes"].to_pylist() for file in files_in(tmp_path / "store")]
     assert files == [[0.0, 1.0, 2.0, 3.0, 4.0], [5.0, 6.0], [0.0, 1.0, 2.0, 3.0]]  # a few rows stay together
@@ -466,26 +468,18 @@ def test_rows_beyond_the_bound_are_dropped_and_counted(store, spool):
     log = PredictionLog(store, spool, seconds=NEVER, max_waiting=3)
     ids = [answer(log, minutes=float(minutes)) for minutes in range(5)]
     assert log.counts() == Counts(appended=5, inherited=0, written=0, spooled=0, waiting=3, dropped=2)
-    log.extend("tripcast-green", 3, "champion", [None] * 4, *batch(4))
+    log.extend(CHAMPION, [None] * 4, *batch(4))
     assert log.close(60) == Counts(appended=9, inherited=0, written=3, spooled=0, waiting=0, dropped=6)
     assert minutes_of(store) == [0.0, 1.0, 2.0]
     assert len(set(ids)) == 5
 
 
-@pytest.mark.parametrize("wrong", [{"pickup_zone": 40_000}, {"rider_id": 5}, {"prediction": (1.0, None, 2.0)}])
+@pytest.mark.parametrize(
+    "wrong", [{"trip": TRIP._replace(pickup_zone=40_000)}, {"rider_id": 5}, {"prediction": (1.0, None, 2.0)}]
+)
 def test_a_row_of_the_wrong_type_is_dropped_and_hinders_no_other(store, spool, wrong):
     log = PredictionLog(store, spool)
-    right = {
-        "model": "tripcast-green",
-        "version": 3,
-        "arm": "champion",
-        "rider_id": None,
-        "pickup_zone": 74,
-        "dropoff_zone": 236,
-        "trip_distance_miles": 2.25,
-        "pickup": PICKUP_SECONDS,
-        "prediction": (1.0, 1.0, 2.0),
-    }
+    right = {"answerer": CHAMPION, "rider_id": None, "trip": TRIP, "prediction": (1.0, 1.0, 2.0)}
     ids = [log.append(**right), log.append(**right | wrong), log.append(**right)]
     assert log.close(60) == Counts(appended=3, inherited=0, written=2, spooled=0, waiting=0, dropped=1)
     assert read_log(store, *ALL_TIME)["prediction_id"].to_pylist() == [ids[0], ids[2]]
@@ -494,7 +488,7 @@ def test_a_row_of_the_wrong_type_is_dropped_and_hinders_no_other(store, spool, w
 def test_a_batch_of_the_wrong_length_is_dropped(store, spool):
     log = PredictionLog(store, spool)
     trips, prediction = batch(4)
-    log.extend("tripcast-green", 3, "champion", [None] * 3, trips, prediction)
+    log.extend(CHAMPION, [None] * 3, trips, prediction)
     assert log.close(60).dropped == 4
 
 
@@ -684,15 +678,16 @@ KILLED = """
 import sys, time
 from pathlib import Path
 from tripcast.errors import StorageError
-from tripcast.serving.prediction_log import PredictionLog
+from tripcast.serving.prediction_log import Answerer, PredictionLog
 
 class Down:
     def put(self, file, key, content_type=None):
         raise StorageError("The store does not answer. Start it.")
 
 log = PredictionLog(Down(), Path(sys.argv[1]), seconds=1000, rows=100)
+champion = Answerer("tripcast-green", 3, "champion")
 for row in range(250):
-    print(log.append("tripcast-green", 3, "champion", None, 74, 236, 2.25, 0, (float(row), 1.0, 2.0)), flush=True)
+    print(log.append(champion, None, (74, 236, 2.25, 0), (float(row), 1.0, 2.0)), flush=True)
     while row % 100 == 99 and log.counts().waiting:
         time.sleep(0.005)
 print("killed now", flush=True)
@@ -725,7 +720,7 @@ import os, signal, sys, threading, time
 from pathlib import Path
 from tripcast.serving import spool
 from tripcast.storage.store import FolderStore
-from tripcast.serving.prediction_log import PredictionLog
+from tripcast.serving.prediction_log import Answerer, PredictionLog
 
 died_at = sys.argv[1]
 home = Path(sys.argv[2])
@@ -751,9 +746,10 @@ def flush(path, really=spool._flush):
         die()
 
 log = PredictionLog(Dying(home / "store"), home / "spool", seconds=0.01)
+champion = Answerer("tripcast-green", 3, "champion")
 spool._flush = flush
 for row in range(2):
-    print(log.append("tripcast-green", 3, "champion", None, 74, 236, 2.25, 0, (float(row), 1.0, 2.0)), flush=True)
+    print(log.append(champion, None, (74, 236, 2.25, 0), (float(row), 1.0, 2.0)), flush=True)
     while not log.counts().written:
         time.sleep(0.005)
 hang()
@@ -799,7 +795,7 @@ def test_the_counts_add_up_at_any_time(outage, spool, rows):
         outage.down = turn % 100 < 60
         for _ in range(10):
             answer(log)
-        log.extend("tripcast-green", 3, "champion", [None] * 30, trips, prediction)
+        log.extend(CHAMPION, [None] * 30, trips, prediction)
         assert balanced(log.counts())
     outage.down = False
     counts = log.close(60)
@@ -892,7 +888,7 @@ from tripcast.storage.store import open_store
 
 at_import = [name for name in ("pyarrow", "pandas", "boto3") if name in sys.modules]
 log = module.PredictionLog(open_store(sys.argv[1] + "/store"), Path(sys.argv[1]) / "spool")
-log.append("tripcast-green", 3, "champion", "rider", 74, 236, 2.25, 0, (2.0, 1.0, 3.0))
+log.append(module.Answerer("tripcast-green", 3, "champion"), "rider", (74, 236, 2.25, 0), (2.0, 1.0, 3.0))
 assert log.close(60).written == 1
 print(json.dumps([at_import, [name for name in ("pyarrow", "pandas", "boto3") if name in sys.modules]]))
 """

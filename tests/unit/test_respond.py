@@ -19,7 +19,7 @@ from tripcast.jobs.respond import respond, start_retraining, training_arguments
 from tripcast.monitoring import alerts
 from tripcast.monitoring.rule import Rule
 from tripcast.months import Month
-from tripcast.serving.prediction_log import PredictionLog
+from tripcast.serving.prediction_log import Answerer, PredictionLog
 from tripcast.taxi.trips import Trips
 
 pytestmark = pytest.mark.usefixtures("without_pictures")
@@ -181,7 +181,7 @@ def one_day(loop, month):
     asked = Trips(trips.pickup_datetime, trips.pickup_zone, trips.dropoff_zone, trips.trip_distance_miles)
     log = PredictionLog(loop.store, loop.folder / "spool")
     prediction = loop.registry.load(loop.registry.version(1)).predict(asked)
-    ids = log.extend("tripcast-green", 1, "champion", [None] * len(asked), asked, prediction)
+    ids = log.extend(Answerer("tripcast-green", 1, "champion"), [None] * len(asked), asked, prediction)
     assert log.close(60).dropped == 0
     file = loop.folder / f"truth-{month}.parquet"
     pq.write_table(pa.table({"prediction_id": ids, "duration_minutes": trips.duration_minutes}), file)

@@ -26,7 +26,7 @@ from tripcast.storage.store import FolderStore, Store, open_store, sha256_of
 from tripcast.taxi.contract import validate
 from tripcast.taxi.ingestion import Ingested, ingest
 from tripcast.taxi.sources import files
-from tripcast.taxi.trips import Trips, read_trips
+from tripcast.taxi.trips import Trip, Trips, read_trips
 
 MARCH = Month(2021, 3)
 BOOSTED, LINEAR = 1, 2
@@ -156,7 +156,7 @@ def test_a_scored_trip_carries_what_was_recorded(tmp_path, registry, store):
 
     model = registry.load(registry.version(BOOSTED))
     pickup = int(np.datetime64("2021-03-10T08:15", "s").astype(int))
-    minutes, lower, upper = model.predict_one(41, 236, 2.3, pickup)
+    minutes, lower, upper = model.predict_one(Trip(41, 236, 2.3, pickup))
     assert row == {
         "row": 2,
         "pickup_datetime": datetime(2021, 3, 10, 8, 15),
@@ -237,7 +237,7 @@ def test_predictions_are_those_that_the_service_gives(tmp_path, registry, store,
 
     for row in scores.to_pylist():
         pickup = int(np.datetime64(row["pickup_datetime"], "s").astype(int))
-        answer = model.predict_one(row["pickup_zone"], row["dropoff_zone"], row["trip_distance_miles"], pickup)
+        answer = model.predict_one(Trip(row["pickup_zone"], row["dropoff_zone"], row["trip_distance_miles"], pickup))
         stored = (row["duration_minutes"], row["lower_minutes"], row["upper_minutes"])
         assert stored == pytest.approx(answer, abs=1e-9)
 

@@ -25,7 +25,7 @@ from tripcast.models.interpolation import interpolator
 from tripcast.models.intervals import Interval
 from tripcast.storage.files import storage_errors
 from tripcast.taxi.features import PLAUSIBLE_MILES, has_plausible_distance
-from tripcast.taxi.trips import LONGEST_MINUTES, SHORTEST_MINUTES, Trips
+from tripcast.taxi.trips import LONGEST_MINUTES, SHORTEST_MINUTES, Trip, Trips
 
 Floats = npt.NDArray[np.float64]
 
@@ -97,8 +97,8 @@ class Predictor(Protocol):
     def predict(self, trips: Trips) -> Floats:
         """Durations in minutes, (n,), finite for any trips."""
 
-    def predict_one(self, pickup_zone: int, dropoff_zone: int, trip_distance_miles: float, pickup: int) -> float:
-        """The duration of one trip in minutes, the same as ``predict`` computes; arguments as ``Model.predict_one``."""
+    def predict_one(self, trip: Trip) -> float:
+        """The duration of one trip in minutes, the same as ``predict`` computes."""
 
     def files(self) -> dict[str, bytes]:
         """All that is needed to load it again, by file name."""
@@ -281,26 +281,21 @@ class Model:
         """
         return with_interval(self.manifest.intervals, trips, self.predictor.predict(trips))
 
-    def predict_one(
-        self, pickup_zone: int, dropoff_zone: int, trip_distance_miles: float, pickup: int
-    ) -> tuple[float, float, float]:
+    def predict_one(self, trip: Trip) -> tuple[float, float, float]:
         """Predict one trip, in a few microseconds: the same as ``predict``, to the precision of float32 features.
 
         Not for several threads at once: predictors keep the trip in a place of their own.
 
         Args:
-            pickup_zone: Taxi zone number; one that does not exist counts as never seen.
-            dropoff_zone: Taxi zone number, likewise.
-            trip_distance_miles: Miles; NaN where unknown, and an unbelievable distance counts as that.
-            pickup: Seconds since 1970-01-01, New York local time.
+            trip: Any trip, as with ``predict``.
 
         Returns:
             The duration and the lower and upper end of its 10-90 % interval, in minutes.
         """
-        minutes = self.predictor.predict_one(pickup_zone, dropoff_zone, trip_distance_miles, pickup)
+        minutes = self.predictor.predict_one(trip)
         # Comparisons: min and max take ten times as long, a fifth of the whole.
         minutes = _FLOOR if minutes < _FLOOR else minutes  # what is no number stays none
-        measured = 0 < trip_distance_miles <= PLAUSIBLE_MILES
+        measured = 0 < trip.trip_distance_miles <= PLAUSIBLE_MILES
         below, above = self._ends["measured" if measured else "unmeasured"]
         lower, upper = minutes + below(minutes), minutes + above(minutes)
         lower = lower if lower > SHORTEST_MINUTES else float(SHORTEST_MINUTES)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import isfinite
-from typing import Literal
 
 import numpy as np
 
@@ -17,18 +16,12 @@ from tripcast.errors import StorageError
 from tripcast.models import Model
 from tripcast.models.model import Prediction
 from tripcast.serving.model_cache import Deployment, Served
+from tripcast.serving.prediction_log import Answerer, ArmName
 from tripcast.serving.traffic_split import takes_part
-from tripcast.taxi.trips import Trips
+from tripcast.taxi.trips import Trip, Trips
 
-ArmName = Literal["champion", "challenger"]
-
-#: East Harlem to the Upper East Side on a weekday morning, which is the input example of every registered version.
-KNOWN_TRIP = Trips(
-    np.array(["2021-02-10T08:15:00"], "datetime64[us]"),
-    np.array([74], np.int16),
-    np.array([236], np.int16),
-    np.array([2.3]),
-)
+#: East Harlem to the Upper East Side at 2021-02-10T08:15:00, which is the input example of every registered version.
+KNOWN_TRIP = Trip(74, 236, 2.3, 1_612_944_900)
 
 
 @dataclass(frozen=True)
@@ -36,16 +29,24 @@ class Arm:
     """A model that answers.
 
     Attributes:
-        name: ``champion`` or ``challenger``.
-        version: Its number in the registry.
+        answerer: Its registered model, version and arm.
         model: Answers; asked for single trips by one thread only.
         tags: What the registry says of the version.
     """
 
-    name: ArmName
-    version: int
+    answerer: Answerer
     model: Model
     tags: Mapping[str, str]
+
+    @property
+    def name(self) -> ArmName:
+        """``champion`` or ``challenger``."""
+        return self.answerer.arm
+
+    @property
+    def version(self) -> int:
+        """Its number in the registry."""
+        return self.answerer.version
 
 
 @dataclass(frozen=True)
@@ -77,22 +78,12 @@ class Arms:
             return self.challenger
         return self.champion
 
-    def answer(
-        self,
-        rider_id: str | None,
-        pickup_zone: int,
-        dropoff_zone: int,
-        trip_distance_miles: float,
-        pickup_seconds: int,
-    ) -> tuple[Arm, tuple[float, float, float]]:
+    def answer(self, rider_id: str | None, trip: Trip) -> tuple[Arm, tuple[float, float, float]]:
         """Predict one trip.
 
         Args:
             rider_id: Who asks, if known.
-            pickup_zone: Taxi zone number.
-            dropoff_zone: Taxi zone number.
-            trip_distance_miles: NaN if not known.
-            pickup_seconds: Since 1970-01-01 in New York local time.
+            trip: The trip.
 
         Returns:
             The arm that did answer, and its duration, lower and upper end in minutes.
@@ -100,14 +91,14 @@ class Arms:
         arm = self.choose(rider_id)
         if arm is not self.champion:
             try:
-                prediction = arm.model.predict_one(pickup_zone, dropoff_zone, trip_distance_miles, pickup_seconds)
+                prediction = arm.model.predict_one(trip)
                 if isfinite(sum(prediction)):
                     return arm, prediction
                 self.on_challenger_failure(arm, f"it predicts {prediction}")
             except Exception as trouble:
                 self.on_challenger_failure(arm, repr(trouble))
         champion = self.champion
-        return champion, champion.model.predict_one(pickup_zone, dropoff_zone, trip_distance_miles, pickup_seconds)
+        return champion, champion.model.predict_one(trip)
 
     def predict(self, arm: Arm, trips: Trips) -> tuple[Arm, Prediction]:
         """Predict many trips by one arm.
@@ -135,22 +126,16 @@ def is_finite(prediction: Prediction) -> bool:
     return bool(np.isfinite(prediction.minutes + prediction.lower + prediction.upper).all())
 
 
-def load_arm(name: ArmName, served: Served) -> Arm:
+def load_arm(answerer: Answerer, served: Served) -> Arm:
     """Load a version, and have it predict the known trip before it answers anyone.
 
     Raises:
         StorageError: If its folder cannot be read, or its prediction cannot be right.
     """
     model = Model.load(served.folder)
-    seconds = int(KNOWN_TRIP.pickup_datetime.astype("datetime64[s]").astype(np.int64)[0])
     try:
-        one = model.predict_one(
-            int(KNOWN_TRIP.pickup_zone[0]),
-            int(KNOWN_TRIP.dropoff_zone[0]),
-            float(KNOWN_TRIP.trip_distance_miles[0]),
-            seconds,
-        )
-        many = model.predict(KNOWN_TRIP)
+        one = model.predict_one(KNOWN_TRIP)
+        many = model.predict(Trips.of([KNOWN_TRIP]))
     except Exception as trouble:
         raise StorageError(
             f"Version {served.version} in {served.folder} fails on a known trip ({trouble!r}). Train and register it "
@@ -162,7 +147,7 @@ def load_arm(name: ArmName, served: Served) -> Arm:
                 f"Version {served.version} in {served.folder} predicts {minutes} minutes, {lower} to {upper}, for a "
                 "known trip. Train and register it again."
             )
-    return Arm(name, served.version, model, served.tags)
+    return Arm(answerer, model, served.tags)
 
 
 def salt_of(model_name: str, deployment: Deployment) -> str:

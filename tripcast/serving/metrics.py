@@ -11,6 +11,8 @@ from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass, field
 
+from tripcast.serving.prediction_log import Answerer
+
 #: Upper bounds of the latency histogram's buckets, seconds.
 LATENCY_BOUNDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
@@ -22,7 +24,7 @@ class Metrics:
     Attributes:
         requests: By route and status.
         latencies: By route, requests in each bucket, the last one above all bounds; and their sum in seconds.
-        predictions: By version and arm.
+        predictions: By who answered.
         swaps: How often other versions, or another share, took over.
         refused: Versions that were not let into service, by version.
         challenger_failures: Answers that the champion gave in the challenger's place, by the challenger's version.
@@ -34,7 +36,7 @@ class Metrics:
     requests: Counter[tuple[str, int]] = field(default_factory=Counter)
     latencies: dict[str, list[int]] = field(default_factory=dict)
     latency_sums: Counter[str] = field(default_factory=Counter)
-    predictions: Counter[tuple[int, str]] = field(default_factory=Counter)
+    predictions: Counter[Answerer] = field(default_factory=Counter)
     swaps: int = 0
     refused: Counter[int] = field(default_factory=Counter)
     challenger_failures: Counter[int] = field(default_factory=Counter)

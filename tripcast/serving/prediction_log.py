@@ -40,7 +40,7 @@ from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic, sleep, time_ns
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
     from tripcast.models.model import Prediction
     from tripcast.storage.store import Store
-    from tripcast.taxi.trips import Trips
+    from tripcast.taxi.trips import Trip, Trips
 
 logger = logging.getLogger(__name__)
 
@@ -182,6 +182,23 @@ def read_log(
         return pa.concat_tables([schema.empty_table().select(columns or schema.names), *readers.map(read, keys)])
 
 
+ArmName = Literal["champion", "challenger"]
+
+
+class Answerer(NamedTuple):
+    """Who gave an answer.
+
+    Attributes:
+        model: Name of the registered model.
+        version: Its version.
+        arm: ``champion`` or ``challenger``.
+    """
+
+    model: str
+    version: int
+    arm: ArmName
+
+
 @dataclass(frozen=True)
 class Counts:
     """How many rows are where; at any time ``appended + inherited == written + pending + dropped``.
@@ -255,7 +272,7 @@ class PredictionLog:
         # One thread's work is never another's: the event loop adds to these, the writer takes away.
         self._packed: deque[bytes] = deque()
         self._batches: deque[tuple[npt.NDArray[np.void], list[bytes]]] = deque()
-        self._answerers: defaultdict[tuple[str, int, str], int] = defaultdict(count().__next__)  # numbered as they come
+        self._answerers: defaultdict[Answerer, int] = defaultdict(count().__next__)  # numbered as they come
         self._appended = self._refused = 0
         # Rows that the writer could not put in the spool yet, by date.
         self._converted: dict[str, list[pa.RecordBatch]] = {}
@@ -267,29 +284,15 @@ class PredictionLog:
         self._sender.start()
 
     def append(
-        self,
-        model: str,
-        version: int,
-        arm: str,
-        rider_id: str | None,
-        pickup_zone: int,
-        dropoff_zone: int,
-        trip_distance_miles: float,
-        pickup: int,
-        prediction: tuple[float, float, float],
+        self, answerer: Answerer, rider_id: str | None, trip: Trip, prediction: tuple[float, float, float]
     ) -> str:
         """Log one answer.
 
         Args:
-            model: Name of the registered model that answered.
-            version: Its version.
-            arm: ``champion`` or ``challenger``.
+            answerer: Who gave it.
             rider_id: Who asked, or None.
-            pickup_zone: As given to ``Model.predict_one``, like the following two.
-            dropoff_zone: Taxi zone number.
-            trip_distance_miles: Miles; NaN where unknown.
-            pickup: Seconds since 1970-01-01, New York local time.
-            prediction: What ``Model.predict_one`` gave: duration, lower and upper end, minutes.
+            trip: As given to ``Model.predict_one``.
+            prediction: What ``Model.predict_one`` returned: duration, lower and upper end, minutes.
 
         Returns:
             The prediction's id.
@@ -301,20 +304,7 @@ class PredictionLog:
             self._refused += 1
         else:
             try:
-                minutes, lower, upper = prediction
-                row = _pack(
-                    number,
-                    time_ns(),
-                    self._answerers[model, version, arm],
-                    rider_id is not None,
-                    pickup_zone,
-                    dropoff_zone,
-                    trip_distance_miles,
-                    pickup,
-                    minutes,
-                    lower,
-                    upper,
-                )
+                row = _pack(number, time_ns(), self._answerers[answerer], rider_id is not None, *trip, *prediction)
                 if rider_id is not None:
                     row += rider_id.encode(errors="replace")
                 self._packed.append(row)
@@ -325,20 +315,12 @@ class PredictionLog:
         return self._prefix + str(number)
 
     def extend(
-        self,
-        model: str,
-        version: int,
-        arm: str,
-        rider_ids: Sequence[str | None],
-        trips: Trips,
-        prediction: Prediction,
+        self, answerer: Answerer, rider_ids: Sequence[str | None], trips: Trips, prediction: Prediction
     ) -> list[str]:
         """Log the answers of one arm to a batch of n trips.
 
         Args:
-            model: Name of the registered model that answered.
-            version: Its version.
-            arm: ``champion`` or ``challenger``.
+            answerer: Who gave them.
             rider_ids: Who asked, n.
             trips: As given to ``Model.predict``, n.
             prediction: What ``Model.predict`` gave.
@@ -357,7 +339,7 @@ class PredictionLog:
                 records = np.empty(size, _RECORD)
                 records["number"] = np.arange(first, first + size)
                 records["predicted_at"] = time_ns()
-                records["answerer"] = self._answerers[model, version, arm]
+                records["answerer"] = self._answerers[answerer]
                 records["has_rider"] = [rider_id is not None for rider_id in rider_ids]
                 records["pickup_zone"] = trips.pickup_zone
                 records["dropoff_zone"] = trips.dropoff_zone

@@ -48,7 +48,7 @@ class ServiceCollector(Collector):
         yield latency
 
         predictions = CounterMetricFamily("tripcast_predictions", "Trips predicted.", labels=["version", "arm"])
-        for (version, arm), count in metrics.predictions.items():
+        for (_, version, arm), count in metrics.predictions.items():
             predictions.add_metric([str(version), arm], count)
         yield predictions
 

@@ -9,10 +9,11 @@ import time
 from pathlib import Path
 
 from tripcast.errors import StorageError
-from tripcast.serving.arms import Arm, ArmName, Arms, load_arm, salt_of
+from tripcast.serving.arms import Arm, Arms, load_arm, salt_of
 from tripcast.serving.metrics import Metrics
 from tripcast.serving.model_cache import Deployment, ModelCache, Served
 from tripcast.serving.poller_process import PollerProcess
+from tripcast.serving.prediction_log import Answerer, ArmName
 from tripcast.serving.registry_poller import Report
 
 _log = logging.getLogger("tripcast.serving")
@@ -118,11 +119,12 @@ class Service:
         refused: dict[int, str] = {}
 
         def load(name: ArmName, served: Served) -> Arm | None:
+            answerer = Answerer(self.name, served.version, name)
             for arm in self._arms.all if self._arms else []:
                 if arm.version == served.version and arm.model.digest == served.folder.name:
-                    return dataclasses.replace(arm, name=name, tags=served.tags)
+                    return dataclasses.replace(arm, answerer=answerer, tags=served.tags)
             try:
-                return load_arm(name, served)
+                return load_arm(answerer, served)
             except StorageError as error:
                 refused[served.version] = str(error)
                 return None

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tripcast.models.interpolation import interpolator
-from tripcast.taxi.trips import Trips
+from tripcast.taxi.trips import Trip, Trips
 from tripcast.taxi.zones import LAST_ZONE
 
 Floats = npt.NDArray[np.float64]
@@ -395,18 +395,14 @@ class FeatureTables:
         )
         return rows
 
-    def write_row(
-        self, row: memoryview[float], pickup_zone: int, dropoff_zone: int, trip_distance_miles: float, pickup: int
-    ) -> None:
+    def write_row(self, row: memoryview[float], trip: Trip) -> None:
         """The features of one trip, as ``__call__`` computes them, to the precision of float32.
 
         Args:
             row: Where they go, float32 (17,).
-            pickup_zone: Taxi zone number.
-            dropoff_zone: Taxi zone number.
-            trip_distance_miles: Any number; an unbelievable one counts as unknown.
-            pickup: Seconds since 1970-01-01, New York local time.
+            trip: The trip.
         """
+        pickup_zone, dropoff_zone, trip_distance_miles, pickup = trip
         # Line by line what ``__call__`` does: a change to one is a change to both.
         day, second = divmod(pickup, 86_400)
         free = _FREE_DAY_ITEMS[day % _CALENDAR_DAYS]

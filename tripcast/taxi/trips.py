@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +59,22 @@ def trips_schema() -> pa.Schema:
     )
 
 
+class Trip(NamedTuple):
+    """One trip that has not ended yet: all that a model may look at.
+
+    Attributes:
+        pickup_zone: Taxi zone number; one that does not exist counts as never seen.
+        dropoff_zone: Taxi zone number, likewise.
+        trip_distance_miles: Miles; NaN where unknown, and an implausible distance counts as that.
+        pickup: Seconds since 1970-01-01, New York local time.
+    """
+
+    pickup_zone: int
+    dropoff_zone: int
+    trip_distance_miles: float
+    pickup: int
+
+
 @dataclass(frozen=True)
 class Trips:
     """Trips as columns of equal length n.
@@ -76,6 +92,17 @@ class Trips:
     dropoff_zone: npt.NDArray[np.int16]
     trip_distance_miles: npt.NDArray[np.float64]
     duration_minutes: npt.NDArray[np.float64] | None = None
+
+    @classmethod
+    def of(cls, trips: Sequence[Trip]) -> Trips:
+        """Single trips as columns."""
+        pickup_zone, dropoff_zone, miles, pickup = zip(*trips, strict=True) if trips else ((), (), (), ())
+        return cls(
+            np.array(pickup, "datetime64[s]").astype("datetime64[us]"),
+            np.array(pickup_zone, np.int16),
+            np.array(dropoff_zone, np.int16),
+            np.array(miles, np.float64),
+        )
 
     def __len__(self) -> int:
         return len(self.pickup_zone)

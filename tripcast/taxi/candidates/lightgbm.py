@@ -12,7 +12,7 @@ import numpy.typing as npt
 from tripcast.models.booster import Booster
 from tripcast.models.model import Search
 from tripcast.taxi.features import FEATURES, FeatureTables, OutOfFold
-from tripcast.taxi.trips import LONGEST_MINUTES, SHORTEST_MINUTES, Trips
+from tripcast.taxi.trips import LONGEST_MINUTES, SHORTEST_MINUTES, Trip, Trips
 
 if TYPE_CHECKING:
     import lightgbm
@@ -63,9 +63,9 @@ class Boosted:
         minutes = self.booster.predict(self.tables(trips), threads=1 if len(trips) < _ALONE else 0)
         return np.clip(self.level * minutes, SHORTEST_MINUTES, LONGEST_MINUTES)
 
-    def predict_one(self, pickup_zone: int, dropoff_zone: int, trip_distance_miles: float, pickup: int) -> float:
+    def predict_one(self, trip: Trip) -> float:
         """The duration of one trip in minutes, as ``predict`` computes it. For one thread: the booster has one row."""
-        self.tables.write_row(self.booster.row, pickup_zone, dropoff_zone, trip_distance_miles, pickup)
+        self.tables.write_row(self.booster.row, trip)
         minutes = self.level * self.booster.predict_row()
         if minutes < SHORTEST_MINUTES:
             return float(SHORTEST_MINUTES)

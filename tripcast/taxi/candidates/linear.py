@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tripcast.models.model import Search
-from tripcast.taxi.trips import Trips
+from tripcast.taxi.trips import Trip, Trips
 
 Floats = npt.NDArray[np.float64]
 
@@ -56,9 +56,10 @@ class Linear:
         known = np.where(self.pairs[place] == pairs, self.minutes[place], 0)
         return known + self.per_mile * miles + self.intercept
 
-    def predict_one(self, pickup_zone: int, dropoff_zone: int, trip_distance_miles: float, pickup: int) -> float:
+    def predict_one(self, trip: Trip) -> float:
         """The duration of one trip in minutes, as ``predict`` computes it; the time of the pickup is not looked at."""
-        miles = trip_distance_miles if isfinite(trip_distance_miles) else 0.0
+        pickup_zone, dropoff_zone, miles, _ = trip
+        miles = miles if isfinite(miles) else 0.0
         start = pickup_zone if 0 < pickup_zone < _ZONES else 0
         end = dropoff_zone if 0 < dropoff_zone < _ZONES else 0
         return self._minutes_of_pair.get(start * _ZONES + end, 0.0) + self.per_mile * miles + self.intercept

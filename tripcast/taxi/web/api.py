@@ -19,7 +19,6 @@ from time import perf_counter
 from typing import Annotated, Any
 
 import msgspec
-import numpy as np
 from fastapi import FastAPI, Header, Query, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -34,7 +33,7 @@ from tripcast.serving.prediction_log import PredictionLog
 from tripcast.serving.prometheus import Scrape, ServiceCollector
 from tripcast.serving.service import NotReady, Service
 from tripcast.taxi.candidates.lightgbm import Boosted
-from tripcast.taxi.trips import FARTHEST_MILES, Trips
+from tripcast.taxi.trips import FARTHEST_MILES, Trip, Trips
 from tripcast.taxi.web.answers import ErrorAnswer, InferenceAnswer, OutputTensor, PredictionAnswer
 from tripcast.taxi.web.openapi import describe
 from tripcast.taxi.web.requests import (
@@ -45,10 +44,11 @@ from tripcast.taxi.web.requests import (
     BadRequest,
     Batch,
     Inference,
-    Trip,
+    TripRequest,
     bad_body,
     local_seconds,
-    to_columns,
+    to_trip,
+    to_trips,
 )
 from tripcast.taxi.zones import LAST_ZONE, ZONES
 
@@ -86,7 +86,7 @@ class ClientGone(Exception):
 
 
 _encode = msgspec.json.Encoder().encode
-_decode_trip = msgspec.json.Decoder(Trip).decode
+_decode_trip = msgspec.json.Decoder(TripRequest).decode
 _decode_batch = msgspec.json.Decoder(Batch).decode
 _decode_inference = msgspec.json.Decoder(Inference).decode
 _BAD = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -141,26 +141,15 @@ class Predictions:
     async def predict(self, body: bytes) -> bytes:
         """One trip."""
         try:
-            trip = _decode_trip(body)
+            asked = _decode_trip(body)
         except _BAD as trouble:
             raise bad_body(body, trouble) from None
         service = self._service
-        pickup = local_seconds(trip.pickup_datetime, "pickup_datetime")
-        miles = nan if trip.trip_distance_miles is None else trip.trip_distance_miles
-        arm, prediction = service.arms.answer(trip.rider_id, trip.pickup_zone, trip.dropoff_zone, miles, pickup)
-        prediction_id = self._log.append(
-            service.name,
-            arm.version,
-            arm.name,
-            trip.rider_id,
-            trip.pickup_zone,
-            trip.dropoff_zone,
-            miles,
-            pickup,
-            prediction,
-        )
-        service.metrics.predictions[arm.version, arm.name] += 1
-        return _encode(PredictionAnswer(prediction_id, *prediction, service.name, arm.version, arm.name))
+        trip = to_trip(asked, "pickup_datetime")
+        arm, prediction = service.arms.answer(asked.rider_id, trip)
+        prediction_id = self._log.append(arm.answerer, asked.rider_id, trip, prediction)
+        service.metrics.predictions[arm.answerer] += 1
+        return _encode(PredictionAnswer(prediction_id, *prediction, *arm.answerer))
 
     async def predict_batch(self, body: bytes) -> bytes:
         """Up to 10,000 trips, each by its rider's arm."""
@@ -169,38 +158,30 @@ class Predictions:
         except _BAD as trouble:
             raise bad_body(body, trouble) from None
         arms = self._service.arms
-        seconds = [
-            local_seconds(trip.pickup_datetime, f"trips[{row}].pickup_datetime") for row, trip in enumerate(asked)
-        ]
+        trips = [to_trip(trip, f"trips[{row}].pickup_datetime") for row, trip in enumerate(asked)]
         # Slice by slice, and other requests in between.
         parts = [
-            await self._predict_slice(arms, asked[first : first + _SLICE], seconds[first : first + _SLICE])
+            await self._predict_slice(arms, asked[first : first + _SLICE], trips[first : first + _SLICE])
             for first in range(0, len(asked), _SLICE)
         ]
         return b'{"predictions":[%s]}' % b",".join(parts)
 
-    async def _predict_slice(self, arms: Arms, asked: list[Trip], seconds: list[int]) -> bytes:
+    async def _predict_slice(self, arms: Arms, asked: list[TripRequest], trips: list[Trip]) -> bytes:
         """The answers to some trips as JSON, without the brackets of the list."""
-        trips = _columns(
-            [trip.pickup_zone for trip in asked],
-            [trip.dropoff_zone for trip in asked],
-            [nan if trip.trip_distance_miles is None else trip.trip_distance_miles for trip in asked],
-            seconds,
-        )
         chosen = [arms.choose(trip.rider_id) for trip in asked]
         answers: list[PredictionAnswer | None] = [None] * len(asked)
         for arm in arms.all:
             rows = [row for row, by in enumerate(chosen) if by is arm]
             if not rows:
                 continue
-            part = trips if len(rows) == len(asked) else trips[np.array(rows, np.intp)]
+            part = Trips.of([trips[row] for row in rows])
             by, prediction = await self._predict(arms, arm, part)
             ids = self._keep(by, [asked[row].rider_id for row in rows], part, prediction)
             numbers = zip(
                 prediction.minutes.tolist(), prediction.lower.tolist(), prediction.upper.tolist(), strict=True
             )
             for row, prediction_id, minutes in zip(rows, ids, numbers, strict=True):
-                answers[row] = PredictionAnswer(prediction_id, *minutes, self._service.name, by.version, by.name)
+                answers[row] = PredictionAnswer(prediction_id, *minutes, *by.answerer)
         return _encode(answers)[1:-1]
 
     async def infer(self, body: bytes) -> bytes:
@@ -213,16 +194,7 @@ class Predictions:
         rider = (request.parameters or {}).get("rider_id")
         if rider is not None and not isinstance(rider, str):
             raise BadRequest(422, "parameters.rider_id has to be a text.", "parameters.rider_id")
-        columns = to_columns(request.inputs)
-        trips = _columns(
-            columns.pickup_zone,
-            columns.dropoff_zone,
-            [
-                nan if miles is None else miles
-                for miles in columns.trip_distance_miles or [None] * len(columns.pickup_zone)
-            ],
-            [local_seconds(pickup, f"pickup_datetime[{row}]") for row, pickup in enumerate(columns.pickup_datetime)],
-        )
+        trips = Trips.of(to_trips(request.inputs))
         wanted = [output.name for output in request.outputs or []] or list(_OUTPUTS)
         for row, name in enumerate(wanted):
             if name not in _OUTPUTS:
@@ -241,17 +213,8 @@ class Predictions:
         return await asyncio.get_running_loop().run_in_executor(self._beside, arms.predict, arm, trips)
 
     def _keep(self, arm: Arm, riders: list[str | None], trips: Trips, prediction: Prediction) -> list[str]:
-        self._service.metrics.predictions[arm.version, arm.name] += len(trips)
-        return self._log.extend(self._service.name, arm.version, arm.name, riders, trips, prediction)
-
-
-def _columns(pickup: list[int], dropoff: list[int], miles: list[float], seconds: list[int]) -> Trips:
-    return Trips(
-        np.array(seconds, "datetime64[s]").astype("datetime64[us]"),
-        np.array(pickup, np.int16),
-        np.array(dropoff, np.int16),
-        np.array(miles, np.float64),
-    )
+        self._service.metrics.predictions[arm.answerer] += len(trips)
+        return self._log.extend(arm.answerer, riders, trips, prediction)
 
 
 _OUTPUTS = ("duration_minutes", "lower_minutes", "upper_minutes")
@@ -455,11 +418,9 @@ def make_api(
             return _json(ErrorAnswer(f"date: a day of {FIRST_YEAR} to {LAST_YEAR} is asked.", "date"), 422)
         arms = service.arms
         midnight = local_seconds(datetime(day.year, day.month, day.day), "date")
-        trips = _columns(
-            [pickup_zone] * 48,
-            [dropoff_zone] * 48,
-            [nan if miles is None else miles] * 48,
-            [midnight + 1800 * half_hour for half_hour in range(48)],
+        known = nan if miles is None else miles
+        trips = Trips.of(
+            [Trip(pickup_zone, dropoff_zone, known, midnight + 1800 * half_hour) for half_hour in range(48)]
         )
         said = {}
         for arm in arms.all:

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from tripcast.taxi.web.answers import BatchAnswer, ErrorAnswer, InferenceAnswer, PredictionAnswer
-from tripcast.taxi.web.requests import Batch, Inference, Trip
+from tripcast.taxi.web.requests import Batch, Inference, TripRequest
 
 _TRIP = {
     "pickup_zone": 74,
@@ -29,7 +29,7 @@ _TENSORS = {
 
 #: Of the routes with bodies, by the end of their address: summary, request, an example of it, and answer.
 _BODIES: dict[str, tuple[str, type, dict[str, Any], type]] = {
-    "/predict": ("Predict one trip", Trip, _TRIP, PredictionAnswer),
+    "/predict": ("Predict one trip", TripRequest, _TRIP, PredictionAnswer),
     "/predict/batch": ("Predict up to 10,000 trips", Batch, {"trips": [_TRIP]}, BatchAnswer),
     "/infer": ("Predict trips by the Open Inference Protocol", Inference, _TENSORS, InferenceAnswer),
 }

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 from datetime import datetime
+from math import nan
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
 import msgspec
 from msgspec import Meta, Struct
 
-from tripcast.taxi.trips import FARTHEST_MILES
+from tripcast.taxi.trips import FARTHEST_MILES, Trip
 from tripcast.taxi.zones import LAST_ZONE
 
 #: Trips in one request.
@@ -37,7 +38,7 @@ Pickup = Annotated[
 RiderId = Annotated[str, Meta(min_length=1, max_length=128)]
 
 
-class Trip(Struct, forbid_unknown_fields=True, gc=False):
+class TripRequest(Struct, forbid_unknown_fields=True, gc=False):
     """A trip to predict.
 
     Attributes:
@@ -58,11 +59,11 @@ class Trip(Struct, forbid_unknown_fields=True, gc=False):
 class Batch(Struct, forbid_unknown_fields=True):
     """Trips to predict, at most 10,000."""
 
-    trips: Annotated[list[Trip], Meta(max_length=MOST_TRIPS)]
+    trips: Annotated[list[TripRequest], Meta(max_length=MOST_TRIPS)]
 
 
 class Columns(Struct, forbid_unknown_fields=True):
-    """Trips as columns of equal length, which is how the Open Inference Protocol has them; as in ``Trip``."""
+    """Trips as columns of equal length, which is how the Open Inference Protocol has them; as in ``TripRequest``."""
 
     pickup_zone: list[Zone]
     dropoff_zone: list[Zone]
@@ -179,7 +180,26 @@ def _value(body: bytes, field: str) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
-def to_columns(inputs: list[Tensor]) -> Columns:
+def to_trip(asked: TripRequest, pickup_field: str) -> Trip:
+    """The trip that a model is asked for.
+
+    Args:
+        asked: The trip as the client wrote it.
+        pickup_field: The place of its pickup in the request.
+
+    Raises:
+        BadRequest: If its year is not one that is taken.
+    """
+    miles = asked.trip_distance_miles
+    return Trip(
+        asked.pickup_zone,
+        asked.dropoff_zone,
+        nan if miles is None else miles,
+        local_seconds(asked.pickup_datetime, pickup_field),
+    )
+
+
+def to_trips(inputs: list[Tensor]) -> list[Trip]:
     """The trips of an inference request.
 
     Args:
@@ -208,9 +228,23 @@ def to_columns(inputs: list[Tensor]) -> Columns:
             )
     columns = {tensor.name: tensor.data for tensor in inputs}
     try:
-        return msgspec.convert(columns, Columns)
+        asked = msgspec.convert(columns, Columns)
     except msgspec.ValidationError as trouble:
         raise bad_body(msgspec.json.encode(columns), trouble) from None
+    return [
+        Trip(
+            pickup_zone, dropoff_zone, nan if miles is None else miles, local_seconds(pickup, f"pickup_datetime[{row}]")
+        )
+        for row, (pickup_zone, dropoff_zone, miles, pickup) in enumerate(
+            zip(
+                asked.pickup_zone,
+                asked.dropoff_zone,
+                asked.trip_distance_miles or [None] * len(asked.pickup_zone),
+                asked.pickup_datetime,
+                strict=True,
+            )
+        )
+    ]
 
 
 def local_seconds(pickup: datetime, field: str) -> int:
