@@ -2,14 +2,16 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from tests.unit.conftest import TOWN
 from tripcast.jobs.monitor import load_valid_trips
 from tripcast.monitoring.drift import Profile
-from tripcast.monitoring.quality import Expectation, measure, score
+from tripcast.monitoring.quality import measure, read_expectations, score
 from tripcast.months import Month
 from tripcast.registry.registry import EXPECTATION, EXPECTED_FROM
+from tripcast.taxi.ways import METERED, WAYS, ZONES_ONLY, as_asked
 
 pytestmark = pytest.mark.usefixtures("without_pictures")
 
@@ -18,12 +20,19 @@ def test_a_registered_version_says_what_error_to_expect_and_from_which_month(loo
     version = loop.registry.version(1)
     _, february = load_valid_trips(TOWN, "green", Month(2021, 2), loop.settings)
 
-    expectation = Expectation.from_json(version.tags[EXPECTATION])
+    expectation = read_expectations(version.tags[EXPECTATION], METERED)
 
     rows = score(loop.registry.load(version), february, version=1)
     (reached,) = measure(rows)
     assert version.tags[EXPECTED_FROM] == "2021-02"
-    assert expectation.rmse(rows["predicted_minutes"].to_numpy()) == pytest.approx(reached.rmse.value, rel=1e-3)
+    assert sorted(expectation) == sorted(WAYS)
+    assert expectation[METERED].rmse(rows["predicted_minutes"].to_numpy()) == pytest.approx(
+        reached.rmse.value, rel=1e-3
+    )
+    guessed = loop.registry.load(version).predict(as_asked(february)[ZONES_ONLY]).minutes
+    error = np.sqrt(np.mean((guessed - february.duration_minutes) ** 2))
+    assert error > reached.rmse.value
+    assert expectation[ZONES_ONLY].rmse(guessed) == pytest.approx(error, rel=1e-3)
 
 
 def test_a_registered_version_brings_the_profile_of_what_it_learned_from(loop, tmp_path):
@@ -46,7 +55,7 @@ def test_a_champion_that_the_gate_keeps_is_expected_to_do_what_it_did_there(loop
     after = loop.registry.version(1).tags
     _, april = load_valid_trips(loop.source, "green", Month(2021, 4), loop.settings)
     rows = score(loop.registry.load(loop.registry.version(1)), april, version=1)
-    expected = Expectation.from_json(after[EXPECTATION]).rmse(rows["predicted_minutes"].to_numpy())
+    expected = read_expectations(after[EXPECTATION], METERED)[METERED].rmse(rows["predicted_minutes"].to_numpy())
     assert after[EXPECTED_FROM] == "2021-04"
     assert after[EXPECTATION] != before
     assert expected == pytest.approx(measure(rows)[0].rmse.value, rel=1e-3)

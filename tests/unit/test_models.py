@@ -20,9 +20,11 @@ from sklearn.linear_model import LinearRegression
 from tests.conftest import make_trips
 from tripcast.errors import StorageError
 from tripcast.models import CANDIDATES, Model
+from tripcast.models.model import Manifest
 from tripcast.models.training import train
 from tripcast.taxi.candidates import lightgbm, linear
 from tripcast.taxi.trips import Trip, Trips
+from tripcast.taxi.ways import METERED, PLANNED, ZONES_ONLY, as_asked
 
 
 @pytest.fixture(scope="module")
@@ -111,9 +113,10 @@ def test_one_trip_is_predicted_as_in_a_batch(model):
 def test_one_trip_by_itself_is_predicted_as_in_a_batch(models, candidate, pickup_zone, dropoff_zone, miles, pickup):
     model = models[candidate]
     trip = Trip(pickup_zone, dropoff_zone, miles, pickup)
-    found, expected = model.predict_one(trip), model.predict(Trips.of([trip]))
-    assert [type(number) for number in found] == [float] * 3
-    np.testing.assert_allclose(found, [expected.minutes[0], expected.lower[0], expected.upper[0]], rtol=1e-12)
+    for metered in (False, True):
+        found, expected = model.predict_one(trip, metered), model.predict(Trips.of([trip]), metered)
+        assert [type(number) for number in found] == [float] * 3
+        np.testing.assert_allclose(found, [expected.minutes[0], expected.lower[0], expected.upper[0]], rtol=1e-12)
 
 
 def test_a_trip_by_itself_leaves_nothing_behind_for_the_next(model):
@@ -125,15 +128,25 @@ def test_a_trip_by_itself_leaves_nothing_behind_for_the_next(model):
     np.testing.assert_allclose(found, np.column_stack([expected.minutes, expected.lower, expected.upper]), rtol=1e-12)
 
 
-def test_a_trip_without_a_distance_has_a_wider_interval(monkeypatch):
-    monkeypatch.setitem(lightgbm.DEFAULTS, "rounds", 50)
-    trips = make_trips(4000)
-    trips.trip_distance_miles[::10] = 0
-    model = train("lightgbm", trips, taxi="green", data={})
-    measured = make_trips(500, seed=1)
-    unmeasured = replace(measured, trip_distance_miles=np.zeros(500))
-    widths = [float(np.mean(found.upper - found.lower)) for found in map(model.predict, (measured, unmeasured))]
-    assert widths[1] > 1.5 * widths[0]
+def test_the_less_is_known_of_the_distance_the_wider_is_the_interval(models):
+    asked = as_asked(make_trips(500, seed=1))
+    found = {way: models["lightgbm"].predict(trips, metered=way == METERED) for way, trips in asked.items()}
+    width = {way: float(np.mean(prediction.upper - prediction.lower)) for way, prediction in found.items()}
+    assert width[ZONES_ONLY] > 1.2 * width[PLANNED] > 1.2 * 1.1 * width[METERED]
+
+
+def test_a_model_of_format_1_answers_in_every_way(models):
+    """It knew two intervals: for trips with a plausible distance, and for those without."""
+    today, trips = models["lightgbm"], make_trips(100, seed=1)
+    known, unknown = today.manifest.intervals["metered"], today.manifest.intervals["zones_only"]
+    old = replace(
+        today, manifest=replace(today.manifest, format=1, intervals={"measured": known, "unmeasured": unknown})
+    )
+    assert Manifest.from_json(old.manifest.to_json()) == old.manifest
+    for way, same_as in (("zones_only", "zones_only"), ("planned", "metered"), ("metered", "metered")):
+        asked = as_asked(trips)[way]
+        found = old.predict(asked, metered=way == METERED)
+        np.testing.assert_array_equal(found.upper, today.predict(asked, metered=same_as == METERED).upper)
 
 
 def test_a_saved_model_predicts_the_same(model, tmp_path):
@@ -199,8 +212,8 @@ def test_a_damaged_manifest_is_named(tmp_path, text):
 
 
 def test_a_later_format_is_refused(models, tmp_path):
-    replace(models["linear"], manifest=replace(models["linear"].manifest, format=2)).save(tmp_path)
-    with pytest.raises(StorageError, match="model format 2, and this tripcast reads up to 1"):
+    replace(models["linear"], manifest=replace(models["linear"].manifest, format=3)).save(tmp_path)
+    with pytest.raises(StorageError, match="model format 3, and this tripcast reads up to 2"):
         Model.load(tmp_path)
 
 
@@ -267,7 +280,7 @@ def published(folder: Path, months: list[str]) -> Trips:
 
 def scores(model: Model, trips: Trips) -> tuple[float, float, float]:
     """RMSE and MAE in minutes, and the coverage of the interval."""
-    found, actual = model.predict(trips), trips.duration_minutes
+    found, actual = model.predict(trips, metered=True), trips.duration_minutes
     errors = found.minutes - actual
     within = (found.lower <= actual) & (actual <= found.upper)
     return float(np.sqrt(np.mean(errors**2))), float(np.mean(np.abs(errors))), float(np.mean(within))

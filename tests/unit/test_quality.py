@@ -10,7 +10,16 @@ import pytest
 from tests.conftest import make_trips
 from tripcast.errors import ContractError
 from tripcast.models import Model
-from tripcast.monitoring.quality import Expectation, join, judged_schema, measure, rmse_difference, score
+from tripcast.monitoring.quality import (
+    Expectation,
+    join,
+    judged_schema,
+    measure,
+    read_expectations,
+    rmse_difference,
+    score,
+    write_expectations,
+)
 from tripcast.monitoring.quality import judged as judge_trips
 
 
@@ -208,24 +217,30 @@ def test_trips_without_durations_cannot_be_scored(make_model):
         score(Model.load(make_model(1)), trips, version=7)
 
 
-def test_an_expectation_survives_json():
+def test_expectations_survive_json_and_fit_into_a_tag():
     truth, predicted, day = days_of_traffic(seed=0, per_day=200)
     expectation = Expectation.of(judged(truth, predicted, day=day))
-    again = Expectation.from_json(expectation.to_json())
-    assert again.rmse(predicted) == pytest.approx(expectation.rmse(predicted), rel=1e-3)
-    assert len(expectation.to_json()) < 500
-    assert Expectation.from_json(Expectation([], [9.0]).to_json()).rmse(np.array([5.0])) == 3.0
+    text = write_expectations({"planned": expectation, "metered": expectation, "zones_only": Expectation([], [9.0])})
+    again = read_expectations(text, only_way="metered")
+    assert again["planned"].rmse(predicted) == pytest.approx(expectation.rmse(predicted), rel=1e-3)
+    assert again["zones_only"].rmse(np.array([5.0])) == 3.0
+    assert len(text) < 1500
+
+
+def test_the_expectation_of_an_older_version_is_of_the_one_way_it_was_judged_in():
+    found = read_expectations('{"up_to": [], "squared_error": [9.0]}', only_way="metered")
+    assert found == {"metered": Expectation([], [9.0])}
 
 
 def test_what_is_no_expectation_is_not_read():
     for text, error in (("{", ValueError), ('{"up_to": []}', TypeError), ('{"mean": 1}', TypeError)):
         with pytest.raises(error):
-            Expectation.from_json(text)
+            read_expectations(text, only_way="metered")
 
 
 def test_predictions_stand_beside_the_truth_of_their_trips(make_model):
     model, trips = Model.load(make_model(1)), make_trips(50, seed=5)
-    prediction = model.predict(trips)
+    prediction = model.predict(trips, metered=True)
     rows = judge_trips(trips, prediction, version=3, arm="challenger")
     assert rows.schema == judged_schema()
     np.testing.assert_array_equal(rows["true_minutes"].to_numpy(), trips.duration_minutes)

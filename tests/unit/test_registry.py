@@ -280,10 +280,13 @@ def test_a_trial_whose_end_was_recorded_and_not_carried_out_is_ended_by_the_next
 
 
 def test_what_to_expect_of_a_version_can_be_said_anew(with_champion):
-    with_champion.expect(2, '{"up_to": [], "squared_error": [25.0]}', "2021-06")
+    with_champion.expect(2, '{"metered": {"up_to": [], "squared_error": [25.0]}}', "2021-06")
 
     tags = with_champion.version(2).tags
-    assert (tags[EXPECTATION], tags[EXPECTED_FROM]) == ('{"up_to": [], "squared_error": [25.0]}', "2021-06")
+    assert (tags[EXPECTATION], tags[EXPECTED_FROM]) == (
+        '{"metered": {"up_to": [], "squared_error": [25.0]}}',
+        "2021-06",
+    )
     assert EXPECTATION not in with_champion.version(1).tags
 
 

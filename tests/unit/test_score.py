@@ -218,7 +218,7 @@ def test_predictions_are_those_of_the_model_to_the_last_bit(tmp_path, registry, 
     scores = read_scores(store)
     model = registry.load(registry.version(version))
 
-    prediction = model.predict(trips_of(scores))
+    prediction = model.predict(trips_of(scores), metered=True)
 
     assert len(scores) == 5_000
     for name, values in (

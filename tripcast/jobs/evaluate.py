@@ -18,13 +18,14 @@ from tripcast.evaluation.scores import Evaluation, Scores, evaluate
 from tripcast.models import Model
 from tripcast.models.training import TRIALS
 from tripcast.monitoring.drift import Profile
-from tripcast.monitoring.quality import Expectation, judged
+from tripcast.monitoring.quality import Expectation, judged, write_expectations
 from tripcast.registry.registry import DIGEST, EXPECTATION, EXPECTED_FROM, Registry, Version
 from tripcast.registry.tracking import Tracker
 from tripcast.reports import MonthUsed, TrainingContext, training_report, training_summary
 from tripcast.settings import Settings
 from tripcast.storage.files import storage_errors
-from tripcast.taxi.trips import read_trips
+from tripcast.taxi.trips import Trips, read_trips
+from tripcast.taxi.ways import METERED, as_asked
 
 #: The file beside a registered model that holds the profile of what it learned from, see ``tripcast.monitoring.drift``.
 PROFILE = "profile.json"
@@ -74,8 +75,8 @@ class Selection:
         evaluation: All scores.
         decision: What the gate said.
         months: The months it all rests on.
-        expectations: What error to expect in service, of each candidate by name and of the ``champion``: what they
-            reached on these trips.
+        expectations: What error to expect in service, of each candidate by name and of the ``champion``, and for each
+            by the way of asking: what they reached on these trips.
         profile: What the winner learned from, and what it predicted of the test month; None if none could be judged.
     """
 
@@ -86,7 +87,7 @@ class Selection:
     evaluation: Evaluation
     decision: Decision
     months: Sequence[MonthUsed]
-    expectations: Mapping[str, Expectation]
+    expectations: Mapping[str, Mapping[str, Expectation]]
     profile: Profile | None
 
     @property
@@ -129,7 +130,7 @@ class Selection:
             "tripcast.data_sha256": json.dumps({month.month: month.digest for month in self.months}),
             "tripcast.rmse": f"{self.metrics['rmse']:.3f}",
             "tripcast.notebook_rmse": self._notebook_rmse(),
-            EXPECTATION: self.expectations[str(self.decision.winner)].to_json(),
+            EXPECTATION: write_expectations(self.expectations[str(self.decision.winner)]),
             EXPECTED_FROM: self.named("test"),
             "tripcast.decision": self.decision.sentence,
             "tripcast.commit": settings.commit,
@@ -215,16 +216,18 @@ def select(
     registry = Registry(taxi, Settings.load())
     version = registry.alias("champion")
     champion, problem = _load_champion(registry, version)
-    predicted = {candidate.name: candidate.model.predict(truth) for candidate in candidates}
-    champions = champion.predict(truth) if champion else None
+    predicted = {candidate.name: candidate.model.predict(truth, metered=True) for candidate in candidates}
+    champions = champion.predict(truth, metered=True) if champion else None
     evaluation = evaluate(truth, predicted, champions)
     if problem:
         evaluation = replace(evaluation, champion_problem=problem)
     identical = [candidate.name for candidate in candidates if champion and candidate.model.digest == champion.digest]
     decision = decide(evaluation, identical=identical)
-    judged_well = {name: prediction for name, prediction in predicted.items() if name in evaluation.candidates}
-    if champions and evaluation.champion:
-        judged_well["champion"] = champions
+    judged_well = {
+        candidate.name: candidate.model for candidate in candidates if candidate.name in evaluation.candidates
+    }
+    if champion and evaluation.champion:
+        judged_well["champion"] = champion
     learned = (read_trips([file]) for file in sorted(train_trips.glob("*.parquet")))
     return Selection(
         taxi=taxi,
@@ -234,11 +237,17 @@ def select(
         evaluation=evaluation,
         decision=decision,
         months=_months(months),
-        expectations={
-            name: Expectation.of(judged(truth, prediction, version=0)) for name, prediction in judged_well.items()
-        },
+        expectations={name: _expectations(model, truth) for name, model in judged_well.items()},
         profile=Profile.of(learned, [predicted[decision.winner].minutes]) if decision.winner else None,
     )
+
+
+def _expectations(model: Model, truth: Trips) -> dict[str, Expectation]:
+    """What a model reached on the test month's trips, asked for in each way."""
+    return {
+        way: Expectation.of(judged(truth, model.predict(asked, metered=way == METERED), version=0))
+        for way, asked in as_asked(truth).items()
+    }
 
 
 def renew_expectation(selection: Selection) -> None:
@@ -255,7 +264,7 @@ def renew_expectation(selection: Selection) -> None:
         return
     if champion.tags.get(EXPECTED_FROM, "") < selection.named("test"):
         registry = Registry(selection.taxi, Settings.load())
-        registry.expect(champion.number, expectation.to_json(), selection.named("test"))
+        registry.expect(champion.number, write_expectations(expectation), selection.named("test"))
 
 
 def _load_champion(registry: Registry, version: Version | None) -> tuple[Model | None, str | None]:

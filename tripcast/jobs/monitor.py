@@ -29,7 +29,16 @@ from tripcast.models import Model
 from tripcast.monitoring import drift
 from tripcast.monitoring.drift import Drift, Profile
 from tripcast.monitoring.history import History, Retraining, Window
-from tripcast.monitoring.quality import Expectation, Joined, Quality, join, measure, rmse_difference, score
+from tripcast.monitoring.quality import (
+    Expectation,
+    Joined,
+    Quality,
+    join,
+    measure,
+    read_expectations,
+    rmse_difference,
+    score,
+)
 from tripcast.monitoring.rule import Decision, Rule, WindowResult, decide
 from tripcast.monitoring.trial import Trial, judge
 from tripcast.months import Month, parse_months
@@ -50,6 +59,7 @@ from tripcast.taxi import contract
 from tripcast.taxi.ingestion import Ingested, ingest
 from tripcast.taxi.sources import Source, open_source
 from tripcast.taxi.trips import Trips, read_trips
+from tripcast.taxi.ways import METERED
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -375,7 +385,7 @@ def _expectations(registry: Registry, rows: pa.Table) -> dict[int, Expectation]:
     """What is to be expected of the versions that answered, as far as that is known."""
     answered = set(rows["version"].unique().to_pylist())
     return {
-        version.number: Expectation.from_json(version.tags[EXPECTATION])
+        version.number: read_expectations(version.tags[EXPECTATION], METERED)[METERED]
         for version in registry.versions()
         if version.number in answered and EXPECTATION in version.tags
     }

@@ -268,7 +268,7 @@ def score_rows(model: Model, name: str, rows: pa.RecordBatch, first: int) -> tup
         ends[scored].astype(np.int16),
         np.where(np.isfinite(miles) & (miles >= 0), miles, np.nan)[scored],
     )
-    prediction = model.predict(trips)
+    prediction = model.predict(trips, metered=True)
     columns = [
         number[scored],
         trips.pickup_datetime,

@@ -24,8 +24,8 @@ from tripcast.errors import InvalidRequest, StorageError
 from tripcast.models.interpolation import interpolator
 from tripcast.models.intervals import Interval
 from tripcast.storage.files import storage_errors
-from tripcast.taxi.features import PLAUSIBLE_MILES, has_plausible_distance
 from tripcast.taxi.trips import LONGEST_MINUTES, SHORTEST_MINUTES, Trip, Trips
+from tripcast.taxi.ways import METERED, PLANNED, WAYS, ZONES_ONLY, way_of, ways_of
 
 Floats = npt.NDArray[np.float64]
 
@@ -65,7 +65,10 @@ class _Candidates(Mapping[str, str]):
 CANDIDATES: Mapping[str, str] = _Candidates()
 
 #: Format of the model folder; a reader refuses folders of a later one.
-FORMAT = 1
+FORMAT = 2
+
+#: Which interval of a folder of format 1 is for which way: it knew trips with a plausible distance, and those without.
+_INTERVALS_OF_FORMAT_1 = {ZONES_ONLY: "unmeasured", PLANNED: "measured", METERED: "measured"}
 
 #: No prediction is shorter, whatever the candidate computed: six seconds.
 _FLOOR = 0.1
@@ -206,8 +209,8 @@ class Manifest:
         trips: How many trips it was fitted to.
         first_pickup: ISO time of the earliest of them, New York local time.
         last_pickup: ISO time of the latest.
-        intervals: The 10-90 % interval, for trips with a believable distance (``measured``) and without.
-        calibration: How it did on held-out trips.
+        intervals: The 10-90 % interval by the way in which a trip is asked for (``tripcast.taxi.ways``).
+        calibration: How it did on held-out trips, asked for with their metered distances.
         files: SHA-256 of each further file in the folder, by name.
         loads_as: Which of tripcast's own candidates loads the files; None if ``candidate`` does itself.
     """
@@ -229,6 +232,12 @@ class Manifest:
     def loader(self) -> str:
         """Which of tripcast's own candidates loads the files."""
         return self.loads_as or self.candidate
+
+    @property
+    def interval_of_way(self) -> dict[str, Interval]:
+        """The interval for each of ``tripcast.taxi.ways.WAYS``, whatever the format."""
+        names = _INTERVALS_OF_FORMAT_1 if self.format == 1 else {way: way for way in WAYS}
+        return {way: self.intervals[name] for way, name in names.items()}
 
     @property
     def train_months(self) -> list[str]:
@@ -269,25 +278,27 @@ class Model:
     manifest: Manifest
     predictor: Predictor
 
-    def predict(self, trips: Trips) -> Prediction:
+    def predict(self, trips: Trips, metered: bool = False) -> Prediction:
         """Predict durations.
 
         Args:
-            trips: Any trips; zones that do not exist count as never seen, unbelievable distances as unknown.
+            trips: Any trips; zones that do not exist count as never seen, implausible distances as unknown.
+            metered: Whether their distances are a meter's readings, and not plans.
 
         Returns:
             The durations as the candidate computes them, no shorter than six seconds, and their 10-90 % intervals,
             which keep to the contract's 1 to 60 minutes unless the duration itself lies outside.
         """
-        return with_interval(self.manifest.intervals, trips, self.predictor.predict(trips))
+        return with_interval(self.manifest.interval_of_way, ways_of(trips, metered), self.predictor.predict(trips))
 
-    def predict_one(self, trip: Trip) -> tuple[float, float, float]:
+    def predict_one(self, trip: Trip, metered: bool = False) -> tuple[float, float, float]:
         """Predict one trip, in a few microseconds: the same as ``predict``, to the precision of float32 features.
 
         Not for several threads at once: predictors keep the trip in a place of their own.
 
         Args:
             trip: Any trip, as with ``predict``.
+            metered: Whether its distance is a meter's reading, and not a plan.
 
         Returns:
             The duration and the lower and upper end of its 10-90 % interval, in minutes.
@@ -295,8 +306,7 @@ class Model:
         minutes = self.predictor.predict_one(trip)
         # Comparisons: min and max take ten times as long, a fifth of the whole.
         minutes = _FLOOR if minutes < _FLOOR else minutes  # what is no number stays none
-        measured = 0 < trip.trip_distance_miles <= PLAUSIBLE_MILES
-        below, above = self._ends["measured" if measured else "unmeasured"]
+        below, above = self._ends[way_of(trip.trip_distance_miles, metered)]
         lower, upper = minutes + below(minutes), minutes + above(minutes)
         lower = lower if lower > SHORTEST_MINUTES else float(SHORTEST_MINUTES)
         upper = upper if upper < LONGEST_MINUTES else float(LONGEST_MINUTES)
@@ -304,10 +314,10 @@ class Model:
 
     @cached_property
     def _ends(self) -> dict[str, tuple[Callable[[float], float], Callable[[float], float]]]:
-        """What to add to a predicted duration for either end of its interval, by the interval's name."""
+        """What to add to a predicted duration for either end of its interval, by the way in which it is asked for."""
         return {
             name: (interpolator(of.predicted, of.lower), interpolator(of.predicted, of.upper))
-            for name, of in self.manifest.intervals.items()
+            for name, of in self.manifest.interval_of_way.items()
         }
 
     @cached_property
@@ -354,20 +364,19 @@ class Model:
         return cls(manifest, predictor)
 
 
-def with_interval(intervals: Mapping[str, Interval], trips: Trips, minutes: Floats) -> Prediction:
+def with_interval(intervals: Mapping[str, Interval], ways: npt.NDArray[np.str_], minutes: Floats) -> Prediction:
     """Put the intervals around predicted durations.
 
     Args:
-        intervals: As in ``Manifest``.
-        trips: The trips, n.
-        minutes: What the candidate computed for them, (n,).
+        intervals: By way.
+        ways: In which way each trip is asked for, (n,).
+        minutes: What the candidate computed for the trips, (n,).
     """
     minutes = np.maximum(minutes, _FLOOR)
-    measured = has_plausible_distance(trips)
-    lower, upper = intervals["measured"].around(minutes)
-    if not measured.all():
-        other_lower, other_upper = intervals["unmeasured"].around(minutes)
-        lower, upper = np.where(measured, lower, other_lower), np.where(measured, upper, other_upper)
+    lower, upper = np.empty_like(minutes), np.empty_like(minutes)
+    for way in np.unique(ways).tolist():
+        rows = ways == way
+        lower[rows], upper[rows] = intervals[way].around(minutes[rows])
     # The ends keep to what the contract allows, and around the duration even where that does not.
     lower = np.minimum(np.maximum(lower, SHORTEST_MINUTES), minutes)
     upper = np.maximum(np.minimum(upper, LONGEST_MINUTES), minutes)

@@ -25,7 +25,6 @@ from tripcast.models.model import (
     FORMAT,
     OWN_CANDIDATES,
     Calibration,
-    Floats,
     Manifest,
     Model,
     OnTrial,
@@ -36,8 +35,8 @@ from tripcast.models.model import (
     with_interval,
 )
 from tripcast.storage.files import storage_errors
-from tripcast.taxi.features import has_plausible_distance
 from tripcast.taxi.trips import Trips, read_trips
+from tripcast.taxi.ways import METERED, as_asked, ways_of
 
 #: The file beside a model that holds the trials of its search.
 TRIALS = "trials.json"
@@ -50,9 +49,6 @@ _EARLIER = 0.85
 
 #: The rehearsal takes no more than this many trips, the latest: more would hardly change what is chosen.
 _HOLDOUT_TRIPS = 300_000
-
-#: With fewer held-out trips than this that have no believable distance, these have no interval of their own.
-_ENOUGH = 50
 
 
 def train(
@@ -88,7 +84,7 @@ def train(
     recipe = open_candidate(candidate)
     earlier, later = _split(trips)
     holdout_fit, parameters = recipe.fit_holdout(earlier, later, Search(trials, seed, on_trial))
-    intervals, calibration = _calibrate(later, holdout_fit.predict(later))
+    intervals, calibration = _calibrate(holdout_fit, later)
     predictor = recipe.fit(trips, parameters)
     manifest = Manifest(
         format=FORMAT,
@@ -138,7 +134,7 @@ def train_by_engine(
     recipe = open_file_candidate(candidate)
     earlier, later = _split(read_trips(_latest(files)))
     holdout_fit, parameters = recipe.fit_holdout(earlier, later, Search(trials, seed, on_trial))
-    intervals, calibration = _calibrate(later, holdout_fit.predict(later))
+    intervals, calibration = _calibrate(holdout_fit, later)
     fitted = recipe.fit_files(files, parameters)
     try:
         predictor = open_candidate(recipe.loads_as).load(fitted.files(), parameters)
@@ -256,16 +252,13 @@ def _split(trips: Trips) -> tuple[Trips, Trips]:
     return trips[order[:cut]], trips[order[cut:]]
 
 
-def _calibrate(trips: Trips, predicted: Floats) -> tuple[dict[str, Interval], Calibration]:
+def _calibrate(predictor: Predictor, trips: Trips) -> tuple[dict[str, Interval], Calibration]:
+    """The interval of each way of asking for the trips, and how the predictor did when asked with the meter."""
     actual = trips.duration_minutes
     assert actual is not None
-    measured = has_plausible_distance(trips)
-    intervals = {
-        name: Interval.calibrate(predicted[rows], actual[rows])
-        for name, mask in (("measured", measured), ("unmeasured", ~measured))
-        for rows in (mask if mask.sum() >= _ENOUGH else np.ones_like(mask),)
-    }
-    prediction = with_interval(intervals, trips, predicted)
+    predicted = {way: predictor.predict(asked) for way, asked in as_asked(trips).items()}
+    intervals = {way: Interval.calibrate(minutes, actual) for way, minutes in predicted.items()}
+    prediction = with_interval(intervals, ways_of(trips, metered=True), predicted[METERED])
     errors = prediction.minutes - actual
     return intervals, Calibration(
         trips=len(trips),

@@ -110,7 +110,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Expectation:
-    """The error to expect of a version, from trips on which it was judged before it served: its test month.
+    """The error to expect of a version asked in one way, from trips on which it was judged before it served.
 
     Attributes:
         up_to: (k - 1,) rising, where one group of predicted minutes ends and the next begins.
@@ -138,22 +138,6 @@ class Expectation:
         group = np.searchsorted(up_to, predicted)
         return cls(up_to.tolist(), (np.bincount(group, (predicted - truth) ** 2) / np.bincount(group)).tolist())
 
-    def to_json(self) -> str:
-        """The expectation as text, a few hundred characters."""
-        return json.dumps(
-            {"up_to": [round(end, 4) for end in self.up_to], "squared_error": [round(e, 4) for e in self.squared_error]}
-        )
-
-    @classmethod
-    def from_json(cls, text: str) -> Expectation:
-        """Read what ``to_json`` wrote.
-
-        Raises:
-            TypeError: If an entry is missing or unknown.
-            ValueError: If it is not JSON.
-        """
-        return cls(**json.loads(text))
-
     def rmse(self, predicted: Floats) -> float:
         """The root mean squared error to expect of predictions, minutes.
 
@@ -162,6 +146,36 @@ class Expectation:
         """
         of_each = np.asarray(self.squared_error)[np.searchsorted(self.up_to, predicted)]
         return math.sqrt(of_each.mean())
+
+
+def write_expectations(expectations: Mapping[str, Expectation]) -> str:
+    """What to expect of a version in each way of asking, as JSON: a few hundred characters each."""
+    return json.dumps(
+        {
+            way: {name: [round(value, 4) for value in values] for name, values in asdict(expectation).items()}
+            for way, expectation in expectations.items()
+        }
+    )
+
+
+def read_expectations(text: str, only_way: str) -> dict[str, Expectation]:
+    """Read what ``write_expectations`` wrote.
+
+    Args:
+        text: The JSON.
+        only_way: The way that versions of before the ways were judged in; their text has one expectation, unnamed.
+
+    Returns:
+        By way.
+
+    Raises:
+        TypeError: If an entry is missing or unknown.
+        ValueError: If it is not JSON.
+    """
+    entries = json.loads(text)
+    if "up_to" in entries:
+        entries = {only_way: entries}
+    return {way: Expectation(**entry) for way, entry in entries.items()}
 
 
 @dataclass(frozen=True)
@@ -244,7 +258,7 @@ def score(model: Model, trips: Trips, *, version: int, arm: str = "champion") ->
     import pyarrow as pa
 
     parts = (trips[start : start + _BATCH_TRIPS] for start in range(0, len(trips), _BATCH_TRIPS))
-    answered = [judged(part, model.predict(part), version=version, arm=arm) for part in parts]
+    answered = [judged(part, model.predict(part, metered=True), version=version, arm=arm) for part in parts]
     return pa.concat_tables([judged_schema().empty_table(), *answered])
 
 

@@ -399,7 +399,7 @@ class Registry:
 
         Args:
             number: The version.
-            expectation: ``tripcast.monitoring.quality.Expectation`` as JSON.
+            expectation: As ``tripcast.monitoring.quality.write_expectations`` writes it.
             test_month: The month on whose trips that was learned.
         """
         with tracking_errors(self._uri, f"writing what to expect of {self.name} version {number}"):
