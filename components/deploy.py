@@ -18,6 +18,7 @@ def deploy(taxi: str, version: int, share: float) -> str:
     from tripcast.jobs.deploy import deploy
     from tripcast.registry.registry import Registry
     from tripcast.settings import Settings
+    from tripcast.taxi import model_name
 
     settings = Settings.load()
-    return deploy(Registry(taxi, settings), version, share, settings.service_url)
+    return deploy(Registry(model_name(taxi), settings), version, share, settings.service_url)

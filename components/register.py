@@ -20,7 +20,11 @@ def register(taxi: str, winner: Input[Model]) -> int:
 
     from tripcast.registry.registry import Registry
     from tripcast.settings import Settings
+    from tripcast.taxi import model_name
+    from tripcast.taxi.pyfunc import flavour
 
-    registry = Registry(taxi, Settings.load())
-    version = registry.register(Path(winner.path), run_id=winner.metadata["run_id"], tags=winner.metadata["tags"])
+    registry, provenance = Registry(model_name(taxi), Settings.load()), winner.metadata
+    version = registry.register(
+        Path(winner.path), flavour=flavour(taxi), run_id=provenance["run_id"], tags=provenance["tags"]
+    )
     return version.number

@@ -24,8 +24,9 @@ def score(taxi: str, version: int, month: str, records: Input[Dataset], scores: 
     from tripcast.registry.registry import Registry
     from tripcast.settings import Settings
     from tripcast.storage.store import open_store
+    from tripcast.taxi import model_name
 
     settings = Settings.load()
-    registry, store = Registry(taxi, settings), open_store(settings.artifacts)
+    registry, store = Registry(model_name(taxi), settings), open_store(settings.artifacts)
     scored = score(registry, version, Month.parse(month), Path(records.path), Path(scores.path), store)
     scores.metadata.update(scored.to_dict())

@@ -40,9 +40,10 @@ def make(trips: int) -> str:
     from tripcast.serving.prediction_log import Answerer, PredictionLog
     from tripcast.settings import Settings
     from tripcast.storage.store import open_store
+    from tripcast.taxi.pyfunc import flavour
 
     settings = Settings.load()
-    store, registry = open_store(settings.artifacts), Registry("green", settings)
+    store, registry = open_store(settings.artifacts), Registry("tripcast-green", settings)
     models = []
     for number, month in enumerate(MONTHS[:2], start=1):
         _, learned = load_valid_trips("simulated?trips=50000", "green", Month.parse(month), settings)
@@ -53,8 +54,8 @@ def make(trips: int) -> str:
         Profile.of([learned], [prediction.minutes]).save(folder / PROFILE)
         expectation = Expectation.of(judged(learned, prediction, version=number)).to_json()
         tags = {"tripcast.train_months": month, "tripcast.test_month": "2021-03", EXPECTATION: expectation}
-        with Tracker("green", settings).pipeline_run(month, month) as run_id:
-            registry.register(folder, run_id=run_id, tags=tags)
+        with Tracker("tripcast-green", settings).pipeline_run(month, month) as run_id:
+            registry.register(folder, flavour=flavour("green"), run_id=run_id, tags=tags)
         models.append(model)
     registry.promote(1, "The first.")
     registry.challenger(2, 0.1, "To be tried.")

@@ -119,9 +119,13 @@ def register(work: Path, trips: int, count: int) -> None:
     """The winner, for `score` to have a version."""
     from tripcast.registry.registry import Registry
     from tripcast.settings import Settings
+    from tripcast.taxi import model_name
+    from tripcast.taxi.pyfunc import flavour
 
     winner = json.loads((work / "winner.json").read_text())
-    Registry(TAXI, Settings.load()).register(work / "winner", run_id=winner["run_id"], tags=winner["tags"])
+    Registry(model_name(TAXI), Settings.load()).register(
+        work / "winner", flavour=flavour(TAXI), run_id=winner["run_id"], tags=winner["tags"]
+    )
 
 
 def score(work: Path, trips: int, count: int) -> None:
@@ -130,10 +134,11 @@ def score(work: Path, trips: int, count: int) -> None:
     from tripcast.registry.registry import Registry
     from tripcast.settings import Settings
     from tripcast.storage.store import open_store
+    from tripcast.taxi import model_name
 
     month = months(count)[-1]
     records, store = work / "ingested" / f"{month}.parquet", open_store(str(work / "artifacts"))
-    score_month(Registry(TAXI, Settings.load()), 1, month, records, work / "scores", store)
+    score_month(Registry(model_name(TAXI), Settings.load()), 1, month, records, work / "scores", store)
 
 
 #: In the order in which they run; None where nobody asks what it costs.

@@ -19,6 +19,7 @@ from pipelines.progress import StepEvent
 from tripcast.errors import ClusterError, ClusterUnreachable, InvalidRequest
 from tripcast.kubeflow import Kubeflow
 from tripcast.settings import Settings
+from tripcast.taxi import model_name
 
 #: Seconds between two looks at a run.
 POLL_SECONDS = 5.0
@@ -139,7 +140,7 @@ def read_cron(cron: str) -> str:
 
 def experiment_of(arguments: Mapping[str, Any]) -> str:
     """The experiment that a run belongs to: one for each kind of taxis, as the registered models."""
-    return f"tripcast-{arguments.get('taxi', 'green')}"
+    return model_name(str(arguments.get("taxi", "green")))
 
 
 def describe_run(pipeline: str, arguments: Mapping[str, Any]) -> str:

@@ -38,6 +38,7 @@ from tripcast.registry.registry import Registry
 from tripcast.reports.replay import Event, Replay, ReplayMonth, replay_page
 from tripcast.settings import Settings
 from tripcast.storage.files import storage_errors
+from tripcast.taxi import model_name
 from tripcast.taxi.sources import open_source
 from tripcast.taxi.trips import Trips
 
@@ -216,7 +217,7 @@ def _live(story: ReplayPlan, month: str, settings: Settings, notify: Callable[[S
     # Written down before the month's turn, which may change it.
     before = settings.home / "months" / f"{month}-began.json"
     if not before.exists():
-        traffic = Registry(story.taxi, settings).traffic()
+        traffic = Registry(model_name(story.taxi), settings).traffic()
         assert traffic.champion is not None
         challenger = traffic.challenger.number if traffic.challenger else None
         _write(before, {"champion": traffic.champion.number, "challenger": challenger, "share": traffic.share})
@@ -256,7 +257,7 @@ def _errors(story: ReplayPlan, month: str, serving: Mapping[str, Any], settings:
         raise
     except (ContractError, SourceError):
         return {"trips": 0, "system_rmse": None, "trained_once_rmse": None, "notebook_rmse": None}
-    registry = Registry(story.taxi, settings)
+    registry = Registry(model_name(story.taxi), settings)
     squared = _rmse(registry.load(registry.version(serving["champion"])), trips) ** 2
     if serving["challenger"]:
         challengers = _rmse(registry.load(registry.version(serving["challenger"])), trips) ** 2

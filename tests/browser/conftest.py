@@ -43,7 +43,7 @@ def served(copy: ModelCache, version: int, candidate: str, **tags: str) -> Serve
 def page_url(tmp_path_factory) -> Iterator[str]:
     """Where the page is: with a champion and a challenger behind it that answers a tenth of the riders."""
     home = tmp_path_factory.mktemp("home")
-    copy = ModelCache(home, "green")
+    copy = ModelCache(home, "tripcast-green")
     champion = served(copy, 3, "lightgbm", rmse="4.84", notebook_rmse="7.22", test_month="2021-03")
     copy.write(Deployment(champion, served(copy, 4, "linear"), share=0.1))
     with socket.socket() as free:

@@ -22,6 +22,7 @@ from tripcast.months import Month
 from tripcast.registry.registry import DIGEST, Registry
 from tripcast.registry.tracking import Tracker
 from tripcast.settings import Settings
+from tripcast.taxi.pyfunc import flavour
 from tripcast.taxi.simulation import City
 from tripcast.taxi.trips import PICKUP_COLUMNS, Trips
 
@@ -38,7 +39,7 @@ def tripcast(*arguments: object, **settings: str) -> subprocess.CompletedProcess
 
 def registry(home: Path) -> Registry:
     settings = Settings(home, str(home), f"sqlite:///{home / 'mlflow.db'}", service_url=None, commit="", image="")
-    return Registry("green", settings)
+    return Registry("tripcast-green", settings)
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +50,8 @@ def home(tmp_path_factory, empty_store) -> Path:
     settings = Settings(home, str(home), f"sqlite:///{home / 'mlflow.db'}", service_url=None, commit="", image="")
     for candidate in ("lightgbm", "linear"):
         train(candidate, make_trips(), taxi="green", data={"2021-01": "0" * 64}).save(home / "models" / candidate)
-        with Tracker("green", settings).pipeline_run(candidate, candidate) as run_id:
-            registry(home).register(home / "models" / candidate, run_id=run_id, tags={})
+        with Tracker("tripcast-green", settings).pipeline_run(candidate, candidate) as run_id:
+            registry(home).register(home / "models" / candidate, flavour=flavour("green"), run_id=run_id, tags={})
     registry(home).promote(1, "The first.")
     registry(home).challenger(2, 0.1, "To be tried.")
     return home

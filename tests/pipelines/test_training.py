@@ -58,7 +58,8 @@ def run(summary) -> Path:
 
 def registry(home: Path) -> Registry:
     return Registry(
-        "green", Settings(home, str(home), f"sqlite:///{home / 'mlflow.db'}", service_url=None, commit="", image="")
+        "tripcast-green",
+        Settings(home, str(home), f"sqlite:///{home / 'mlflow.db'}", service_url=None, commit="", image=""),
     )
 
 

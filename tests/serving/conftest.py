@@ -25,6 +25,7 @@ from tripcast.registry.registry import Registry
 from tripcast.registry.tracking import Tracker
 from tripcast.settings import Settings
 from tripcast.taxi.candidates.linear import Linear
+from tripcast.taxi.pyfunc import flavour
 
 TOKEN = "only-for-tests"
 
@@ -82,11 +83,11 @@ def registered(tmp_path_factory, empty_store, models) -> tuple[Path, dict[str, i
     store = home / "mlflow.db"
     shutil.copy(empty_store, store)
     settings = settings_in(home)
-    registry, versions = Registry("green", settings), {}
+    registry, versions = Registry("tripcast-green", settings), {}
     for name, folder in models.items():
-        with Tracker("green", settings).pipeline_run(name, name) as run_id:
+        with Tracker("tripcast-green", settings).pipeline_run(name, name) as run_id:
             tags = {"tripcast.rmse": "5.19", "tripcast.notebook_rmse": "7.76", "tripcast.test_month": "2021-02"}
-            versions[name] = registry.register(folder, run_id=run_id, tags=tags).number
+            versions[name] = registry.register(folder, flavour=flavour("green"), run_id=run_id, tags=tags).number
     for file in (home / "artifacts").rglob("coefficients.csv"):
         if file.read_bytes() == next(models["damaged"].glob("coefficients.csv")).read_bytes():
             file.write_bytes(b"term,minutes\n")
@@ -139,7 +140,7 @@ class Home:
 
     @property
     def registry(self) -> Registry:
-        return Registry("green", settings_in(self.folder))
+        return Registry("tripcast-green", settings_in(self.folder))
 
     @property
     def client(self) -> mlflow.MlflowClient:

@@ -30,7 +30,7 @@ def test_a_folder_that_is_not_a_model_does_not(tmp_path):
 
 @pytest.fixture
 def copy(tmp_path) -> ModelCache:
-    return ModelCache(tmp_path, "green")
+    return ModelCache(tmp_path, "tripcast-green")
 
 
 def folder_of(copy: ModelCache, digest: str) -> Path:

@@ -25,6 +25,7 @@ from tripcast.settings import Settings
 from tripcast.storage.store import Store, open_store
 from tripcast.taxi import contract
 from tripcast.taxi.ingestion import ingest
+from tripcast.taxi.pyfunc import flavour
 from tripcast.taxi.simulation import City
 
 
@@ -89,7 +90,7 @@ class Loop:
 
     @property
     def registry(self) -> Registry:
-        return Registry("green", self.settings)
+        return Registry("tripcast-green", self.settings)
 
     @property
     def city(self) -> City:
@@ -138,7 +139,9 @@ class Loop:
         work = self.folder / selection.pipeline_run
         pages = {"report": work / "report", "summary": work / "summary", "document": work / "decision"}
         winner = selection.hand_on_winner(work / "winner", track(selection, **pages))
-        return self.registry.register(work / "winner", run_id=winner["run_id"], tags=winner["tags"]).number
+        return self.registry.register(
+            work / "winner", flavour=flavour("green"), run_id=winner["run_id"], tags=winner["tags"]
+        ).number
 
     def train(self, train: str, test: str, share: float) -> str:
         """What the training pipeline does; gives the decision."""

@@ -237,7 +237,7 @@ def test_a_whole_run_trains_judges_and_registers_it_and_others_load_it_without_t
     )
     assert ended.returncode == 0, ended.stderr
     summary = json.loads(ended.stdout)
-    registry = Registry("green", settings)
+    registry = Registry("tripcast-green", settings)
     model = registry.load(registry.version(summary["version"]))
 
     assert summary["winner"] == "monthly"

@@ -18,11 +18,12 @@ from tripcast.models import Model
 from tripcast.registry.registry import DIGEST, EXPECTATION, EXPECTED_FROM, SHARE, Registry
 from tripcast.registry.tracking import Tracker
 from tripcast.settings import Settings
+from tripcast.taxi.pyfunc import flavour
 
 
 @pytest.fixture
 def registry(settings):
-    return Registry("green", settings)
+    return Registry("tripcast-green", settings)
 
 
 @pytest.fixture
@@ -30,8 +31,10 @@ def register(settings, registry, make_model):
     """Registers the model of a seed, in a run of its own."""
 
     def register(seed: int):
-        with Tracker("green", settings).pipeline_run(f"run {seed}", f"run {seed}") as run_id:
-            return registry.register(make_model(seed), run_id=run_id, tags={"tripcast.candidate": "linear"})
+        with Tracker("tripcast-green", settings).pipeline_run(f"run {seed}", f"run {seed}") as run_id:
+            return registry.register(
+                make_model(seed), flavour=flavour("green"), run_id=run_id, tags={"tripcast.candidate": "linear"}
+            )
 
     return register
 
@@ -390,11 +393,12 @@ from pathlib import Path
 import mlflow
 from tripcast.registry.registry import Registry
 from tripcast.settings import Settings
+from tripcast.taxi.pyfunc import flavour
 
-registry = Registry("green", Settings.load())
+registry = Registry("tripcast-green", Settings.load())
 registry._client.create_model_version = lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGKILL)
 run = registry._client.create_run(registry._tracker.experiment_id)
-registry.register(Path(sys.argv[1]), run_id=run.info.run_id, tags={})
+registry.register(Path(sys.argv[1]), flavour=flavour("green"), run_id=run.info.run_id, tags={})
 """
 
 
@@ -411,4 +415,4 @@ def test_a_store_that_is_not_there_is_named(tmp_path):
     nowhere = dataclasses.replace(Settings.load(), home=tmp_path, tracking_uri="sqlite:////proc/nowhere/mlflow.db")
 
     with pytest.raises(TrackingError, match=r"sqlite:////proc/nowhere/mlflow\.db"):
-        Registry("green", nowhere)
+        Registry("tripcast-green", nowhere)

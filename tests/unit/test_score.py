@@ -25,6 +25,7 @@ from tripcast.settings import Settings
 from tripcast.storage.store import FolderStore, Store, open_store, sha256_of
 from tripcast.taxi.contract import validate
 from tripcast.taxi.ingestion import Ingested, ingest
+from tripcast.taxi.pyfunc import flavour
 from tripcast.taxi.sources import files
 from tripcast.taxi.trips import Trip, Trips, read_trips
 
@@ -49,19 +50,19 @@ def home(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Setting
     folder = tmp_path_factory.mktemp("home")
     shutil.copy(empty_store, folder / "mlflow.db")
     settings = Settings(folder, str(folder), f"sqlite:///{folder / 'mlflow.db'}", None, commit="", image="")
-    registry = Registry("green", settings)
+    registry = Registry("tripcast-green", settings)
     for candidate in ("lightgbm", "linear"):
         model = folder / candidate
         train(candidate, make_trips(), taxi="green", data={"2021-01": "0" * 64}).save(model)
-        with Tracker("green", settings).pipeline_run(candidate, candidate) as run_id:
-            registry.register(model, run_id=run_id, tags={})
+        with Tracker("tripcast-green", settings).pipeline_run(candidate, candidate) as run_id:
+            registry.register(model, flavour=flavour("green"), run_id=run_id, tags={})
     registry.promote(BOOSTED, "The first.")
     return settings
 
 
 @pytest.fixture
 def registry(home: Settings) -> Registry:
-    return Registry("green", home)
+    return Registry("tripcast-green", home)
 
 
 @pytest.fixture
@@ -404,7 +405,7 @@ def test_a_version_that_is_not_there_is_named_with_those_that_are(registry, mode
 
 def test_where_nothing_is_registered_nothing_can_be_scored(settings):
     with pytest.raises(InvalidRequest, match=r"tripcast-green has no versions yet.*'champion'.*train one"):
-        find_version(Registry("green", settings), "champion")
+        find_version(Registry("tripcast-green", settings), "champion")
 
 
 # The plan.

@@ -10,7 +10,7 @@ from tripcast.registry.tracking import Tracker, check_reachable
 
 @pytest.fixture
 def tracker(settings):
-    return Tracker("green", settings)
+    return Tracker("tripcast-green", settings)
 
 
 def test_the_same_key_continues_the_same_run(tracker):
@@ -82,7 +82,7 @@ def test_the_commit_is_on_every_run(tracker, monkeypatch, settings):
     monkeypatch.setenv("TRIPCAST_COMMIT", "c0ffee")
     from tripcast.settings import Settings
 
-    with Tracker("green", Settings.load()).pipeline_run("job", "parent") as run_id:
+    with Tracker("tripcast-green", Settings.load()).pipeline_run("job", "parent") as run_id:
         pass
 
     assert tracker.client.get_run(run_id).data.tags["mlflow.source.git.commit"] == "c0ffee"

@@ -6,13 +6,14 @@ from tripcast.errors import TrackingError
 from tripcast.registry.registry import Registry
 from tripcast.registry.tracking import Tracker
 from tripcast.settings import Settings
+from tripcast.taxi.pyfunc import flavour
 
 RUN = "0c9e4e0d-6c1b-4b1c-9d51-0a4be1b7a5d2"
 
 
 @pytest.fixture
 def tracker(settings):
-    return Tracker("green", settings)
+    return Tracker("tripcast-green", settings)
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def test_on_a_laptop_there_is_no_pipeline_run_to_lead_to(tracker):
 
 
 def test_the_address_for_people_may_be_another_than_that_for_steps(settings, monkeypatch):
-    tracker = Tracker("green", settings)
+    tracker = Tracker("tripcast-green", settings)
     monkeypatch.setenv("TRIPCAST_MLFLOW_UI", "https://mlflow.example.com/")
 
     assert tracker.url("ab") == f"https://mlflow.example.com/#/experiments/{tracker.experiment_id}/runs/ab"
@@ -96,7 +97,7 @@ def test_a_given_run_keeps_its_name_its_parent_and_its_end(tracker, given):
 
 def test_a_step_that_is_tried_again_continues_its_given_run(tracker, given, settings):
     for rmse in (5.0, 4.0):
-        again = Tracker("green", settings)
+        again = Tracker("tripcast-green", settings)
         with again.pipeline_run(RUN, "green 2021-01") as run_id, again.nested_run(run_id, "linear") as candidate:
             again.log(candidate, params={"alpha": 1}, metrics={"rmse": rmse})
 
@@ -113,7 +114,9 @@ def test_registering_a_model_leaves_the_given_run_alone(tracker, given, make_mod
 
     with pytest.MonkeyPatch.context() as step:
         step.setenv("MLFLOW_RUN_ID", own)
-        version = Registry("green", Settings.load()).register(make_model(1), run_id=candidate, tags={})
+        version = Registry("tripcast-green", Settings.load()).register(
+            make_model(1), flavour=flavour("green"), run_id=candidate, tags={}
+        )
 
     assert tracker.client.get_run(own).info.status == "RUNNING"
     assert tracker.client.get_run(given).info.status == "RUNNING"

@@ -7,6 +7,7 @@ import click
 from tripcast.cli import options
 from tripcast.cli.group import main
 from tripcast.settings import Settings
+from tripcast.taxi import model_name
 
 
 @main.command()
@@ -17,7 +18,7 @@ def models(taxi: str) -> None:
     from tripcast.cli.console import print_models
     from tripcast.registry.registry import Registry
 
-    registry = Registry(taxi, Settings.load())
+    registry = Registry(model_name(taxi), Settings.load())
     print_models(registry.name, registry.versions(), registry.moves())
 
 
@@ -30,7 +31,7 @@ def promote(version: int, reason: str, taxi: str) -> None:
     """Make VERSION the champion, whatever the gate said of it."""
     from tripcast.registry.registry import Registry
 
-    registry = Registry(taxi, Settings.load())
+    registry = Registry(model_name(taxi), Settings.load())
     move = registry.promote(version, reason)
     if move is None:
         click.echo(f"{registry.name} version {version} is the champion already: nothing changed.")
@@ -47,7 +48,7 @@ def rollback(reason: str, taxi: str) -> None:
     """Undo the last promotion: the champion before it serves again."""
     from tripcast.registry.registry import Registry
 
-    registry = Registry(taxi, Settings.load())
+    registry = Registry(model_name(taxi), Settings.load())
     move = registry.rollback(reason)
     click.echo(f"{registry.name} version {move.version} is the champion again, in place of version {move.replaced}.")
 
@@ -73,7 +74,7 @@ def rollout_set(share: float, version: int | None, reason: str, taxi: str) -> No
     """  # noqa: D301
     from tripcast.registry.registry import Registry
 
-    registry = Registry(taxi, Settings.load())
+    registry = Registry(model_name(taxi), Settings.load())
     move = registry.set_share(share, reason) if version is None else registry.challenger(version, share, reason)
     click.echo(f"{registry.name} version {move.version} answers {share:.0%} of the riders.")
 
@@ -86,6 +87,6 @@ def rollout_end(reason: str, taxi: str) -> None:
     """Withdraw the challenger: the champion answers everyone. To make it the champion: tripcast promote."""
     from tripcast.registry.registry import Registry
 
-    registry = Registry(taxi, Settings.load())
+    registry = Registry(model_name(taxi), Settings.load())
     move = registry.withdraw(reason)
     click.echo(f"{registry.name} version {move.version} is withdrawn: the champion answers every rider.")

@@ -24,6 +24,7 @@ from tripcast.registry.tracking import Tracker
 from tripcast.reports import MonthUsed, TrainingContext, training_report, training_summary
 from tripcast.settings import Settings
 from tripcast.storage.files import storage_errors
+from tripcast.taxi import model_name
 from tripcast.taxi.trips import Trips, read_trips
 from tripcast.taxi.ways import METERED, as_asked
 
@@ -168,7 +169,7 @@ class Selection:
         """The decision and the figures behind it, ready for JSON."""
         champion = self.evaluation.champion
         return {
-            "model": f"tripcast-{self.taxi}",
+            "model": model_name(self.taxi),
             "train_months": self.named("train"),
             "test_month": self.named("test"),
             "trips": self.evaluation.trips,
@@ -213,7 +214,7 @@ def select(
         TrackingError: If the registry cannot be reached.
     """
     truth = read_trips(sorted(test_trips.glob("*.parquet")))
-    registry = Registry(taxi, Settings.load())
+    registry = Registry(model_name(taxi), Settings.load())
     version = registry.alias("champion")
     champion, problem = _load_champion(registry, version)
     predicted = {candidate.name: candidate.model.predict(truth, metered=True) for candidate in candidates}
@@ -263,7 +264,7 @@ def renew_expectation(selection: Selection) -> None:
     if selection.decision.verdict != "refused" or champion is None or expectation is None:
         return
     if champion.tags.get(EXPECTED_FROM, "") < selection.named("test"):
-        registry = Registry(selection.taxi, Settings.load())
+        registry = Registry(model_name(selection.taxi), Settings.load())
         registry.expect(champion.number, write_expectations(expectation), selection.named("test"))
 
 
@@ -301,7 +302,7 @@ def track(selection: Selection, report: Path, summary: Path, document: Path) -> 
         StorageError: If a file cannot be written.
     """
     settings = Settings.load()
-    tracker = Tracker(selection.taxi, settings)
+    tracker = Tracker(model_name(selection.taxi), settings)
     name = f"{selection.taxi} {selection.named('train')}"
     with tracker.pipeline_run(selection.pipeline_run, name) as run_id:
         context = selection.context(settings, tracker.url(run_id))

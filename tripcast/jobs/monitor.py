@@ -55,7 +55,7 @@ from tripcast.serving.prediction_log import read_log
 from tripcast.settings import Settings
 from tripcast.storage.files import storage_errors
 from tripcast.storage.store import Store, open_store
-from tripcast.taxi import contract
+from tripcast.taxi import contract, model_name
 from tripcast.taxi.ingestion import Ingested, ingest
 from tripcast.taxi.sources import Source, open_source
 from tripcast.taxi.trips import Trips, read_trips
@@ -180,7 +180,7 @@ def watch(
     """
     settings = Settings.load()
     store = open_store(settings.artifacts)
-    history, registry = History(store, taxi), Registry(taxi, settings)
+    history, registry = History(store, taxi), Registry(model_name(taxi), settings)
     opened = open_source(source, settings.downloads)
     earlier = history.windows()
     traffic = registry.traffic()
@@ -202,7 +202,7 @@ def watch(
         retraining = choose_months(
             decision, [*(window.result for window in earlier), result], traffic.champion, training_months
         )
-    tracker = Tracker(taxi, settings)
+    tracker = Tracker(model_name(taxi), settings)
     with tracker.series(f"monitoring {taxi}") as run_id:
         url = tracker.url(run_id)
         context = MonitoringContext(

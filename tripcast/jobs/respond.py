@@ -15,6 +15,7 @@ from tripcast.monitoring.history import History, Window
 from tripcast.registry.registry import Registry
 from tripcast.settings import Settings
 from tripcast.storage.store import open_store
+from tripcast.taxi import model_name
 
 _WHAT_IS_WRONG = {
     "data": "the data of {month} is broken",
@@ -65,7 +66,7 @@ def respond(taxi: str, month: str) -> Response:
     if trial:
         sentences.append(trial.reason)
         if trial.verdict != "wait":
-            registry = Registry(taxi, settings)
+            registry = Registry(model_name(taxi), settings)
             cause = f"monitoring/{month}"
             registry.end_trial(
                 trial.challenger,
@@ -117,7 +118,7 @@ def start_retraining(source: str, taxi: str, month: str, candidates: Sequence[st
     run = start_run(
         "tripcast-training",
         f"retraining {taxi} {month}",
-        f"tripcast-{taxi}",
+        model_name(taxi),
         training_arguments(window, source, taxi, candidates, trials, rollout),
         endpoint=settings.kfp_endpoint,
         namespace=settings.kfp_namespace,

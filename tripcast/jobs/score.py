@@ -35,6 +35,7 @@ from tripcast.settings import Settings
 from tripcast.storage.arrow import arrow_scalar, prefetch
 from tripcast.storage.files import storage_errors
 from tripcast.storage.store import Store, open_store, sha256_of
+from tripcast.taxi import model_name
 from tripcast.taxi.contract import MonthRules, sort_rows
 from tripcast.taxi.ingestion import Ingested, read_ingested
 from tripcast.taxi.sources import TAXIS, open_source
@@ -152,7 +153,7 @@ def plan_scoring(source: str, taxi: str, months: str, model: str) -> list[dict[s
     settings = Settings.load()
     check_reachable(settings.tracking_uri)
     open_store(settings.artifacts).check()
-    version = find_version(Registry(taxi, settings), model)
+    version = find_version(Registry(model_name(taxi), settings), model)
 
     revisions = find_months(open_source(source, settings.downloads), taxi, asked)
     return [

@@ -1,11 +1,11 @@
-"""The history of a taxi's monitoring: what was found in each window, what was decided, and what was done about it.
+"""The history of a model's monitoring: what was found in each window, what was decided, and what was done about it.
 
 Each window has a folder in the artifact store::
 
-    monitoring/{taxi}/{month}/report.html, summary.md    for people
-    monitoring/{taxi}/{month}/window.json                the record, written last: once it is there, it does not change
-    monitoring/{taxi}/{month}/responded.json             that its decision was carried out
-    monitoring/{taxi}/{month}/retrained.json             what became of the retraining that it called for
+    monitoring/{name}/{month}/report.html, summary.md    for people
+    monitoring/{name}/{month}/window.json                the record, written last: once it is there, it does not change
+    monitoring/{name}/{month}/responded.json             that its decision was carried out
+    monitoring/{name}/{month}/retrained.json             what became of the retraining that it called for
 
 So whoever comes back to a window, after a crash or by mistake, finds out what is left to do.
 """
@@ -100,16 +100,16 @@ class Window:
 
 
 class History:
-    """What monitoring recorded of one taxi.
+    """What monitoring recorded of one model.
 
     Args:
         store: Where.
-        taxi: ``green`` or ``yellow``.
+        name: Of the folder, for example ``green``.
     """
 
-    def __init__(self, store: Store, taxi: str) -> None:
+    def __init__(self, store: Store, name: str) -> None:
         self._store = store
-        self._prefix = f"monitoring/{taxi}/"
+        self._prefix = f"monitoring/{name}/"
 
     def windows(self) -> list[Window]:
         """All windows, in order of time.

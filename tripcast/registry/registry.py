@@ -11,20 +11,24 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
+import tripcast
 from tripcast.errors import InvalidRequest
 from tripcast.models import Model
 from tripcast.registry.tracking import Tracker, tracking_errors
 from tripcast.settings import Settings
 
 if TYPE_CHECKING:
+    import pandas as pd
     from mlflow.entities.model_registry import ModelVersion
+    from mlflow.models import ModelSignature
 
 #: Tag of a version: the digest of its model folder, which is the identity of a model.
 DIGEST = "tripcast.digest"
@@ -99,22 +103,40 @@ class Traffic:
     share: float
 
 
+@dataclass(frozen=True)
+class Flavour:
+    """How MLflow is to load a model folder without anything of tripcast's own around it, as a ``pyfunc``.
+
+    Attributes:
+        description: What the registered model predicts, for people.
+        loader_module: The module whose ``_load_pyfunc`` opens the folder.
+        signature: The columns that the model takes and returns.
+        input_example: A row of these.
+        requirements: What an environment needs to load the model, as pip has it.
+    """
+
+    description: str
+    loader_module: str
+    signature: ModelSignature
+    input_example: pd.DataFrame
+    requirements: Sequence[str]
+
+
 class Registry:
-    """The registered model of one taxi type, named ``tripcast-<taxi>``.
+    """One registered model.
 
     Args:
-        taxi: ``green`` or ``yellow``.
+        model: Its name, for example ``tripcast-green``.
         settings: Where MLflow's store is.
 
     Raises:
         TrackingError: If the store cannot be reached.
     """
 
-    def __init__(self, taxi: str, settings: Settings) -> None:
-        self.name = f"tripcast-{taxi}"
-        self._taxi = taxi
+    def __init__(self, model: str, settings: Settings) -> None:
+        self.name = model
         self._uri = settings.tracking_uri
-        self._tracker = Tracker(taxi, settings)
+        self._tracker = Tracker(model, settings)
         self._client = self._tracker.client
 
     def versions(self) -> list[Version]:
@@ -176,11 +198,12 @@ class Registry:
             uri = f"models:/{self.name}/{version.number}/data/model"
             return Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(folder)))
 
-    def register(self, folder: Path, *, run_id: str, tags: Mapping[str, str]) -> Version:
+    def register(self, folder: Path, *, flavour: Flavour, run_id: str, tags: Mapping[str, str]) -> Version:
         """Make a version of a model, or return the one that holds this very model already.
 
         Args:
             folder: The model folder.
+            flavour: How MLflow is to load it.
             run_id: The MLflow run that trained it.
             tags: What to say of the version.
 
@@ -192,22 +215,17 @@ class Registry:
             if version.tags.get(DIGEST) == digest:
                 return version
         with tracking_errors(self._uri, f"registering a version of {self.name}"):
-            source, model_id = self._log_model(folder, run_id)
-            self._make_registered_model()
+            source, model_id = self._log_model(folder, flavour, run_id)
+            self._make_registered_model(flavour.description)
             # With its tags in the same call: a version is never there without its digest.
             created = self._client.create_model_version(
                 self.name, source, run_id, tags={DIGEST: digest, **tags}, model_id=model_id
             )
         return _version(created, [])
 
-    def _log_model(self, folder: Path, run_id: str) -> tuple[str, str]:
-        """Store a model folder in MLflow's own format; gives its URI and id."""
-        import shutil
-
+    def _log_model(self, folder: Path, flavour: Flavour, run_id: str) -> tuple[str, str]:
+        """Store a model folder in MLflow's own format; returns its URI and id."""
         import mlflow
-
-        import tripcast
-        from tripcast.taxi import pyfunc
 
         with TemporaryDirectory() as scratch:
             data = Path(shutil.copytree(folder, Path(scratch) / "model"))
@@ -216,20 +234,20 @@ class Registry:
             with mlflow.start_run(run_id=run_id):
                 info = mlflow.pyfunc.log_model(
                     name="model",
-                    loader_module="tripcast.taxi.pyfunc",
+                    loader_module=flavour.loader_module,
                     data_path=str(data),
                     code_paths=[str(code)],
-                    signature=pyfunc.signature(self._taxi),
-                    input_example=pyfunc.input_example(self._taxi),
-                    pip_requirements=pyfunc.requirements(),
+                    signature=flavour.signature,
+                    input_example=flavour.input_example,
+                    pip_requirements=list(flavour.requirements),
                 )
         return info.model_uri, info.model_id
 
-    def _make_registered_model(self) -> None:
+    def _make_registered_model(self, description: str) -> None:
         from mlflow.exceptions import MlflowException
 
         try:
-            self._client.create_registered_model(self.name, description="Taxi trip duration in minutes")
+            self._client.create_registered_model(self.name, description=description)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise

@@ -84,29 +84,29 @@ def check_reachable(uri: str) -> None:
 
 
 class Tracker:
-    """The MLflow experiment of one taxi type.
+    """The MLflow experiment of one model.
 
     Args:
-        taxi: ``green`` or ``yellow``; the experiment is named ``tripcast-<taxi>``.
+        model: The registered model's name, which is the experiment's, too: for example ``tripcast-green``.
         settings: Where the store is.
 
     Raises:
         TrackingError: If the store cannot be reached.
     """
 
-    def __init__(self, taxi: str, settings: Settings) -> None:
+    def __init__(self, model: str, settings: Settings) -> None:
         import mlflow
 
         self.uri = settings.tracking_uri
         self._settings = settings
-        #: A run that was given can be in another experiment than the taxi's: what is below it belongs there, too.
+        #: A run that was given can be in another experiment than the model's: what is below it belongs there, too.
         self._experiments: dict[str, str] = {}
         if self.uri.startswith("sqlite:"):
             settings.home.mkdir(parents=True, exist_ok=True)
         mlflow.set_tracking_uri(self.uri)
         with tracking_errors(self.uri, "opening the experiment"):
             self.client: MlflowClient = mlflow.MlflowClient()
-            self.experiment_id: str = self._experiment(f"tripcast-{taxi}")
+            self.experiment_id: str = self._experiment(model)
 
     def _experiment(self, name: str) -> str:
         from mlflow.exceptions import MlflowException

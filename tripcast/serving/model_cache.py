@@ -91,15 +91,15 @@ class Deployment:
 
 
 class ModelCache:
-    """The local copy of what should serve, for one taxi type.
+    """The local copy of what should serve, for one registered model.
 
     Args:
         home: The home folder (``Settings.home``).
-        taxi: ``green`` or ``yellow``.
+        model: The registered model's name, for example ``tripcast-green``.
     """
 
-    def __init__(self, home: Path, taxi: str) -> None:
-        self.folder = home / "serving" / taxi
+    def __init__(self, home: Path, model: str) -> None:
+        self.folder = home / "serving" / model
         self._file = self.folder / "deployment.json"
         self._models = self.folder / "models"
 

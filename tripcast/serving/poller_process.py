@@ -28,13 +28,13 @@ class PollerProcess:
     """Keeps a follower running.
 
     Args:
-        taxi: ``green`` or ``yellow``.
+        model: The registered model's name, for example ``tripcast-green``.
         metrics: Counts the restarts.
         take: Takes a report; the next one waits until it is done.
     """
 
-    def __init__(self, taxi: str, metrics: Metrics, take: Callable[[Report], Awaitable[None]]) -> None:
-        self._command = [sys.executable, "-P", "-m", "tripcast.serving.registry_poller", "--taxi", taxi]
+    def __init__(self, model: str, metrics: Metrics, take: Callable[[Report], Awaitable[None]]) -> None:
+        self._command = [sys.executable, "-P", "-m", "tripcast.serving.registry_poller", "--model", model]
         self._metrics = metrics
         self._take = take
         self._asked = 0

@@ -1,6 +1,6 @@
 """Follows the registry, in a process of its own, and keeps a local copy of what it says should serve.
 
-    python -m tripcast.serving.follower --taxi green
+    python -m tripcast.serving.registry_poller --model tripcast-green
 
 Every poll ends with one line of JSON on standard output (``Report``). A line with a number on standard input asks for a
 poll at once, and the report of a poll that began after it carries that number. The process ends with its standard
@@ -76,14 +76,14 @@ class RegistryPoller:
     """Follows one registered model.
 
     Args:
-        taxi: ``green`` or ``yellow``.
+        model: Its name, for example ``tripcast-green``.
         settings: Where the registry and the local copy are.
     """
 
-    def __init__(self, taxi: str, settings: Settings) -> None:
-        self._taxi = taxi
+    def __init__(self, model: str, settings: Settings) -> None:
+        self._model = model
         self._settings = settings
-        self._copy = ModelCache(settings.home, taxi)
+        self._copy = ModelCache(settings.home, model)
 
     def poll(self, asked: int = 0) -> Report:
         """Ask the registry what should serve, and fetch what is not here yet.
@@ -102,7 +102,7 @@ class RegistryPoller:
         from tripcast.registry.registry import DIGEST, Registry, Version
 
         # Anew each time: after an outage nothing of the broken connection is left.
-        registry = Registry(self._taxi, self._settings)
+        registry = Registry(self._model, self._settings)
 
         def fetch(version: Version) -> Served:
             digest = version.tags.get(DIGEST)
@@ -170,13 +170,13 @@ class _Requests:
 def main() -> None:
     """Poll until standard input ends."""
     parser = argparse.ArgumentParser(description="Keep a local copy of what the registry says should serve.")
-    parser.add_argument("--taxi", choices=["green", "yellow"], required=True)
-    taxi: str = parser.parse_args().taxi
+    parser.add_argument("--model", required=True, help="The registered model's name.")
+    model: str = parser.parse_args().model
     requests = _Requests()
     os.nice(_NICENESS)
     for name, value in _MLFLOW.items():
         os.environ.setdefault(name, value)
-    follower = RegistryPoller(taxi, Settings.load())
+    follower = RegistryPoller(model, Settings.load())
     while True:
         requests.arrived.clear()
         print(follower.poll(requests.last).to_json(), flush=True)

@@ -30,24 +30,24 @@ class NotReady(Exception):
 
 
 class Service:
-    """What answers for one taxi type.
+    """What answers for one registered model.
 
     Args:
-        taxi: ``green`` or ``yellow``.
+        name: The registered model's name, for example ``tripcast-green``.
         home: The home folder, for the local copy.
     """
 
-    def __init__(self, taxi: str, home: Path) -> None:
-        self.name = f"tripcast-{taxi}"
+    def __init__(self, name: str, home: Path) -> None:
+        self.name = name
         self.metrics = Metrics()
         self._arms: Arms | None = None
-        self._copy = ModelCache(home, taxi)
+        self._copy = ModelCache(home, name)
         self._serving: Deployment | None = None
         self._wanted: Deployment | None = None
         self._refused: dict[int, str] = {}
         self._refused_at = 0.0
         self._registry_errors = ["The registry has not answered yet."]
-        self._follower = PollerProcess(taxi, self.metrics, self._take)
+        self._follower = PollerProcess(name, self.metrics, self._take)
 
     @property
     def arms(self) -> Arms:

@@ -6,12 +6,14 @@ stock ``mlflow models serve`` included, calls ``_load_pyfunc`` below.
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tripcast.models import Model
+from tripcast.registry.registry import Flavour
 from tripcast.taxi.trips import Trips
 from tripcast.taxi.zones import LAST_ZONE, UNKNOWN_ZONE
 
@@ -73,12 +75,22 @@ def _load_pyfunc(path: str) -> RawTripModel:
     return RawTripModel(Model.load(Path(path)))
 
 
-def signature(taxi: str) -> ModelSignature:
-    """The columns that a registered model takes and gives.
+def flavour(taxi: str) -> Flavour:
+    """How a model of one kind of taxis is registered.
 
     Args:
         taxi: ``green`` or ``yellow``.
     """
+    return Flavour(
+        description="Taxi trip duration in minutes",
+        loader_module=__name__,
+        signature=_signature(taxi),
+        input_example=_input_example(taxi),
+        requirements=[f"{package}=={version(package)}" for package in ("lightgbm", "numpy", "pandas")],
+    )
+
+
+def _signature(taxi: str) -> ModelSignature:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
 
@@ -90,7 +102,7 @@ def signature(taxi: str) -> ModelSignature:
     )
 
 
-def input_example(taxi: str) -> pd.DataFrame:
+def _input_example(taxi: str) -> pd.DataFrame:
     """One trip as the publisher records it: East Harlem to the Upper East Side on a weekday morning."""
     import pandas as pd
 
@@ -102,10 +114,3 @@ def input_example(taxi: str) -> pd.DataFrame:
             "trip_distance": [2.3],
         }
     )
-
-
-def requirements() -> list[str]:
-    """What an environment needs to load a model, pinned to what it was made with."""
-    from importlib.metadata import version
-
-    return [f"{package}=={version(package)}" for package in ("lightgbm", "numpy", "pandas")]

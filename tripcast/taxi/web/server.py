@@ -23,6 +23,7 @@ from tripcast.serving.prediction_log import PredictionLog
 from tripcast.serving.service import Service
 from tripcast.settings import Settings
 from tripcast.storage.store import open_store
+from tripcast.taxi import model_name
 from tripcast.taxi.web.api import make_api
 
 #: Seconds that requests have to finish when the service is told to stop, and then the log to be written.
@@ -96,7 +97,7 @@ def serve(taxi: str, host: str, port: int, log: str) -> None:
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings = Settings.load()
-    service = Service(taxi, settings.home)
+    service = Service(model_name(taxi), settings.home)
     predictions = PredictionLog(open_store(log), settings.home / "spool")
 
     @asynccontextmanager
