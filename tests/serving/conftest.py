@@ -175,7 +175,7 @@ def _status(service: Answering, path: str) -> int | None:
         return None
 
 
-def wait_for(condition: Callable[[], bool], output: Path | None = None, seconds: float = 40.0) -> None:
+def wait_for(condition: Callable[[], bool], output: Path | None = None, seconds: float = 120.0) -> None:
     """Ask again and again until something is so; fail when it does not come to be."""
     end = time.monotonic() + seconds
     while not condition():

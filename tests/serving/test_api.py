@@ -139,10 +139,17 @@ def test_the_open_inference_protocol_answers_as_the_plain_api_does(service):
         "42",
     )
     assert [(output["name"], output["datatype"], output["shape"]) for output in answer["outputs"]] == [
-        (name, "FP64", [2]) for name in ("duration_minutes", "lower_minutes", "upper_minutes")
+        ("duration_minutes", "FP64", [2]),
+        ("lower_minutes", "FP64", [2]),
+        ("upper_minutes", "FP64", [2]),
+        ("prediction_id", "BYTES", [2]),
     ]
-    for output in answer["outputs"]:
+    for output in answer["outputs"][:3]:
         assert output["data"] == pytest.approx([plain[output["name"]]] * 2)
+    assert sorted({*answer["outputs"][3]["data"], plain["prediction_id"]}) == [
+        *answer["outputs"][3]["data"],
+        plain["prediction_id"],
+    ]
 
 
 def test_the_open_inference_protocol_describes_the_server_and_the_model(service):
@@ -264,6 +271,9 @@ def test_the_description_names_every_route_with_examples(service):
         "/v2/health/ready",
         "/v2/models/{name}",
         "/v2/models/{name}/ready",
+        "/v2/models/{name}/versions/{version}",
+        "/v2/models/{name}/versions/{version}/infer",
+        "/v2/models/{name}/versions/{version}/ready",
         "/v2/models/tripcast-green/infer",
     }
     for path in ("/predict", "/predict/batch", "/v2/models/tripcast-green/infer"):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from tripcast.taxi.web.answers import BatchAnswer, ErrorAnswer, InferenceAnswer, PredictionAnswer
-from tripcast.taxi.web.requests import Batch, Inference, TripRequest
+from tripcast.serving.asgi import ErrorAnswer
+from tripcast.taxi.web.answers import BatchAnswer, PredictionAnswer
+from tripcast.taxi.web.open_inference import InferenceAnswer, InferenceRequest
+from tripcast.taxi.web.requests import Batch, TripRequest
 
 _TRIP = {
     "pickup_zone": 74,
@@ -31,7 +34,7 @@ _TENSORS = {
 _BODIES: dict[str, tuple[str, type, dict[str, Any], type]] = {
     "/predict": ("Predict one trip", TripRequest, _TRIP, PredictionAnswer),
     "/predict/batch": ("Predict up to 10,000 trips", Batch, {"trips": [_TRIP]}, BatchAnswer),
-    "/infer": ("Predict trips by the Open Inference Protocol", Inference, _TENSORS, InferenceAnswer),
+    "/infer": ("Predict trips by the Open Inference Protocol", InferenceRequest, _TENSORS, InferenceAnswer),
 }
 
 _FAILURES = {
@@ -42,25 +45,26 @@ _FAILURES = {
     "422": "The body or the query is not what is asked.",
 }
 _NOT_READY = "No champion is loaded yet."
+_UNKNOWN = "There is no model of that name, or no such version of it."
 
 
-def describe(app: FastAPI, hot: list[str]) -> None:
+def describe(app: FastAPI, described: list[str]) -> None:
     """Make ``GET /openapi.json`` describe the whole API.
 
     Args:
         app: The application.
-        hot: The addresses that FastAPI does not describe by itself.
+        described: The addresses that FastAPI does not describe by itself.
     """
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = _document(app, hot)
+            app.openapi_schema = _document(app, described)
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _document(app: FastAPI, hot: list[str]) -> dict[str, Any]:
+def _document(app: FastAPI, described: list[str]) -> dict[str, Any]:
     document = get_openapi(title=app.title, version=app.version, routes=app.routes)
     types = [kind for _, request, _, answer in _BODIES.values() for kind in (request, answer)]
     schemas, components = msgspec.json.schema_components(
@@ -75,20 +79,24 @@ def _document(app: FastAPI, hot: list[str]) -> dict[str, Any]:
             if path not in ("/healthz", "/metrics", "/v2", "/v2/health/live", "/zones"):
                 responses["503"] = {"description": _NOT_READY, "content": error}
             if "{name}" in path:
-                responses["404"] = {"description": "There is no model of that name.", "content": error}
+                responses["404"] = {"description": _UNKNOWN, "content": error}
             if path == "/metrics":
                 responses["200"]["content"] = {"text/plain": {"schema": {"type": "string"}}}
             if path == "/reload":
                 responses["401"] = {"description": "The token is missing or wrong.", "content": error}
                 responses["504"] = {"description": "The registry did not answer in time.", "content": error}
     by_type = dict(zip(types, schemas, strict=False))
-    for path in hot:
+    for path in described:
         end = next(end for end in _BODIES if path.endswith(end))
         summary, request, example, answer = _BODIES[end]
         document["paths"][path] = {
             "post": {
                 "summary": summary,
-                "operationId": f"post{path.replace('/', '_')}",
+                "operationId": f"post{re.sub('[^a-z]+', '_', path)}",
+                "parameters": [
+                    {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+                    for name in re.findall(r"{(\w+)}", path)
+                ],
                 "requestBody": {
                     "required": True,
                     "content": {"application/json": {"schema": by_type[request], "example": example}},
@@ -100,6 +108,7 @@ def _document(app: FastAPI, hot: list[str]) -> dict[str, Any]:
                     },
                     **{status: {"description": meaning, "content": error} for status, meaning in _FAILURES.items()},
                     "503": {"description": _NOT_READY, "content": error},
+                    **({"404": {"description": _UNKNOWN, "content": error}} if "{name}" in path else {}),
                 },
             }
         }

@@ -12,13 +12,12 @@ from zoneinfo import ZoneInfo
 import msgspec
 from msgspec import Meta, Struct
 
+from tripcast.serving.asgi import BadRequest
 from tripcast.taxi.trips import FARTHEST_MILES, Trip
 from tripcast.taxi.zones import LAST_ZONE
 
 #: Trips in one request.
-MOST_TRIPS = 10_000
-#: Bytes in one request.
-MOST_BYTES = 2_000_000
+MAX_TRIPS = 10_000
 
 #: Pickup years that are taken: others are slips, of a unit for example.
 FIRST_YEAR, LAST_YEAR = 2000, 2099
@@ -59,62 +58,7 @@ class TripRequest(Struct, forbid_unknown_fields=True, gc=False):
 class Batch(Struct, forbid_unknown_fields=True):
     """Trips to predict, at most 10,000."""
 
-    trips: Annotated[list[TripRequest], Meta(max_length=MOST_TRIPS)]
-
-
-class Columns(Struct, forbid_unknown_fields=True):
-    """Trips as columns of equal length, which is how the Open Inference Protocol has them; as in ``TripRequest``."""
-
-    pickup_zone: list[Zone]
-    dropoff_zone: list[Zone]
-    pickup_datetime: list[Pickup]
-    trip_distance_miles: list[Miles | None] | None = None
-
-
-#: The datatypes of the columns in the Open Inference Protocol.
-DATATYPES = {"pickup_zone": "INT64", "dropoff_zone": "INT64", "pickup_datetime": "BYTES", "trip_distance_miles": "FP64"}
-
-
-class Tensor(Struct, forbid_unknown_fields=True):
-    """An input of the Open Inference Protocol: a column of n values."""
-
-    name: str
-    shape: Annotated[list[int], Meta(min_length=1, max_length=1)]
-    datatype: str
-    data: Annotated[list[Any], Meta(max_length=MOST_TRIPS)]
-    parameters: dict[str, Any] | None = None
-
-
-class RequestedOutput(Struct, forbid_unknown_fields=True):
-    """An output that is asked for."""
-
-    name: str
-    parameters: dict[str, Any] | None = None
-
-
-class Inference(Struct, forbid_unknown_fields=True):
-    """A request of the Open Inference Protocol."""
-
-    inputs: Annotated[list[Tensor], Meta(max_length=16)]
-    id: str | None = None
-    outputs: list[RequestedOutput] | None = None
-    parameters: dict[str, Any] | None = None
-
-
-class BadRequest(Exception):
-    """A request that cannot be answered, and why.
-
-    Attributes:
-        status: Of the answer, 4xx.
-        sentence: What is wrong with what, and what to do.
-        field: Where in the body, for example ``trips[3].pickup_zone``; None if it is not about one field.
-    """
-
-    def __init__(self, status: int, sentence: str, field: str | None = None) -> None:
-        super().__init__(sentence)
-        self.status = status
-        self.sentence = sentence
-        self.field = field
+    trips: Annotated[list[TripRequest], Meta(max_length=MAX_TRIPS)]
 
 
 #: What is asked of each field, by its last name.
@@ -125,7 +69,7 @@ _RULES = {
     "2021-02-10T08:15:00 (New York local time) or 2021-02-10T13:15:00Z",
     "trip_distance_miles": f"a number of miles from 0 to {FARTHEST_MILES} is asked, or null if it is not known",
     "rider_id": "a text of 1 to 128 characters is asked, or null",
-    "trips": f"a list of at most {MOST_TRIPS:,} trips is asked; send more in several requests",
+    "trips": f"a list of at most {MAX_TRIPS:,} trips is asked; send more in several requests",
 }
 
 _PLACE = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<where>.*)`)?$", re.DOTALL)
@@ -133,8 +77,15 @@ _STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
 _MISSING = re.compile(r"missing required field `(.+)`")
 _UNKNOWN = re.compile(r"unknown field `(.+)`")
 
+#: What decoding a body may raise.
+BAD_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 #: Characters of a value that a sentence repeats.
 _SHOWN = 60
+
+
+class _Digits(str):
+    """A whole number as it was written: Python takes no more than 4,300 digits for one."""
 
 
 def bad_body(body: bytes, trouble: msgspec.DecodeError | UnicodeDecodeError | RecursionError) -> BadRequest:
@@ -171,12 +122,12 @@ def _rule(field: str, what: str) -> str:
 def _value(body: bytes, field: str) -> str:
     """What the body has at a place, as JSON, shortened."""
     # Python's own reader, since it takes what msgspec does not: numbers out of range among others.
-    value: Any = json.loads(body)
+    value: Any = json.loads(body, parse_int=_Digits)
     for name, index in _STEP.findall(field):
         value = value[int(index)] if index else value[name]
     if isinstance(value, list):
         return f"a list of {len(value):,}"
-    text = json.dumps(value)
+    text = value if isinstance(value, _Digits) else json.dumps(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
@@ -197,54 +148,6 @@ def to_trip(asked: TripRequest, pickup_field: str) -> Trip:
         nan if miles is None else miles,
         local_seconds(asked.pickup_datetime, pickup_field),
     )
-
-
-def to_trips(inputs: list[Tensor]) -> list[Trip]:
-    """The trips of an inference request.
-
-    Args:
-        inputs: A tensor for each column.
-
-    Raises:
-        BadRequest: If one is missing, unknown, of another type or length, or holds a value that is not taken.
-    """
-    for row, tensor in enumerate(inputs):
-        field = f"inputs[{row}]"
-        datatype = DATATYPES.get(tensor.name)
-        if datatype is None or tensor.name in {other.name for other in inputs[:row]}:
-            raise BadRequest(
-                422, f"{field}.name is '{tensor.name}': each of {', '.join(DATATYPES)} is asked once.", f"{field}.name"
-            )
-        if tensor.datatype != datatype:
-            raise BadRequest(
-                422, f"{field}.datatype is '{tensor.datatype}': {tensor.name} is {datatype}.", f"{field}.datatype"
-            )
-        if tensor.shape != [len(tensor.data)] or len(tensor.data) != len(inputs[0].data):
-            raise BadRequest(
-                422,
-                f"{field} has {len(tensor.data):,} values and the shape {tensor.shape}: as many values as it says, "
-                "and as many as the other inputs have, are asked.",
-                f"{field}.shape",
-            )
-    columns = {tensor.name: tensor.data for tensor in inputs}
-    try:
-        asked = msgspec.convert(columns, Columns)
-    except msgspec.ValidationError as trouble:
-        raise bad_body(msgspec.json.encode(columns), trouble) from None
-    return [
-        Trip(
-            pickup_zone, dropoff_zone, nan if miles is None else miles, local_seconds(pickup, f"pickup_datetime[{row}]")
-        )
-        for row, (pickup_zone, dropoff_zone, miles, pickup) in enumerate(
-            zip(
-                asked.pickup_zone,
-                asked.dropoff_zone,
-                asked.trip_distance_miles or [None] * len(asked.pickup_zone),
-                asked.pickup_datetime,
-                strict=True,
-            )
-        )
-    ]
 
 
 def local_seconds(pickup: datetime, field: str) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
 import logging
 import os
 import signal
@@ -17,8 +16,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from tripcast.serving.connections import KEEP_ALIVE_SECONDS, Connection, Server
 from tripcast.serving.prediction_log import PredictionLog
 from tripcast.serving.service import Service
 from tripcast.settings import Settings
@@ -28,57 +27,6 @@ from tripcast.taxi.web.api import make_api
 
 #: Seconds that requests have to finish when the service is told to stop, and then the log to be written.
 _STOP_SECONDS = 10
-
-#: Seconds that an idle connection is kept.
-_KEEP_ALIVE_SECONDS = 75
-
-#: Seconds that a client has to send a request, from its first byte, or from connecting, to its last.
-_REQUEST_SECONDS = 10
-
-_TOO_LATE = (
-    b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\n"
-    b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
-)
-
-
-class _Connection(HttpToolsProtocol):
-    """A connection that is closed if a request does not come to an end; uvicorn would wait for ever."""
-
-    _deadline: asyncio.TimerHandle | None = None
-    _incomplete = True
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._deadline = self.loop.call_later(_REQUEST_SECONDS, self._give_up)
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self._incomplete:
-            if self._deadline is None:
-                self._deadline = self.loop.call_later(_REQUEST_SECONDS, self._give_up)
-        elif self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
-    def on_message_begin(self) -> None:
-        self._incomplete = True
-        super().on_message_begin()
-
-    def on_message_complete(self) -> None:
-        self._incomplete = False
-        super().on_message_complete()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-        super().connection_lost(exc)
-
-    def _give_up(self) -> None:
-        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
-            sentence = f"The request did not arrive within {_REQUEST_SECONDS} seconds. Send it without pauses."
-            body = json.dumps({"error": sentence, "field": None}).encode()
-            self.transport.write(_TOO_LATE % (len(body), body))
-        self.transport.close()
 
 
 def serve(taxi: str, host: str, port: int, log: str) -> None:
@@ -115,20 +63,20 @@ def serve(taxi: str, host: str, port: int, log: str) -> None:
         host=host,
         port=port,
         loop="uvloop",
-        http=_Connection,
+        http=Connection,
         ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_STOP_SECONDS,
     )
     # uvicorn handles both signals, and raises them again when it has stopped: that is the end then, and a good one.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    server = uvicorn.Server(config)
+    server = Server(config)
     server.run()
     if not server.started:
         sys.exit(1)  # uvicorn has said why: the port is taken, for example
