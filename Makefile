@@ -73,10 +73,10 @@ minikube-train: .venv/laptop
 LOCAL_CLUSTER := $(foreach cluster,kind minikube,$(addprefix $(cluster)-,up train open down))
 .PHONY: $(LOCAL_CLUSTER)
 $(LOCAL_CLUSTER):
-	$(PYTHON) deploy/cluster.py $(subst -, ,$@) $(if $(filter %-train,$@),$(or $(TRAIN),--param source=simulated))
+	PYTHON=$(PYTHON) deploy/cluster.sh $(subst -, ,$@) $(if $(filter %-train,$@),$(or $(TRAIN),--param source=simulated))
 
 docker/.env:
-	umask 077 && $(PYTHON) docker/new_env.py > $@
+	umask 077 && $(PYTHON) deploy/new_secrets.py docker > $@
 
 clean: ## Remove .venv and caches
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

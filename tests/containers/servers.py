@@ -1,5 +1,6 @@
 """The real parts of the stack as processes: object stores, PostgreSQL, MLflow's server."""
 
+import json
 import os
 import secrets
 import shutil
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import boto3
@@ -63,9 +64,9 @@ class Server:
 
 
 class ObjectStore(Server):
-    """MinIO or SeaweedFS."""
+    """MinIO or SeaweedFS: with one user, or with those of a file of identities, the first of which may all."""
 
-    def __init__(self, kind: str, program: str, folder: Path) -> None:
+    def __init__(self, kind: str, program: str, folder: Path, identities: Path | None = None) -> None:
         self.port = free_port()
         self.credentials = {
             "AWS_ACCESS_KEY_ID": "tripcast",
@@ -83,18 +84,23 @@ class ObjectStore(Server):
             command = [program, "-logtostderr=true", "server", f"-dir={data}", "-s3", f"-s3.port={self.port}", *ports]
             command += ["-ip=127.0.0.1", "-ip.bind=0.0.0.0", "-master.volumeSizeLimitMB=64", "-volume.max=100"]
             key, secret = "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"
-        environment = {key: "tripcast", secret: self.credentials["AWS_SECRET_ACCESS_KEY"]}
+        if identities:
+            command.append(f"-s3.config={identities}")
+            [first] = json.loads(identities.read_text())["identities"][0]["credentials"]
+            self.credentials |= {"AWS_ACCESS_KEY_ID": first["accessKey"], "AWS_SECRET_ACCESS_KEY": first["secretKey"]}
+        environment = {key: self.credentials["AWS_ACCESS_KEY_ID"], secret: self.credentials["AWS_SECRET_ACCESS_KEY"]}
         super().__init__(command, environment, folder / "log", self._answers)
 
     def environment(self, host: str = "127.0.0.1") -> dict[str, str]:
         return {**self.credentials, "AWS_ENDPOINT_URL_S3": f"http://{host}:{self.port}"}
 
-    def client(self):
+    def client(self, keys: Mapping[str, str] | None = None):
+        keys = keys or self.credentials
         return boto3.client(
             "s3",
             endpoint_url=f"http://127.0.0.1:{self.port}",
-            aws_access_key_id=self.credentials["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=self.credentials["AWS_SECRET_ACCESS_KEY"],
+            aws_access_key_id=keys["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=keys["AWS_SECRET_ACCESS_KEY"],
             region_name="us-east-1",
         )
 

@@ -1,11 +1,14 @@
 """Makes the buckets that are named on the command line."""
 
+import os
 import sys
 
 import boto3
 from botocore.config import Config
 
-client = boto3.client("s3", config=Config(retries={"mode": "standard", "max_attempts": 10}))
+client = boto3.client(
+    "s3", region_name=os.environ["AWS_REGION"], config=Config(retries={"mode": "standard", "max_attempts": 10})
+)
 there = {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}
 for name in sys.argv[1:]:
     if name not in there:
