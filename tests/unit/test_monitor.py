@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.unit.conftest import TOWN
-from tripcast.errors import InvalidRequest, SourceError
+from tripcast.errors import InvalidRequest, SourceError, StorageError
 from tripcast.jobs.monitor import choose_months, load_valid_trips, metrics, write_record
 from tripcast.monitoring.rule import Incident, Rule, WindowResult, decide
 from tripcast.months import Month
@@ -294,6 +294,7 @@ def test_logged_answers_are_judged_by_version_and_arm_on_their_own_trips(loop, r
         "unjudged": len(march[2::4]),
         "unknown": 0,
         "ambiguous": 0,
+        "out_of_bounds": 0,
     }
     assert (window.result.version, window.result.rmse.value) == (1, pytest.approx(by_champion))
     # Both versions are compared on all of these trips, whoever answered.
@@ -321,7 +322,13 @@ def test_what_does_not_belong_to_the_month_or_the_taxi_is_left_out(loop, riders,
     assert (quality["version"], quality["arm"], quality["trips"]) == (1, "champion", 499)
     assert quality["rmse"]["value"] == pytest.approx(by_champion, rel=0.01)
     # Unknown: of another month, of the other taxis, and nobody's. Ambiguous: the two of one id.
-    assert window.figures["logged"] == {"judged": 499, "unjudged": 1, "unknown": 301, "ambiguous": 2}
+    assert window.figures["logged"] == {
+        "judged": 499,
+        "unjudged": 1,
+        "unknown": 301,
+        "ambiguous": 2,
+        "out_of_bounds": 0,
+    }
 
 
 def test_the_champion_that_answered_most_riders_stands_for_the_month(loop, riders, march):
@@ -342,7 +349,13 @@ def test_a_log_of_which_no_trip_is_known_judges_no_one(loop, riders, march):
 
     assert (window.action, window.result.rmse, window.figures["quality"]) == ("nothing", None, [])
     assert window.result.volume_ratio == pytest.approx(1.0, abs=0.2)  # inputs are watched on all trips
-    assert window.figures["logged"] == {"judged": 0, "unjudged": 50, "unknown": 1, "ambiguous": 0}
+    assert window.figures["logged"] == {
+        "judged": 0,
+        "unjudged": 50,
+        "unknown": 1,
+        "ambiguous": 0,
+        "out_of_bounds": 0,
+    }
 
 
 def test_a_log_without_its_truth_leaves_the_judgement_to_the_published_trips(loop, riders, march):
@@ -353,6 +366,52 @@ def test_a_log_without_its_truth_leaves_the_judgement_to_the_published_trips(loo
 
     assert window.figures["logged"] is None
     assert window.figures["quality"][0]["trips"] >= len(march)
+
+
+def truth_file(loop):
+    """Where anybody may put the truth of March."""
+    file = loop.settings.home / "truth" / "green" / "2021-03.parquet"
+    file.parent.mkdir(parents=True)
+    return file
+
+
+def test_truth_may_be_put_there_by_any_tool(loop, riders, march):
+    """Its types are another's, and a meter ran on."""
+    by_champion = riders.ask(1, "champion", march[:500])
+    riders.ask(1, "champion", march[500:503], truth=False)
+    assert riders.log.close(60).dropped == 0
+    truth = {
+        "duration_minutes": pa.array([*riders.minutes[:-1], 1e4], pa.float32()),
+        "note": ["by hand"] * 500,
+        "prediction_id": pa.array(riders.ids).cast("large_string"),
+    }
+    pq.write_table(pa.table(truth), truth_file(loop))
+
+    window = loop.watch("2021-03")
+
+    assert window.figures["logged"] == {
+        "judged": 499,
+        "unjudged": 3,
+        "unknown": 0,
+        "ambiguous": 0,
+        "out_of_bounds": 1,
+    }
+    assert window.result.rmse.value == pytest.approx(by_champion, rel=0.05)
+
+
+@pytest.mark.parametrize("content", [{"prediction_id": ["a"]}, {"prediction_id": ["a"], "duration_minutes": ["long"]}])
+def test_truth_that_is_none_is_named_with_what_it_has_to_be(loop, content):
+    pq.write_table(pa.table(content), truth_file(loop))
+    with pytest.raises(StorageError, match="It has to be a parquet file with the columns prediction_id"):
+        loop.watch("2021-03")
+
+
+def test_those_who_asked_are_not_taken_for_the_whole_city(loop, riders, march):
+    """Only those ask whose trips are long: that is no drift of the predictions."""
+    riders.ask(1, "champion", march[march.duration_minutes > 20])
+    riders.tell("2021-03")
+
+    assert loop.watch("2021-03").result.psi["predicted_minutes"] < 0.05
 
 
 # Many months.

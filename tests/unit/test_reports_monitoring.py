@@ -99,7 +99,7 @@ def bad(city):
     context = context_of(
         city,
         "2021-06",
-        joined=JoinCounts(judged=3000, unjudged=1234, unknown=17, ambiguous=2),
+        joined=JoinCounts(judged=3000, unjudged=1234, unknown=17, ambiguous=2, out_of_bounds=31),
         judgement=Judgement("Version 4 is withdrawn: it is no better.", Measure(-0.125, -0.5, 0.25)),
         alerts=["The webhook has taken the alert."],
         links={"MLflow run": "https://mlflow.example/#/runs/1", "Kubeflow": "run 7"},
@@ -167,13 +167,15 @@ def test_every_version_and_arm_has_its_figures(bad):
 def test_how_the_truth_was_joined_is_told(bad, city):
     page = bad[2]
     assert "3,000 were judged; 1,234 have no true duration" in page.text
-    assert "17 true durations belong to no logged prediction, and 2 were left out" in page.text
+    assert "17 true durations belong to no logged prediction." in page.text
+    assert "Left out were 2 whose id occurs more than once, and 31 that no trip can have had." in page.text
     unlogged = Page(monitoring_report(context_of(city, "2021-02"))).text
     assert "No predictions were logged, so this is what version 3 makes of the month's trips." in unlogged
 
 
 def test_predictions_of_which_none_could_be_judged_are_counted(city):
-    unmatched = context_of(city, "2021-02", joined=JoinCounts(judged=0, unjudged=55, unknown=3000, ambiguous=0))
+    counts = JoinCounts(judged=0, unjudged=55, unknown=3000, ambiguous=0, out_of_bounds=0)
+    unmatched = context_of(city, "2021-02", joined=counts)
     text = Page(monitoring_report(replace(unmatched, quality=()))).text
     assert "Of the logged predictions 0 were judged; 55 have no true duration" in text
     assert "3,000 true durations belong to no logged prediction" in text

@@ -67,3 +67,10 @@ def test_a_folder_in_place_of_a_file_is_named_and_not_removed(tmp_path: Path) ->
 def test_a_bucket_that_is_not_there_is_named(bucket: str) -> None:
     with pytest.raises(StorageError, match=r"s3://elsewhere/a cannot be removed.*NoSuchBucket.*Create the bucket"):
         open_store("s3://elsewhere").delete("a")
+
+
+def test_what_another_tool_put_into_the_bucket_can_be_read(s3, bucket: str, tmp_path: Path) -> None:
+    """Nobody but tripcast tags an object with its hash."""
+    s3.put_object(Bucket="kept", Key="truth/green/2021-06.parquet", Body=b"true durations")
+    open_store(bucket).get("truth/green/2021-06.parquet", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == b"true durations"

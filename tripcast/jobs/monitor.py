@@ -18,12 +18,15 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from tripcast.errors import ContractError, InvalidRequest, SourceError, SourceUnreachable
+from tripcast.errors import ContractError, InvalidRequest, SourceError, SourceUnreachable, StorageError
 from tripcast.jobs.evaluate import PROFILE
 from tripcast.models import Model
 from tripcast.monitoring import drift
@@ -58,11 +61,8 @@ from tripcast.storage.store import Store, open_store
 from tripcast.taxi import contract, model_name
 from tripcast.taxi.ingestion import Ingested, ingest
 from tripcast.taxi.sources import Source, open_source
-from tripcast.taxi.trips import Trips, read_trips
+from tripcast.taxi.trips import LONGEST_MINUTES, SHORTEST_MINUTES, Trips, read_trips
 from tripcast.taxi.ways import METERED
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 #: The month after the last one that was watched.
 NEXT = "next"
@@ -83,6 +83,9 @@ _LOGGED = (
     "lower_minutes",
     "upper_minutes",
 )
+
+#: True durations as people put them into the store; others' types are cast to these.
+_TRUTH = pa.schema({"prediction_id": pa.string(), "duration_minutes": pa.float64()})
 
 _NEW_YORK = ZoneInfo("America/New_York")
 
@@ -336,9 +339,6 @@ def _judge(
     store: Store,
     rule: Rule,
 ) -> Judged:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     assert traffic.champion is not None
     champion = _open(registry, traffic.champion)
     challenger = None
@@ -364,13 +364,15 @@ def _judge(
         trial = judge(on_trial, number, len(live), rmse_difference(challengers, champions), earlier, rule)
     shift = None
     if champion.profile:
-        if not len(champions):  # it has answered nobody whose trip has ended
-            champions = score(champion.model, trips, version=number)
-        profile = Profile.of([trips], [champions["predicted_minutes"].to_numpy()])
+        # Of the whole city, like the reference: those who asked are others than those who travel.
+        predicted = champions if logged is None else score(champion.model, trips, version=number)
+        profile = Profile.of([trips], [predicted["predicted_minutes"].to_numpy()])
         now = np.datetime64(datetime.now(_NEW_YORK).replace(tzinfo=None), "us")
         # How far the month's trips reach towards its end; of one that still runs, towards now.
         shift = drift.compare(champion.profile, profile, now=min(now, month.end))
-    counts = JoinCounts(len(rows), joined.unjudged, joined.unknown, joined.ambiguous) if joined else None
+    counts = None
+    if joined:
+        counts = JoinCounts(len(rows), joined.unjudged, joined.unknown, joined.ambiguous, joined.out_of_bounds)
     return Judged(measure(rows, _expectations(registry, rows)), shift, trial, counts)
 
 
@@ -393,30 +395,39 @@ def _expectations(registry: Registry, rows: pa.Table) -> dict[int, Expectation]:
 
 def _logged(model: str, taxi: str, month: Month, store: Store) -> tuple[pa.Table, Joined] | None:
     """The month's logged predictions, and those of them that have a truth; None where no truth was put in the store."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
     key = f"truth/{taxi}/{month}.parquet"
     if key not in store.list(key):
         return None
-    with TemporaryDirectory() as scratch:
-        file = Path(scratch) / "truth.parquet"
-        store.get(key, file)
-        truth = pq.read_table(file, columns=["prediction_id", "duration_minutes"])
+    truth = _read_truth(store, key)
     start, end = (pa.scalar(moment, pa.timestamp("us")) for moment in (month.start, month.end))
     begins_then = (pc.field("pickup_datetime") >= start) & (pc.field("pickup_datetime") < end)
     # Answers are filed by the moment they were given: some days before a trip, or later where the past is gone through.
     since = datetime.fromisoformat(str(month.start)).replace(tzinfo=_NEW_YORK) - timedelta(days=_ASKED_BEFORE)
     now = datetime.now(UTC) + timedelta(days=1)
     log = read_log(store, min(since, now), now, begins_then & (pc.field("model") == model), _LOGGED)
-    return (log, join(log, truth)) if len(log) else None
+    return (log, join(log, truth, (SHORTEST_MINUTES, LONGEST_MINUTES))) if len(log) else None
+
+
+def _read_truth(store: Store, key: str) -> pa.Table:
+    """True durations, whatever tool wrote them down.
+
+    Raises:
+        StorageError: If they cannot be fetched, or read as what they ought to be.
+    """
+    with TemporaryDirectory() as scratch:
+        file = Path(scratch) / "truth.parquet"
+        store.get(key, file)
+        try:
+            return pq.read_table(file, columns=_TRUTH.names).select(_TRUTH.names).cast(_TRUTH)
+        except (pa.ArrowException, KeyError, OSError) as trouble:
+            raise StorageError(
+                f"{store.uri}/{key} holds no true durations ({trouble}). It has to be a parquet file with the columns "
+                "prediction_id (text) and duration_minutes (a number). Store it again."
+            ) from trouble
 
 
 def _asked(log: pa.Table, joined: Joined) -> Trips:
     """The trips behind logged predictions, with their true durations; in the order of the joined rows."""
-    import pyarrow.compute as pc
-
     asked = log.take(pc.index_in(joined.rows["prediction_id"].combine_chunks(), log["prediction_id"].combine_chunks()))
     return Trips(
         asked["pickup_datetime"].to_numpy(),

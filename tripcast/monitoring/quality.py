@@ -91,12 +91,14 @@ class Joined:
         unjudged: Logged predictions without a truth: the trip was not made, or is not known yet.
         unknown: Truths whose id was never logged.
         ambiguous: Truths whose id another truth has, too: none of them is used.
+        out_of_bounds: Truths that no trip can have had, by the contract: a meter that ran on is no error of the model.
     """
 
     rows: pa.Table
     unjudged: int
     unknown: int
     ambiguous: int
+    out_of_bounds: int
 
 
 @dataclass(frozen=True)
@@ -209,12 +211,13 @@ class Quality:
         return asdict(self)
 
 
-def join(log: pa.Table, truth: pa.Table) -> Joined:
+def join(log: pa.Table, truth: pa.Table, bounds: tuple[float, float]) -> Joined:
     """Join logged predictions with true durations.
 
     Args:
         log: As ``tripcast.serving.prediction_log.prediction_schema``; only the columns of ``judged_schema`` are read.
         truth: ``prediction_id``, string, and ``duration_minutes``, float64; rows with a null in either have no truth.
+        bounds: The least and the most minutes that a true duration may have, those of the contract.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -225,18 +228,22 @@ def join(log: pa.Table, truth: pa.Table) -> Joined:
     repeated = pc.filter(counted.field("values"), pc.greater(counted.field("counts"), 1))
     once = pc.invert(pc.is_in(ids, repeated))
     place = pc.index_in(ids, log["prediction_id"].combine_chunks())
-    usable = pc.and_(once, pc.is_valid(place))
+    least, most = bounds
+    minutes = truth["duration_minutes"].combine_chunks()
+    bounded = pc.and_(pc.greater_equal(minutes, least), pc.less_equal(minutes, most))  # which NaN never is
+    known = pc.and_(once, pc.is_valid(place))
+    usable = pc.and_(known, bounded)
     place = place.filter(usable)
     answers = log.select(
         ["prediction_id", "version", "arm", "pickup_datetime", "duration_minutes", "lower_minutes", "upper_minutes"]
     ).take(place)
     rows = pa.table([*answers.columns, truth["duration_minutes"].filter(usable)], schema=judged_schema())
-    ambiguous = len(ids) - once.true_count
     return Joined(
         rows,
-        unjudged=len(log) - len(rows),
-        unknown=len(ids) - ambiguous - len(rows),
-        ambiguous=ambiguous,
+        unjudged=len(log) - known.true_count,
+        unknown=once.true_count - known.true_count,
+        ambiguous=len(ids) - once.true_count,
+        out_of_bounds=known.true_count - len(rows),
     )
 
 

@@ -72,12 +72,14 @@ class JoinCounts:
         unjudged: Logged predictions without a truth.
         unknown: Truths whose id was never logged.
         ambiguous: Truths whose id another truth has, too.
+        out_of_bounds: Truths that no trip can have had, by the contract.
     """
 
     judged: int
     unjudged: int
     unknown: int
     ambiguous: int
+    out_of_bounds: int
 
 
 @dataclass(frozen=True)
