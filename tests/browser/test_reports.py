@@ -6,7 +6,8 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.unit.test_reports_replay import STORY
-from tripcast.monitoring.quality import Measure, Quality
+from tripcast.evaluation.confidence import Measure
+from tripcast.monitoring.quality import Quality
 from tripcast.monitoring.rule import WindowResult, decide
 from tripcast.reports import JoinCounts, MonitoringContext, monitoring_report, replay_page
 

@@ -4,8 +4,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tripcast.evaluation.confidence import Measure
 from tripcast.evaluation.gate import GateRule, decide
-from tripcast.evaluation.scores import Estimate, Evaluation, Scores, SliceScores
+from tripcast.evaluation.scores import Evaluation, Scores, SliceScores, Slicing
 
 CHAMPION_RMSE = 6.0
 
@@ -30,7 +31,7 @@ def scores(rmse=5.0, *, champion=CHAMPION_RMSE, spread=0.05, r2=0.7, coverage=0.
 
 
 def around(value, spread):
-    return Estimate(value, value - spread, value + spread)
+    return Measure(value, value - spread, value + spread)
 
 
 def part(label, rmse, *, trips=1000, difference=None):
@@ -39,7 +40,7 @@ def part(label, rmse, *, trips=1000, difference=None):
 
 def evaluation(champion=None, disqualified=None, **candidates):
     ordered = dict(sorted(candidates.items(), key=lambda item: item[1].rmse))
-    return Evaluation(10_000, 672, ordered, champion, disqualified or {})
+    return Evaluation(10_000, 28, Slicing({}, {}), ordered, champion, disqualified or {})
 
 
 def failed(checks):
@@ -93,10 +94,10 @@ def test_a_gain_that_may_be_chance_is_refused_however_large():
     assert "between -2.010 and +0.010 minutes" in check.sentence
 
 
-def test_too_few_hours_for_an_interval_is_no_confidence():
-    decision = decide(evaluation(CHAMPION, lightgbm=replace(scores(5.0), difference=None)))
+def test_one_day_of_trips_is_no_confidence():
+    decision = decide(evaluation(CHAMPION, lightgbm=replace(scores(5.0), difference=Measure(-1.0, None, None))))
     assert failed(decision.reasons) == ["confidence"]
-    assert "too few hours" in the("confidence", decision.reasons).sentence
+    assert "All trips are of one day" in the("confidence", decision.reasons).sentence
 
 
 def test_without_a_champion_floor_and_coverage_decide():
@@ -151,7 +152,7 @@ def test_a_slice_clearly_worse_than_the_champion_s_is_refused_by_name():
         pytest.param({"rmse": 5.5, "difference": around(0.5, 0.6)}, id="it may be chance"),
         pytest.param({"rmse": 5.2, "difference": around(0.2, 0.1)}, id="it is within the bound"),
         pytest.param({"rmse": 9.0, "difference": around(4.0, 0.1), "trips": 299}, id="it has too few trips"),
-        pytest.param({"rmse": 9.0, "difference": None}, id="it has too few hours"),
+        pytest.param({"rmse": 9.0, "difference": Measure(4.0, None, None)}, id="it has one day"),
     ],
 )
 def test_a_slice_does_not_block_when(after):

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from tripcast.errors import StorageError
+from tripcast.evaluation.confidence import Measure
 from tripcast.monitoring.history import History, Retraining, Window
-from tripcast.monitoring.quality import Measure
 from tripcast.monitoring.rule import Incident, WindowResult
 from tripcast.monitoring.trial import judge
 from tripcast.storage.store import FolderStore, open_store

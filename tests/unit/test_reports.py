@@ -12,6 +12,7 @@ from matplotlib.image import imread
 from tripcast.evaluation.gate import decide
 from tripcast.evaluation.scores import evaluate
 from tripcast.reports import MonthUsed, TrainingContext, training_report, training_summary
+from tripcast.taxi.slices import slice_trips
 from tripcast.taxi.trips import Trips
 
 HOSTILE = '"><img src=x onerror=y> $x$ | *y*'
@@ -71,7 +72,8 @@ def judged(**names):
         return StandIn(minutes, minutes - 1.28 * spread, minutes + 1.28 * spread)
 
     predictions = {name: predicting(spread) for name, spread in names.items()}
-    return evaluate(trips, predictions, predictions.pop("champion", None))
+    champion = predictions.pop("champion", None)
+    return evaluate(trips.duration_minutes, trips.pickup_datetime, slice_trips(trips), predictions, champion)
 
 
 @pytest.fixture(scope="module")
@@ -144,10 +146,11 @@ def test_every_picture_is_a_drawing_with_words_for_those_who_cannot_see_it(promo
         "Difference to the champion",
         "Predicted against actual: lightgbm",
         "Predicted against actual: champion",
-        "Error by hour of day",
+        "Error by hour",
         "Error by weekday",
-        "Error by pickup borough",
+        "Error by borough",
         "Error by distance",
+        "Error by airport",
         "Interval coverage",
         "Interval width",
     ]
@@ -195,7 +198,7 @@ def test_a_page_without_champion_compares_the_best_two(hostile):
     assert decision.verdict == "refused"
     assert "Difference to the champion</h3>" not in text
     assert "second" in page.text
-    assert len(page.drawings) == 9
+    assert len(page.drawings) == 10
 
 
 def test_what_comes_from_outside_is_text_and_nothing_else(hostile):

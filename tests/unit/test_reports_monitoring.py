@@ -10,9 +10,10 @@ import pytest
 
 from tests.conftest import make_trips
 from tests.unit.test_reports import HOSTILE, Page
+from tripcast.evaluation.confidence import Measure
 from tripcast.models.training import train
 from tripcast.monitoring.drift import Drift, Profile, compare
-from tripcast.monitoring.quality import Expectation, Measure, Quality, measure, score
+from tripcast.monitoring.quality import Expectation, Quality, measure, score
 from tripcast.monitoring.rule import Incident, Rule, WindowResult, decide
 from tripcast.months import Month
 from tripcast.reports import JoinCounts, Judgement, MonitoringContext, monitoring_report, monitoring_summary

@@ -6,9 +6,10 @@ from dataclasses import asdict, replace
 import pytest
 
 from tripcast.errors import ContractError, InvalidRequest
+from tripcast.evaluation.confidence import Measure
 from tripcast.models.training import train
 from tripcast.monitoring.drift import Profile, compare
-from tripcast.monitoring.quality import Expectation, Measure, measure, score
+from tripcast.monitoring.quality import Expectation, measure, score
 from tripcast.monitoring.rule import Rule, WindowResult, decide
 from tripcast.months import parse_months
 from tripcast.storage.store import FolderStore

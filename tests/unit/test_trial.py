@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tripcast.monitoring.quality import Measure
+from tripcast.evaluation.confidence import Measure
 from tripcast.monitoring.rule import Rule
 from tripcast.monitoring.trial import Trial, judge
 

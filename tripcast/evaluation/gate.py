@@ -6,7 +6,7 @@ best one's checks are the reasons. A candidate passes when
 1. floor: it explains enough of the durations' variance to be of use at all;
 2. coverage: its prediction intervals hold about as many trips as they promise;
 3. gain: its RMSE is lower than the champion's by a minimum share;
-4. confidence: the whole bootstrap interval of that difference is below zero;
+4. confidence: the whole confidence interval of that difference is below zero;
 5. slices: there is no slice of the trips that it serves clearly worse than the champion does.
 
 Without a champion, 1 and 2 decide. When the next candidate to try *is* the champion (the same data gave the same
@@ -19,7 +19,8 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from tripcast.evaluation.scores import CONFIDENCE, NOMINAL_COVERAGE, Evaluation, Scores
+from tripcast.evaluation.confidence import CONFIDENCE
+from tripcast.evaluation.scores import NOMINAL_COVERAGE, Evaluation, Scores
 
 
 @dataclass(frozen=True)
@@ -27,14 +28,14 @@ class GateRule:
     """The thresholds of the rule.
 
     Attributes:
-        min_r2: The least R2. It has no unit, so it suits any taxi and any city; a linear model on green taxis has 0.59,
+        min_r2: The least R2. It has no unit, so it suits any month; a linear model on green taxis has 0.59,
             and below 0.4 most of what makes trips differ is not understood.
         coverage_tolerance: How far interval coverage may be from nominal, as a share of trips. With a champion that is
             further off, being no further off than it is enough.
         min_gain: The least reduction of RMSE, as a share of the champion's. A smaller gain is not worth a roll-out.
         slice_min_trips: Slices with fewer trips are not judged: their RMSE hangs on a handful of odd trips.
         slice_max_loss: How much higher than the champion's a slice's RMSE may be, as a share of the champion's. More
-            than this blocks the candidate if the slice's bootstrap interval, too, is wholly above zero.
+            than this blocks the candidate if the slice's confidence interval, too, is wholly above zero.
     """
 
     min_r2: float = 0.4
@@ -192,14 +193,15 @@ def _less_or_more(change: float) -> str:
 
 
 def _confidence(scores: Scores) -> Check:
-    difference = scores.difference
-    if difference is None:
-        return Check("confidence", False, None, 0.0, "The trips span too few hours to tell a gain from chance.")
+    interval = scores.difference.interval if scores.difference else None
+    if interval is None:
+        return Check("confidence", False, None, 0.0, "All trips are of one day: too few to tell a gain from chance.")
+    low, high = interval
     sentence = (
-        f"With {CONFIDENCE:.0%} confidence the difference in RMSE is between {difference.low:+.3f} and "
-        f"{difference.high:+.3f} minutes; all of it has to be below zero."
+        f"With {CONFIDENCE:.0%} confidence the difference in RMSE is between {low:+.3f} and {high:+.3f} minutes; "
+        "all of it has to be below zero."
     )
-    return Check("confidence", difference.high < 0, difference.high, 0.0, sentence)
+    return Check("confidence", high < 0, high, 0.0, sentence)
 
 
 def _slices(scores: Scores, champion: Scores, rule: GateRule) -> Check:
@@ -207,7 +209,7 @@ def _slices(scores: Scores, champion: Scores, rule: GateRule) -> Check:
     losses = [
         (-_gain(part.rmse, before[part.dimension, part.label]), part)
         for part in scores.slices
-        if part.trips >= rule.slice_min_trips and part.difference and part.difference.low > 0
+        if part.trips >= rule.slice_min_trips and part.difference and (part.difference.low or 0.0) > 0
     ]
     losses.sort(key=lambda item: item[0], reverse=True)
     worst = losses[0][0] if losses else 0.0

@@ -25,6 +25,7 @@ from tripcast.reports import MonthUsed, TrainingContext, training_report, traini
 from tripcast.settings import Settings
 from tripcast.storage.files import storage_errors
 from tripcast.taxi import model_name
+from tripcast.taxi.slices import slice_trips
 from tripcast.taxi.trips import Trips, read_trips
 from tripcast.taxi.ways import METERED, as_asked
 
@@ -214,12 +215,14 @@ def select(
         TrackingError: If the registry cannot be reached.
     """
     truth = read_trips(sorted(test_trips.glob("*.parquet")))
+    minutes = truth.duration_minutes
+    assert minutes is not None  # these trips have ended
     registry = Registry(model_name(taxi), Settings.load())
     version = registry.alias("champion")
     champion, problem = _load_champion(registry, version)
     predicted = {candidate.name: candidate.model.predict(truth, metered=True) for candidate in candidates}
     champions = champion.predict(truth, metered=True) if champion else None
-    evaluation = evaluate(truth, predicted, champions)
+    evaluation = evaluate(minutes, truth.pickup_datetime, slice_trips(truth), predicted, champions)
     if problem:
         evaluation = replace(evaluation, champion_problem=problem)
     identical = [candidate.name for candidate in candidates if champion and candidate.model.digest == champion.digest]

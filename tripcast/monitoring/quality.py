@@ -4,25 +4,14 @@ The predictions are the logged ones, joined with the true durations by their id,
 that the served version makes of the window's trips. Either way they become one table, ``judged_schema``, on which
 everything is measured.
 
-Each measure comes with its 95 % confidence interval. Trips of one day share its weather and traffic, so a day is what
-is drawn by chance, not a trip. With ``S_d`` the sum of a quantity over the ``n_d`` trips of day ``d`` and D days, ::
-
-    mean = sum S_d / sum n_d        se^2 = D / (D - 1) sum_d (S_d - mean n_d)^2 / (sum n_d)^2
-
-and the interval is ``mean -+ t se``, t the 97.5 % quantile of Student's distribution with D - 1 degrees of freedom: the
-cluster-robust variance of a ratio, by the delta method. That of the RMSE is the root of the mean squared error's. It
-needs no random numbers, so a run repeated gives the same figures, and holds for the thirty days of a month, where
-percentiles of a bootstrap would be too narrow. A difference between two versions on the same trips is measured in the
-same way, from what each trip contributes to it, so that most of what a day does to both cancels out.
+Each measure comes with its confidence interval, see ``tripcast.evaluation.confidence``.
 
 Months differ in how hard their trips are to predict. Green taxis made shorter trips in 2022 than in 2021, and a model
 of 2021 had a lower RMSE on them although it had aged. So the RMSE is held against what was to be expected *of such
 trips*: the squared error that the version had on its test month, by predicted duration, averaged over the window's
 predictions (indirect standardisation, which gives a ratio of observed to expected).
 
-Sources:
-    Cameron & Miller (2015), A Practitioner's Guide to Cluster-Robust Inference, Journal of Human Resources 50(2),
-    317-372 (the variance, its factor D / (D - 1), Student's t with D - 1 degrees of freedom for few clusters).
+Source:
     Breslow & Day (1987), Statistical Methods in Cancer Research II, chapter 2 (indirect standardisation).
 """
 
@@ -38,6 +27,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tripcast.errors import ContractError
+from tripcast.evaluation import confidence
+from tripcast.evaluation.confidence import Measure
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -46,9 +37,6 @@ if TYPE_CHECKING:
     from tripcast.taxi.trips import Trips
 
 Floats = npt.NDArray[np.float64]
-
-#: The confidence of every interval.
-CONFIDENCE = 0.95
 
 #: Groups of predicted durations in which the expected error is known: a month has hundreds of trips in each.
 _GROUPS = 20
@@ -99,15 +87,6 @@ class Joined:
     unknown: int
     ambiguous: int
     out_of_bounds: int
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A mean over trips with its confidence interval; no interval, None, where all trips are of one day."""
-
-    value: float
-    low: float | None
-    high: float | None
 
 
 @dataclass(frozen=True)
@@ -305,25 +284,17 @@ def judged(trips: Trips, prediction: Prediction, *, version: int, arm: str = "ch
 def rmse_difference(rows: pa.Table, others: pa.Table) -> Measure:
     """How much higher the RMSE of one version is than another's on the same trips, minutes; negative if it is lower.
 
-    A trip contributes ``(e^2 - Q) / (2 sqrt Q)`` to its version's RMSE, the root of Q (delta method).
-
     Args:
         rows: Predictions of the one, in ``judged_schema``; at least one.
         others: Predictions of the other for the same trips, in the same order.
     """
     day = rows["pickup_datetime"].to_numpy().astype("datetime64[D]")
     _, day_of = np.unique(day, return_inverse=True)
-    difference, contributions = 0.0, np.zeros(len(rows))
-    for sign, table in ((1, rows), (-1, others)):
-        squared = (table["predicted_minutes"].to_numpy() - table["true_minutes"].to_numpy()) ** 2
-        mean = squared.mean()
-        difference += sign * math.sqrt(mean)
-        if mean:
-            contributions += sign * (squared - mean) / (2 * math.sqrt(mean))
-    around_zero = _mean(np.bincount(day_of, contributions).astype(float), np.bincount(day_of).astype(float))
-    if around_zero.low is None or around_zero.high is None:
-        return Measure(difference, None, None)
-    return Measure(difference, difference + around_zero.low, difference + around_zero.high)
+    squared, others_squared = (
+        (table["predicted_minutes"].to_numpy() - table["true_minutes"].to_numpy()) ** 2 for table in (rows, others)
+    )
+    by_day = (np.bincount(day_of, weights).astype(np.float64) for weights in (squared, others_squared, None))
+    return confidence.rmse_difference(*by_day)
 
 
 def measure(rows: pa.Table, expected: Mapping[int, Expectation] | None = None) -> tuple[Quality, ...]:
@@ -368,11 +339,11 @@ def measure(rows: pa.Table, expected: Mapping[int, Expectation] | None = None) -
             arm=arm,
             trips=int(trips[row].sum()),
             days=int(np.count_nonzero(trips[row])),
-            rmse=_root(_mean(squared[row], trips[row])),
+            rmse=confidence.rmse(squared[row], trips[row]),
             expected_rmse=expected[version].rmse(predicted[answerer == row]) if version in expected else None,
-            mae=_mean(absolute[row], trips[row]),
-            bias=_mean(bias[row], trips[row]),
-            interval_coverage=_mean(covered[row], trips[row]),
+            mae=confidence.mean(absolute[row], trips[row]),
+            bias=confidence.mean(bias[row], trips[row]),
+            interval_coverage=confidence.mean(covered[row], trips[row]),
         )
         for row, (version, arm) in enumerate(answerers)
     )
@@ -387,26 +358,3 @@ def _group_by_version_and_arm(rows: pa.Table) -> tuple[list[tuple[int, str]], np
     keys, place = np.unique(key, return_inverse=True)
     names.sort()
     return [(int(key // len(names)), str(names[key % len(names)])) for key in keys], place
-
-
-def _mean(sums: Floats, trips: Floats) -> Measure:
-    """The mean of a quantity over all trips.
-
-    Args:
-        sums: Of the quantity over the trips of each day, (days,).
-        trips: Number of trips of each day, (days,); a day without any does not count.
-    """
-    from scipy.stats import t
-
-    days, total = np.count_nonzero(trips), trips.sum()
-    mean = float(sums.sum() / total)
-    if days < 2:
-        return Measure(mean, None, None)
-    error = math.sqrt(days / (days - 1) * np.sum((sums - mean * trips) ** 2)) / total
-    reach = float(t.ppf((1 + CONFIDENCE) / 2, days - 1) * error)
-    return Measure(mean, mean - reach, mean + reach)
-
-
-def _root(squared: Measure) -> Measure:
-    low, high = (None if end is None else math.sqrt(max(end, 0.0)) for end in (squared.low, squared.high))
-    return Measure(math.sqrt(squared.value), low, high)

@@ -33,8 +33,8 @@ from itertools import takewhile
 from typing import Any, Literal
 
 from tripcast.errors import InvalidRequest
+from tripcast.evaluation.confidence import Measure
 from tripcast.evaluation.scores import NOMINAL_COVERAGE
-from tripcast.monitoring.quality import Measure
 
 #: What an incident may be about.
 Kind = Literal["data", "error", "drift", "coverage", "volume"]

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from tripcast.monitoring.quality import Measure
+from tripcast.evaluation.confidence import Measure
 from tripcast.monitoring.rule import DEFAULT_RULE, Rule
 
 

@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from tripcast.evaluation.confidence import CONFIDENCE, Measure
 from tripcast.evaluation.scores import NOMINAL_COVERAGE
 from tripcast.monitoring.drift import Drift, FeatureDrift
-from tripcast.monitoring.quality import CONFIDENCE, Measure, Quality
+from tripcast.monitoring.quality import Quality
 from tripcast.monitoring.rule import Decision, Rule, WindowResult
 from tripcast.reports.page import (
     INK,

@@ -8,16 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tripcast.evaluation.confidence import CONFIDENCE
 from tripcast.evaluation.gate import Decision, GateRule
-from tripcast.evaluation.scores import (
-    CONFIDENCE,
-    DENSITY_MINUTES,
-    NOMINAL_COVERAGE,
-    SLICES,
-    Evaluation,
-    Scores,
-    SliceScores,
-)
+from tripcast.evaluation.scores import DENSITY_MINUTES, NOMINAL_COVERAGE, Evaluation, Scores, SliceScores, Slicing
 from tripcast.reports.page import (
     INK,
     LINE,
@@ -114,8 +107,8 @@ def training_report(evaluation: Evaluation, decision: Decision, context: Trainin
         context=context,
         models=models,
         leaders=_leaders(models),
-        pictures=_pictures(models, decision.rule),
-        slices=_slice_table(models),
+        pictures=_pictures(models, evaluation.slicing, decision.rule),
+        slices=_slice_table(models, evaluation.slicing),
         nominal=NOMINAL_COVERAGE,
         confidence=CONFIDENCE,
     )
@@ -134,12 +127,14 @@ def training_summary(evaluation: Evaluation, decision: Decision, context: Traini
     ]
     for model in _models(evaluation, decision):
         scores, difference = model.scores, model.scores.difference
-        compared = f"{difference.value:+.3f} ({difference.low:+.3f} to {difference.high:+.3f})" if difference else ""
+        compared = f"{difference.value:+.3f}" if difference else ""
+        if difference and difference.interval:
+            compared += " ({:+.3f} to {:+.3f})".format(*difference.interval)
         lines.append(
             f"| {markdown(model.name)} | {scores.rmse:.3f} | {scores.mae:.3f} | {scores.r2:.3f} | "
             f"{scores.p90_error:.2f} | {scores.interval_coverage:.1%} | {compared} |"
         )
-    lines += ["", f"Errors in minutes; the difference is of RMSE, with its {CONFIDENCE:.0%} bootstrap interval."]
+    lines += ["", f"Errors in minutes; the difference is of RMSE, with its {CONFIDENCE:.0%} confidence interval."]
     tried = {decision.winner: decision.reasons} if decision.winner else {}
     for name, checks in {**tried, **decision.passed_over}.items():
         lines += ["", f"**{markdown(name)}**", ""]
@@ -187,17 +182,16 @@ def _leaders(models: Sequence[_Model]) -> list[_Model]:
     return sorted(models, key=lambda model: importance.index(model.colour))[:2]
 
 
-def _slice_table(models: Sequence[_Model]) -> dict[str, list[tuple[SliceScores, ...]]]:
+def _slice_table(models: Sequence[_Model], slicing: Slicing) -> dict[str, list[tuple[SliceScores, ...]]]:
     """By dimension, a row for each slice: the scores of each leader on it."""
     leaders = _leaders(models)
     return {
         dimension: list(zip(*(model.scores.slices_of(dimension) for model in leaders), strict=True))
-        for dimension in SLICES
-        if dimension != "all"
+        for dimension in slicing.labels
     }
 
 
-def _pictures(models: Sequence[_Model], rule: GateRule) -> list[list[Picture]]:
+def _pictures(models: Sequence[_Model], slicing: Slicing, rule: GateRule) -> list[list[Picture]]:
     """All pictures of a training report in reading order, in rows of those that belong together."""
     import matplotlib
 
@@ -209,7 +203,7 @@ def _pictures(models: Sequence[_Model], rule: GateRule) -> list[list[Picture]]:
         overall = [
             Picture(
                 "Error of each model",
-                f"RMSE: lower is better. The bar is its {CONFIDENCE:.0%} bootstrap interval.",
+                f"RMSE: lower is better. The bar is its {CONFIDENCE:.0%} confidence interval.",
                 _draw_errors(models),
             )
         ]
@@ -217,7 +211,7 @@ def _pictures(models: Sequence[_Model], rule: GateRule) -> list[list[Picture]]:
             overall.append(
                 Picture(
                     "Difference to the champion",
-                    f"On the same trips, with its {CONFIDENCE:.0%} bootstrap interval. Left of the line is better; "
+                    f"On the same trips, with its {CONFIDENCE:.0%} confidence interval. Left of the line is better; "
                     "a bar that crosses it may be chance.",
                     _draw_differences(models),
                 )
@@ -231,36 +225,33 @@ def _pictures(models: Sequence[_Model], rule: GateRule) -> list[list[Picture]]:
             )
             for model in leaders
         ]
+        others = [dimension for dimension in slicing.labels if dimension not in slicing.series]
         by_time = [
-            Picture("Error by hour of day", "By the hour of pickup.", _draw_curve("hour", models)),
-            Picture("Error by weekday", "By the day of pickup.", _draw_curve("weekday", models)),
+            Picture(f"Error by {dimension}", "At the start of the trip.", _draw_curve(dimension, models, slicing))
+            for dimension in slicing.series
         ]
-        by_place = [
+        by_slice = [
             Picture(
-                "Error by pickup borough",
+                f"Error by {dimension}",
                 f"With the number of trips. {faint}",
-                _draw_errors_on("borough", models, rule),
-            ),
-            Picture(
-                "Error by distance",
-                f"As metered, with the number of trips. {faint}",
-                _draw_errors_on("distance", models, rule),
-            ),
+                _draw_errors_on(dimension, models, rule),
+            )
+            for dimension in others
         ]
         intervals = [
             Picture(
                 "Interval coverage",
                 f"The line is the {NOMINAL_COVERAGE:.0%} that the interval promises, the band what the gate allows for "
                 f"all trips. {faint}",
-                _draw_coverage(leaders, rule),
+                _draw_coverage(others, leaders, rule),
             ),
             Picture(
                 "Interval width",
                 f"Of two intervals that hold what they promise, the narrower says more. {faint}",
-                _draw_width(leaders, rule),
+                _draw_width(others, leaders, rule),
             ),
         ]
-    return [overall, against_actual, by_time, by_place, intervals]
+    return [overall, against_actual, by_time, by_slice, intervals]
 
 
 def _draw_errors(models: Sequence[_Model]) -> Markup:
@@ -275,7 +266,7 @@ def _draw_errors(models: Sequence[_Model]) -> Markup:
 def _draw_differences(models: Sequence[_Model]) -> Markup:
     """The difference of each candidate's RMSE to the champion's."""
     estimates = [
-        (model, model.scores.difference.value, (model.scores.difference.low, model.scores.difference.high))
+        (model, model.scores.difference.value, model.scores.difference.interval)
         for model in models
         if model.scores.difference
     ]
@@ -325,10 +316,11 @@ def _draw_density(model: _Model) -> Markup:
     return svg(figure, f"Predicted against actual minutes of {model.name}: bias {bias:+.2f} minutes, R² {r2:.2f}")
 
 
-def _draw_curve(dimension: str, models: Sequence[_Model]) -> Markup:
+def _draw_curve(dimension: str, models: Sequence[_Model], slicing: Slicing) -> Markup:
     """The RMSE of each model along slices that follow each other in time."""
-    labels = SLICES[dimension]
-    step, letters = (3, 5) if dimension == "hour" else (1, 3)  # 00:00, 03:00 and so on; Mon, Tue and so on
+    labels = slicing.labels[dimension]
+    step = max(1, len(labels) // 8)
+    ticks = [label if len(label) <= 5 else label[:3] for label in labels[::step]]  # 00:00, 03:00; Mon, Tue
     figure, axes = canvas(3.1)
     described = []
     for model in models:
@@ -343,7 +335,7 @@ def _draw_curve(dimension: str, models: Sequence[_Model]) -> Markup:
             label=model.name,
         )
         described.append(f"{model.name}: " + ", ".join(f"{part.label} {part.rmse:.2f}" for part in parts))
-    axes.set_xticks(range(0, len(labels), step), [label[:letters] for label in labels[::step]])
+    axes.set_xticks(range(0, len(labels), step), ticks)
     axes.set_ylim(bottom=0)
     axes.set_ylabel("RMSE, minutes")
     axes.tick_params(axis="y", labelcolor=MUTED)
@@ -360,11 +352,9 @@ def _draw_errors_on(dimension: str, models: Sequence[_Model], rule: GateRule) ->
     return svg(figure, f"RMSE in minutes by {dimension}. {described}")
 
 
-def _draw_coverage(models: Sequence[_Model], rule: GateRule) -> Markup:
+def _draw_coverage(dimensions: Sequence[str], models: Sequence[_Model], rule: GateRule) -> Markup:
     """The share of trips within their prediction interval, beside what was promised and what the gate allows."""
-    figure, axes, described = _draw_slices(
-        ["borough", "distance", "airport"], models, rule, lambda part: part.interval_coverage, "{:.1%}"
-    )
+    figure, axes, described = _draw_slices(dimensions, models, rule, lambda part: part.interval_coverage, "{:.1%}")
     low, high = NOMINAL_COVERAGE - rule.coverage_tolerance, NOMINAL_COVERAGE + rule.coverage_tolerance
     axes.axvspan(low, high, color=LINE, alpha=0.6, zorder=0)
     axes.axvline(NOMINAL_COVERAGE, color=INK, linewidth=1, zorder=1)
@@ -373,11 +363,9 @@ def _draw_coverage(models: Sequence[_Model], rule: GateRule) -> Markup:
     return svg(figure, f"Interval coverage by slice. {described}")
 
 
-def _draw_width(models: Sequence[_Model], rule: GateRule) -> Markup:
+def _draw_width(dimensions: Sequence[str], models: Sequence[_Model], rule: GateRule) -> Markup:
     """The mean width of the prediction intervals."""
-    figure, axes, described = _draw_slices(
-        ["borough", "distance", "airport"], models, rule, lambda part: part.interval_width, "{:.1f}"
-    )
+    figure, axes, described = _draw_slices(dimensions, models, rule, lambda part: part.interval_width, "{:.1f}")
     axes.set_xlim(left=0)
     axes.set_xlabel("mean width, minutes")
     return svg(figure, f"Mean interval width in minutes by slice. {described}")
