@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 
@@ -22,20 +23,22 @@ class Settings:
         tracking_uri: MLflow's store; ``MLFLOW_TRACKING_URI``; in a step on a cluster, where Kubeflow's own MLflow
             integration may set that one, ``TRIPCAST_TRACKING_URI``; or an SQLite file in the home.
         service_url: Where the prediction service answers, if there is one; ``TRIPCAST_SERVICE_URL``.
-        commit: The git commit of this code; ``TRIPCAST_COMMIT`` (set in images), or asked of git, or ``unknown``.
         image: The container image that runs this code; ``TRIPCAST_IMAGE``, or ``none``.
         kfp_endpoint: Where Kubeflow Pipelines answers, if there is one; ``TRIPCAST_KFP_ENDPOINT``.
         kfp_namespace: The namespace to work in, where Kubeflow has several users; ``TRIPCAST_KFP_NAMESPACE``.
+        kfp_ui: Where people see Kubeflow's pages, for links in MLflow; ``TRIPCAST_KFP_UI``.
+        mlflow_ui: Where people see MLflow's pages, if not at its store's address; ``TRIPCAST_MLFLOW_UI``.
     """
 
     home: Path
     artifacts: str
     tracking_uri: str
     service_url: str | None
-    commit: str
     image: str
     kfp_endpoint: str | None = None
     kfp_namespace: str | None = None
+    kfp_ui: str | None = None
+    mlflow_ui: str | None = None
 
     @classmethod
     def load(cls) -> Settings:
@@ -48,11 +51,17 @@ class Settings:
             or os.environ.get("TRIPCAST_TRACKING_URI")
             or f"sqlite:///{home / 'mlflow.db'}",
             service_url=os.environ.get("TRIPCAST_SERVICE_URL") or None,
-            commit=os.environ.get("TRIPCAST_COMMIT") or _git_commit(),
             image=os.environ.get("TRIPCAST_IMAGE") or "none",
             kfp_endpoint=os.environ.get("TRIPCAST_KFP_ENDPOINT") or None,
             kfp_namespace=os.environ.get("TRIPCAST_KFP_NAMESPACE") or None,
+            kfp_ui=os.environ.get("TRIPCAST_KFP_UI") or None,
+            mlflow_ui=os.environ.get("TRIPCAST_MLFLOW_UI") or None,
         )
+
+    @cached_property
+    def commit(self) -> str:
+        """The git commit of this code: ``TRIPCAST_COMMIT`` (set in images), or asked of git, or ``unknown``."""
+        return os.environ.get("TRIPCAST_COMMIT") or _git_commit()
 
     @property
     def downloads(self) -> Path:

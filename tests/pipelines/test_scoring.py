@@ -38,7 +38,7 @@ def tripcast(*arguments: object, **settings: str) -> subprocess.CompletedProcess
 
 
 def registry(home: Path) -> Registry:
-    settings = Settings(home, str(home), f"sqlite:///{home / 'mlflow.db'}", service_url=None, commit="", image="")
+    settings = Settings(home, str(home), f"sqlite:///{home / 'mlflow.db'}", service_url=None, image="")
     return Registry("tripcast-green", settings)
 
 
@@ -47,7 +47,7 @@ def home(tmp_path_factory, empty_store) -> Path:
     """A home with two registered versions: version 1, boosted trees, is the champion; version 2 is linear."""
     home = tmp_path_factory.mktemp("home")
     shutil.copy(empty_store, home / "mlflow.db")
-    settings = Settings(home, str(home), f"sqlite:///{home / 'mlflow.db'}", service_url=None, commit="", image="")
+    settings = Settings(home, str(home), f"sqlite:///{home / 'mlflow.db'}", service_url=None, image="")
     for candidate in ("lightgbm", "linear"):
         train(candidate, make_trips(), taxi="green", data={"2021-01": "0" * 64}).save(home / "models" / candidate)
         with Tracker("tripcast-green", settings).pipeline_run(candidate, candidate) as run_id:

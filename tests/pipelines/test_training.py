@@ -59,7 +59,7 @@ def run(summary) -> Path:
 def registry(home: Path) -> Registry:
     return Registry(
         "tripcast-green",
-        Settings(home, str(home), f"sqlite:///{home / 'mlflow.db'}", service_url=None, commit="", image=""),
+        Settings(home, str(home), f"sqlite:///{home / 'mlflow.db'}", service_url=None, image=""),
     )
 
 

@@ -42,9 +42,7 @@ OTHER_TRIP = {**TRIP, "pickup_zone": 41, "dropoff_zone": 42}
 def settings_in(home: Path) -> Settings:
     """Those of a laptop whose home is a folder."""
     tracking_uri = f"sqlite:///{home / 'mlflow.db'}"
-    return Settings(
-        home=home, artifacts=str(home), tracking_uri=tracking_uri, service_url=None, commit="none", image="none"
-    )
+    return Settings(home=home, artifacts=str(home), tracking_uri=tracking_uri, service_url=None, image="none")
 
 
 @pytest.fixture(scope="session")

@@ -49,7 +49,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Setting
     """A home with two registered versions: version 1, boosted trees, is the champion; version 2 is linear."""
     folder = tmp_path_factory.mktemp("home")
     shutil.copy(empty_store, folder / "mlflow.db")
-    settings = Settings(folder, str(folder), f"sqlite:///{folder / 'mlflow.db'}", None, commit="", image="")
+    settings = Settings(folder, str(folder), f"sqlite:///{folder / 'mlflow.db'}", None, image="")
     registry = Registry("tripcast-green", settings)
     for candidate in ("lightgbm", "linear"):
         model = folder / candidate

@@ -1,5 +1,7 @@
 """Tracking in a pod of Kubeflow Pipelines: links both ways, and runs that its MLflow plugin has made."""
 
+from dataclasses import replace
+
 import pytest
 
 from tripcast.errors import TrackingError
@@ -13,14 +15,14 @@ RUN = "0c9e4e0d-6c1b-4b1c-9d51-0a4be1b7a5d2"
 
 @pytest.fixture
 def tracker(settings):
-    return Tracker("tripcast-green", settings)
+    """Of a step that knows where people see Kubeflow's pages."""
+    return Tracker("tripcast-green", replace(settings, kfp_ui="http://localhost:8888/"))
 
 
 @pytest.fixture
 def pod(monkeypatch):
-    """What Kubeflow Pipelines 2.17 tells every step, and the ConfigMap of a cluster with user interfaces."""
+    """What Kubeflow Pipelines 2.17 tells every step."""
     monkeypatch.setenv("KFP_POD_NAME", "training-abcde-system-container-impl-1234")
-    monkeypatch.setenv("TRIPCAST_KFP_UI", "http://localhost:8888/")
 
 
 @pytest.fixture
@@ -44,8 +46,8 @@ def test_a_run_leads_to_the_pipeline_run_that_it_is_of(tracker, pod):
     assert tags["kfp.pipeline_run_url"] == f"http://localhost:8888/#/runs/details/{RUN}"
 
 
-def test_without_an_address_of_its_user_interface_a_run_names_the_pipeline_run(tracker, pod, monkeypatch):
-    monkeypatch.delenv("TRIPCAST_KFP_UI")
+def test_without_an_address_of_its_user_interface_a_run_names_the_pipeline_run(settings, pod):
+    tracker = Tracker("tripcast-green", settings)
 
     with tracker.pipeline_run(RUN, "green 2021-01") as run_id:
         pass
@@ -62,9 +64,8 @@ def test_on_a_laptop_there_is_no_pipeline_run_to_lead_to(tracker):
     assert not [tag for tag in tracker.client.get_run(run_id).data.tags if tag.startswith("kfp.")]
 
 
-def test_the_address_for_people_may_be_another_than_that_for_steps(settings, monkeypatch):
-    tracker = Tracker("tripcast-green", settings)
-    monkeypatch.setenv("TRIPCAST_MLFLOW_UI", "https://mlflow.example.com/")
+def test_the_address_for_people_may_be_another_than_that_for_steps(settings):
+    tracker = Tracker("tripcast-green", replace(settings, mlflow_ui="https://mlflow.example.com/"))
 
     assert tracker.url("ab") == f"https://mlflow.example.com/#/experiments/{tracker.experiment_id}/runs/ab"
 

@@ -139,7 +139,7 @@ class Tracker:
         """
         given = os.environ.get("MLFLOW_RUN_ID")
         with self._given_run(given, key) if given else self._run(key, name, parent=None) as run_id:
-            self.log(run_id, tags=_kubeflow_tags(key))
+            self.log(run_id, tags=_kubeflow_tags(key, self._settings.kfp_ui))
             yield run_id
 
     @contextmanager
@@ -280,7 +280,7 @@ class Tracker:
 
     def url(self, run_id: str) -> str | None:
         """Where a person sees a run, if that is on the web: at ``TRIPCAST_MLFLOW_UI``, or at the store's address."""
-        base = os.environ.get("TRIPCAST_MLFLOW_UI") or self.uri
+        base = self._settings.mlflow_ui or self.uri
         if not base.startswith(("http://", "https://")):
             return None
         experiment = self._experiments.get(run_id, self.experiment_id)
@@ -292,7 +292,7 @@ class Tracker:
             self.client.log_artifact(run_id, str(file), folder)
 
 
-def _kubeflow_tags(pipeline_run: str) -> dict[str, str]:
+def _kubeflow_tags(pipeline_run: str, pages: str | None) -> dict[str, str]:
     """Tags that lead from an MLflow run to the run of Kubeflow Pipelines that it is of; none outside of its pods.
 
     Named as Kubeflow's own plugin names them (backend/src/apiserver/plugins/mlflow/run_start.go, release 2.17).
@@ -300,8 +300,8 @@ def _kubeflow_tags(pipeline_run: str) -> dict[str, str]:
     if "KFP_POD_NAME" not in os.environ:
         return {}
     tags = {"kfp.pipeline_run_id": pipeline_run}
-    if base := os.environ.get("TRIPCAST_KFP_UI"):
-        tags["kfp.pipeline_run_url"] = f"{base.rstrip('/')}/#/runs/details/{pipeline_run}"
+    if pages:
+        tags["kfp.pipeline_run_url"] = f"{pages.rstrip('/')}/#/runs/details/{pipeline_run}"
     return tags
 
 
