@@ -28,7 +28,8 @@ def evaluate(
         models: The candidates.
         train_trips: Good trips of the training months, which monitoring is to compare later ones with.
         test_trips: Good trips of the test month.
-        winner: The best candidate's model folder; metadata: its MLflow run and the reason of the decision.
+        winner: The best candidate's model folder; metadata: its MLflow run, the reason of the decision, and the tags of
+            the version to be.
         metrics: The winner's errors in minutes, and its gain over the champion.
         report: The whole evaluation with pictures.
         summary: The decision and the candidates side by side.
@@ -40,14 +41,14 @@ def evaluate(
     from pathlib import Path
 
     from tripcast.jobs.evaluate import Candidate, renew_expectation, select, track
+    from tripcast.jobs.handover import Trained, from_metadata, to_metadata
 
-    candidates = [Candidate.open(Path(model.path), model.metadata["seconds"]) for model in models]
-    months = [*models[0].metadata["months"], *test_trips.metadata["months"]]
+    candidates = [Candidate.open(Path(model.path), from_metadata(Trained, model.metadata)) for model in models]
     folders = {"train_trips": Path(train_trips.path), "test_trips": Path(test_trips.path)}
-    selection = select(taxi, pipeline_run, candidates, **folders, months=months)
+    selection = select(taxi, pipeline_run, candidates, **folders)
     tracked = track(selection, report=Path(report.path), summary=Path(summary.path), document=Path(decision.path))
     renew_expectation(selection)
-    winner.metadata.update(selection.hand_on_winner(Path(winner.path), tracked))
+    winner.metadata.update(to_metadata(selection.hand_on_winner(Path(winner.path), tracked)))
     for name, value in selection.metrics.items():
         metrics.log_metric(name, value)
     return selection.decision.promote

@@ -18,6 +18,7 @@ def ingest(source: str, taxi: str, month: str, revision: str, records: Output[Da
     """
     from pathlib import Path
 
+    from tripcast.jobs.handover import to_metadata
     from tripcast.months import Month
     from tripcast.settings import Settings
     from tripcast.storage.store import open_store
@@ -33,4 +34,4 @@ def ingest(source: str, taxi: str, month: str, revision: str, records: Output[Da
         downloads=settings.downloads,
         store=open_store(settings.artifacts),
     )
-    records.metadata.update(ingested.to_dict())
+    records.metadata.update(to_metadata(ingested.to_dict()))

@@ -18,13 +18,13 @@ def register(taxi: str, winner: Input[Model]) -> int:
     """
     from pathlib import Path
 
+    from tripcast.jobs.handover import Winner, from_metadata
     from tripcast.registry.registry import Registry
     from tripcast.settings import Settings
     from tripcast.taxi import model_name
     from tripcast.taxi.pyfunc import flavour
 
-    registry, provenance = Registry(model_name(taxi), Settings.load()), winner.metadata
-    version = registry.register(
-        Path(winner.path), flavour=flavour(taxi), run_id=provenance["run_id"], tags=provenance["tags"]
-    )
+    evaluated = from_metadata(Winner, winner.metadata)
+    registry = Registry(model_name(taxi), Settings.load())
+    version = registry.register(Path(winner.path), flavour=flavour(taxi), run_id=evaluated.run_id, tags=evaluated.tags)
     return version.number

@@ -19,6 +19,7 @@ def score(taxi: str, version: int, month: str, records: Input[Dataset], scores: 
     """
     from pathlib import Path
 
+    from tripcast.jobs.handover import to_metadata
     from tripcast.jobs.score import score
     from tripcast.months import Month
     from tripcast.registry.registry import Registry
@@ -29,4 +30,4 @@ def score(taxi: str, version: int, month: str, records: Input[Dataset], scores: 
     settings = Settings.load()
     registry, store = Registry(model_name(taxi), settings), open_store(settings.artifacts)
     scored = score(registry, version, Month.parse(month), Path(records.path), Path(scores.path), store)
-    scores.metadata.update(scored.to_dict())
+    scores.metadata.update(to_metadata(scored))

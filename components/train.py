@@ -14,12 +14,13 @@ def train(candidate: str, taxi: str, trials: int, trips: Input[Dataset], model: 
         taxi: `green` or `yellow`.
         trials: How many parameter sets a search tries; candidates that do not search ignore it.
         trips: Good trips of the training months.
-        model: The model folder, in open formats; metadata: candidate, seconds, and the months it was trained on.
+        model: The model folder, in open formats; metadata: the candidate, and how many seconds its training took.
     """
     from pathlib import Path
 
+    from tripcast.jobs.handover import Trained, read_months, to_metadata
     from tripcast.models.training import train_from_files
 
-    data = {month["month"]: month["digest"] for month in trips.metadata["months"]}
+    data = {month.month: month.digest for month in read_months(Path(trips.path))}
     seconds = train_from_files(candidate, Path(trips.path), Path(model.path), taxi=taxi, data=data, trials=trials)
-    model.metadata.update({"candidate": candidate, "seconds": seconds, "months": trips.metadata["months"]})
+    model.metadata.update(to_metadata(Trained(candidate, seconds)))

@@ -22,22 +22,24 @@ def validate(
     Args:
         months: The ingested months.
         test: The month to judge on; all others are for training.
-        train_trips: Good trips of the training months, one parquet file a month.
-        test_trips: Good trips of the test month.
+        train_trips: Good trips of the training months, one parquet file a month, and `months.json`, which describes
+            them.
+        test_trips: Good trips of the test month, likewise.
         rejected: The rows set aside, with a `reason` column, one parquet file a month.
         metrics: Rows, kept and set aside, by month.
         summary: The same as a table to read.
     """
     from pathlib import Path
 
+    from tripcast.jobs.handover import write_months
     from tripcast.taxi import contract
     from tripcast.taxi.ingestion import Ingested
 
     ingested = sorted((Ingested.open(Path(month.path)) for month in months), key=lambda found: str(found.month) == test)
     *training, held_out = contract.validate(ingested, kept=Path(train_trips.path), rejected=Path(rejected.path))
     contract.move_test_month(held_out, Path(test_trips.path))
-    train_trips.metadata["months"] = [month.to_dict("train") for month in training]
-    test_trips.metadata["months"] = [held_out.to_dict("test")]
+    write_months(Path(train_trips.path), [month.used("train") for month in training])
+    write_months(Path(test_trips.path), [held_out.used("test")])
     for name, value in contract.metrics([*training, held_out]).items():
         metrics.log_metric(name, value)
     Path(summary.path).write_text(contract.summary([*training, held_out]))

@@ -49,6 +49,27 @@ class Month:
         return self.next().start
 
 
+@dataclass(frozen=True)
+class MonthUsed:
+    """A month that went into a training run.
+
+    Attributes:
+        month: As ``2021-01``.
+        role: train or test.
+        location: Where it came from: a URL, a path or the simulated city's options.
+        rows: Number of records that were read.
+        kept: Number of trips that passed validation.
+        digest: The content hash of what was read.
+    """
+
+    month: str
+    role: str
+    location: str
+    rows: int
+    kept: int
+    digest: str
+
+
 def parse_months(text: str) -> list[Month]:
     """Read months written as a person writes them: ``2021-01..2021-03``, ``2021-01,2022-01`` or one month.
 

@@ -73,14 +73,15 @@ def ingest_others(work: Path, trips: int, count: int) -> None:
 
 def validate(work: Path, trips: int, count: int) -> None:
     """All months."""
+    from tripcast.jobs.handover import write_months
     from tripcast.taxi import contract
     from tripcast.taxi.ingestion import Ingested
 
     ingested = [Ingested.open(work / "ingested" / f"{month}.parquet") for month in months(count)]
     checks = contract.validate(ingested, kept=work / "train", rejected=work / "rejected")
     contract.move_test_month(checks[-1], work / "test")
-    described = [check.to_dict("train") for check in checks[:-1]] + [checks[-1].to_dict("test")]
-    (work / "months.json").write_text(json.dumps(described))
+    write_months(work / "train", [check.used("train") for check in checks[:-1]])
+    write_months(work / "test", [checks[-1].used("test")])
 
 
 def train(work: Path, trips: int, count: int) -> None:
@@ -98,33 +99,33 @@ def linear(work: Path, trips: int, count: int) -> None:
 
 
 def _digests(work: Path) -> dict[str, str]:
-    described = json.loads((work / "months.json").read_text())
-    return {month["month"]: month["digest"] for month in described if month["role"] == "train"}
+    from tripcast.jobs.handover import read_months
+
+    return {month.month: month.digest for month in read_months(work / "train")}
 
 
 def evaluate(work: Path, trips: int, count: int) -> None:
     """Both candidates on the test month: scores, decision, report, MLflow."""
     from tripcast.jobs.evaluate import Candidate, select, track
+    from tripcast.jobs.handover import Trained, to_metadata
 
-    candidates = [Candidate.open(work / name, 0.0) for name in ("linear", "model")]
-    described = json.loads((work / "months.json").read_text())
-    selection = select(
-        TAXI, "scale", candidates, train_trips=work / "train", test_trips=work / "test", months=described
-    )
+    candidates = [Candidate.open(work / name, Trained(name, 0.0)) for name in ("linear", "model")]
+    selection = select(TAXI, "scale", candidates, train_trips=work / "train", test_trips=work / "test")
     run_id = track(selection, report=work / "report.html", summary=work / "summary.md", document=work / "decision.json")
-    (work / "winner.json").write_text(json.dumps(selection.hand_on_winner(work / "winner", run_id)))
+    (work / "winner.json").write_text(json.dumps(to_metadata(selection.hand_on_winner(work / "winner", run_id))))
 
 
 def register(work: Path, trips: int, count: int) -> None:
     """The winner, for `score` to have a version."""
+    from tripcast.jobs.handover import Winner, from_metadata
     from tripcast.registry.registry import Registry
     from tripcast.settings import Settings
     from tripcast.taxi import model_name
     from tripcast.taxi.pyfunc import flavour
 
-    winner = json.loads((work / "winner.json").read_text())
+    winner = from_metadata(Winner, json.loads((work / "winner.json").read_text()))
     Registry(model_name(TAXI), Settings.load()).register(
-        work / "winner", flavour=flavour(TAXI), run_id=winner["run_id"], tags=winner["tags"]
+        work / "winner", flavour=flavour(TAXI), run_id=winner.run_id, tags=winner.tags
     )
 
 

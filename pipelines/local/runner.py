@@ -28,6 +28,7 @@ from kfp import local
 from kfp.dsl.graph_component import GraphComponent
 
 from pipelines.local.artifacts import RunArtifacts
+from pipelines.local.backend import NotHandedOn, as_protojson_writes, check_metadata
 from pipelines.progress import StepEvent
 from tripcast import errors
 from tripcast.storage.files import storage_errors
@@ -132,7 +133,9 @@ class LocalRun:
 
     def _run_step(self, command: list[str], execute: Execute) -> int:
         """Have a step's command carried out, watch it, and give its exit code."""
-        executor_input = json.loads(command[command.index("--executor_input") + 1])
+        told = command.index("--executor_input") + 1
+        executor_input = as_protojson_writes(json.loads(command[told]))
+        command[told] = json.dumps(executor_input)
         folder = Path(executor_input["outputs"]["outputFile"]).parent
         self._folder = self.root / folder.relative_to(self.root).parts[0]
         parameters = executor_input.get("inputs", {}).get("parameterValues", {})
@@ -157,8 +160,13 @@ class LocalRun:
 
             try:
                 code = execute(folder, say)
-                if code == 0 and self._published:
-                    self._published.publish(folder, executor_input)
+                output = folder / "executor_output.json"  # not there after a step without outputs
+                if code == 0 and output.is_file():
+                    check_metadata(json.loads(output.read_text()))
+                    if self._published:
+                        self._published.publish(folder, executor_input)
+            except NotHandedOn as refusal:
+                code, failure = 1, StepFailed(label, log, str(refusal))
             except Exception as error:  # kfp would swallow it
                 code, failure = 1, error
         with self._lock:

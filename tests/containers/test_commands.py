@@ -23,6 +23,7 @@ import yaml
 
 from components.step import IMAGE
 from pipelines.cluster.compilation import PIPELINES, compile_all
+from pipelines.local.backend import as_protojson_writes, check_metadata
 
 CITY = "simulated?trips=4000&seed=7"
 TAXI = "yellow"  # nobody else's here: its registry is empty
@@ -139,8 +140,8 @@ class Cluster:
         }
         executor_input = {
             "inputs": {
-                "parameterValues": {key: _as_go_writes(value) for key, value in parameters.items()},
-                "artifacts": {key: {"artifacts": entries} for key, entries in artifacts.items()},
+                "parameterValues": as_protojson_writes(parameters),
+                "artifacts": {key: {"artifacts": as_protojson_writes(entries)} for key, entries in artifacts.items()},
             },
             "outputs": {
                 "parameters": {key: {"outputFile": f"/tmp/kfp/outputs/{key}"} for key in outputs.get("parameters", {})},
@@ -159,6 +160,7 @@ class Cluster:
         log = self._execute(label, container, json.dumps(executor_input), scratch)
 
         written = json.loads((task_root / "output_metadata.json").read_text())
+        check_metadata(written)
         for key, produced in written.get("artifacts", {}).items():
             made[key] |= {
                 part: value for part, value in produced["artifacts"][0].items() if part in ("uri", "metadata")
@@ -220,15 +222,6 @@ def _holds(condition: str, parameters: dict[str, Any]) -> bool:
     (name, operator, value) = re.findall(r"^inputs\.parameter_values\['(.+)'\]\s+(==|!=)\s+(.+)$", condition)[0]
     expected = {"true": True, "false": False}.get(value, value.strip("'"))
     return (parameters[name] == expected) is (operator == "==")
-
-
-def _as_go_writes(value: Any) -> Any:
-    """Numbers as protojson writes them: all are doubles, and whole ones have no point."""
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, dict):
-        return {key: _as_go_writes(one) for key, one in value.items()}
-    return [_as_go_writes(one) for one in value] if isinstance(value, list) else value
 
 
 def _local(uri: str) -> str:

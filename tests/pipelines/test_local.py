@@ -1,5 +1,6 @@
 """The local runner: what it shows, what it says of a failure, and what it leaves behind."""
 
+import json
 import os
 import signal
 import subprocess
@@ -49,6 +50,26 @@ def be_killed() -> int:
 
     os.kill(os.getpid(), signal.SIGKILL)
     return 0
+
+
+@step
+def describe(value: str, made: dsl.Output[dsl.Artifact]):
+    import json
+
+    made.metadata.update(json.loads(value))
+
+
+@step
+def look_at(made: dsl.Input[dsl.Artifact], share: float) -> str:
+    import json
+
+    return json.dumps({**made.metadata, "share": share}, sort_keys=True)
+
+
+@dsl.pipeline(name="describing")
+def describing(value: str, share: float = 1.0):
+    described = describe(value=value)
+    look_at(made=described.outputs["made"], share=share)
 
 
 @dsl.pipeline(name="shouting")
@@ -105,6 +126,29 @@ def test_a_steps_outputs_can_be_read(tmp_path):
     assert output["Output"] == 4
     with open(output["text"]) as file:
         assert file.read() == "JUNE"
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        ({"months": ["2021-01"]}, r"as 'months'. Metadata is strings and numbers: .* hands a list on as {\"list\": "),
+        ({"tags": {"a": "b"}}, r"as 'tags'. .* hands a dictionary on as {\"struct\": {...}}"),
+        ({"better": True}, "it put true into the metadata of its artifact 'made', as 'better'. .* as 1 or 0"),
+        ({"champion": None}, "it put null .*, as 'champion'. .* refuses None"),
+    ],
+    ids=["a list", "a dictionary", "a boolean", "None"],
+)
+def test_metadata_that_kubeflow_would_change_is_refused(tmp_path, value, sentence):
+    with pytest.raises(StepFailed, match=sentence):
+        run_locally(describing, {"value": json.dumps(value)}, tmp_path, lambda event: None, Processes())
+
+
+def test_numbers_arrive_as_kubeflow_writes_them(tmp_path):
+    value = {"rows": 3, "seconds": 3.0, "rmse": 3.5, "name": "3.0"}
+
+    run = run_locally(describing, {"value": json.dumps(value)}, tmp_path, lambda event: None, Processes())
+
+    assert run.output("look-at")["Output"] == '{"name": "3.0", "rmse": 3.5, "rows": 3, "seconds": 3, "share": 1}'
 
 
 def test_a_step_that_did_not_run_has_no_output(tmp_path):

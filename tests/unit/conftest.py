@@ -14,6 +14,7 @@ from moto.server import ThreadedMotoServer
 
 from tripcast.jobs.deploy import deploy
 from tripcast.jobs.evaluate import Candidate, Selection, renew_expectation, select, track
+from tripcast.jobs.handover import Trained, write_months
 from tripcast.jobs.monitor import watch
 from tripcast.jobs.respond import Response, respond, training_arguments
 from tripcast.models.training import train_from_files
@@ -128,11 +129,10 @@ class Loop:
         trained = []
         for name in self.candidates:
             seconds = train_from_files(name, work / "train", work / name, taxi="green", data=data, trials=1)
-            trained.append(Candidate.open(work / name, seconds))
-        described = [*(check.to_dict("train") for check in training), held_out.to_dict("test")]
-        return select(
-            "green", work.name, trained, train_trips=work / "train", test_trips=work / "test", months=described
-        )
+            trained.append(Candidate.open(work / name, Trained(name, seconds)))
+        write_months(work / "train", [check.used("train") for check in training])
+        write_months(work / "test", [held_out.used("test")])
+        return select("green", work.name, trained, train_trips=work / "train", test_trips=work / "test")
 
     def register(self, selection: Selection) -> int:
         """Track a selection and register its winner, whatever the gate says; gives the version."""
@@ -140,7 +140,7 @@ class Loop:
         pages = {"report": work / "report", "summary": work / "summary", "document": work / "decision"}
         winner = selection.hand_on_winner(work / "winner", track(selection, **pages))
         return self.registry.register(
-            work / "winner", flavour=flavour("green"), run_id=winner["run_id"], tags=winner["tags"]
+            work / "winner", flavour=flavour("green"), run_id=winner.run_id, tags=winner.tags
         ).number
 
     def train(self, train: str, test: str, share: float) -> str:

@@ -11,7 +11,8 @@ from matplotlib.image import imread
 
 from tripcast.evaluation.gate import decide
 from tripcast.evaluation.scores import evaluate
-from tripcast.reports import MonthUsed, TrainingContext, training_report, training_summary
+from tripcast.months import MonthUsed
+from tripcast.reports import TrainingContext, training_report, training_summary
 from tripcast.taxi.slices import slice_trips
 from tripcast.taxi.trips import Trips
 

@@ -69,8 +69,9 @@ def score(source: str, taxi: str, months: str, model: str, runner: str, as_json:
 
 def _scored_months(run: LocalRun) -> list[dict[str, Any]]:
     """What each task of the fan-out says of its month (``tripcast.jobs.score.Scored``), in time order."""
-    outputs = [json.loads(file.read_text()) for file in run.folder.glob("*/score/executor_output.json")]
-    scored = [output["artifacts"]["scores"]["artifacts"][0]["metadata"] for output in outputs]
+    from tripcast.jobs.score import MARKER
+
+    scored = [json.loads(file.read_text()) for file in run.folder.glob(f"*/score/scores/{MARKER}")]
     return sorted(scored, key=lambda month: str(month["month"]))
 
 

@@ -15,13 +15,15 @@ from tripcast import __version__
 from tripcast.errors import StorageError
 from tripcast.evaluation.gate import Decision, decide
 from tripcast.evaluation.scores import Evaluation, Scores, evaluate
+from tripcast.jobs.handover import Trained, Winner, read_months
 from tripcast.models import Model
 from tripcast.models.training import TRIALS
 from tripcast.monitoring.drift import Profile
 from tripcast.monitoring.quality import Expectation, judged, write_expectations
+from tripcast.months import MonthUsed
 from tripcast.registry.registry import DIGEST, EXPECTATION, EXPECTED_FROM, Registry, Version
 from tripcast.registry.tracking import Tracker
-from tripcast.reports import MonthUsed, TrainingContext, training_report, training_summary
+from tripcast.reports import TrainingContext, training_report, training_summary
 from tripcast.settings import Settings
 from tripcast.storage.files import storage_errors
 from tripcast.taxi import model_name
@@ -50,14 +52,15 @@ class Candidate:
     trials: Sequence[Mapping[str, Any]]
 
     @classmethod
-    def open(cls, folder: Path, seconds: float) -> Candidate:
+    def open(cls, folder: Path, trained: Trained) -> Candidate:
         """Open a model folder.
 
         Raises:
             StorageError: If it is missing or damaged.
         """
         trials = folder / TRIALS
-        return cls(folder, Model.load(folder), seconds, json.loads(trials.read_text()) if trials.exists() else [])
+        found = json.loads(trials.read_text()) if trials.exists() else []
+        return cls(folder, Model.load(folder), trained.seconds, found)
 
     @property
     def name(self) -> str:
@@ -145,7 +148,7 @@ class Selection:
         linear = self.evaluation.candidates.get("linear")
         return f"{linear.metrics['rmse']:.3f}" if linear else ""
 
-    def hand_on_winner(self, folder: Path, tracked: Mapping[str, str]) -> dict[str, Any]:
+    def hand_on_winner(self, folder: Path, tracked: Mapping[str, str]) -> Winner:
         """Copy the winner's model folder, with its profile, and say what registering it needs to know.
 
         Args:
@@ -154,17 +157,17 @@ class Selection:
         """
         if self.winner is None:
             folder.mkdir(parents=True)
-            return {}
+            return Winner()
         with storage_errors(folder):
             shutil.copytree(self.winner.folder, folder)
         if self.profile:
             self.profile.save(folder / PROFILE)
-        return {
-            "candidate": self.winner.name,
+        return Winner(
+            candidate=self.winner.name,
             **tracked,
-            "reason": self.decision.sentence,
-            "tags": self.version_tags(Settings.load()),
-        }
+            reason=self.decision.sentence,
+            tags=self.version_tags(Settings.load()),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The decision and the figures behind it, ready for JSON."""
@@ -199,7 +202,6 @@ def select(
     *,
     train_trips: Path,
     test_trips: Path,
-    months: Sequence[Mapping[str, Any]],
 ) -> Selection:
     """Judge candidates and the champion on the same trips, and decide by the gate.
 
@@ -207,12 +209,13 @@ def select(
         taxi: ``green`` or ``yellow``.
         pipeline_run: Identity of the pipeline run.
         candidates: What was trained.
-        train_trips: Folder of the training months' good trips; they are profiled, a month at a time.
-        test_trips: Folder of the test month's good trips.
-        months: The months it all rests on, as the contract described them.
+        train_trips: Folder of the training months' good trips, and their ``months.json``; they are profiled, a month at
+            a time.
+        test_trips: Folder of the test month's good trips, and its ``months.json``.
 
     Raises:
         TrackingError: If the registry cannot be reached.
+        StorageError: If a folder does not say which months its trips are of.
     """
     truth = read_trips(sorted(test_trips.glob("*.parquet")))
     minutes = truth.duration_minutes
@@ -240,7 +243,7 @@ def select(
         champion=version,
         evaluation=evaluation,
         decision=decision,
-        months=_months(months),
+        months=[*read_months(train_trips), *read_months(test_trips)],
         expectations={name: _expectations(model, truth) for name, model in judged_well.items()},
         profile=Profile.of(learned, [predicted[decision.winner].minutes]) if decision.winner else None,
     )
@@ -279,11 +282,6 @@ def _load_champion(registry: Registry, version: Version | None) -> tuple[Model |
         return registry.load(version), None
     except StorageError as error:
         return None, str(error)
-
-
-def _months(described: Sequence[Mapping[str, Any]]) -> list[MonthUsed]:
-    # The metadata of an artifact knows no whole numbers.
-    return [MonthUsed(**{**month, "rows": int(month["rows"]), "kept": int(month["kept"])}) for month in described]
 
 
 def track(selection: Selection, report: Path, summary: Path, document: Path) -> dict[str, str]:

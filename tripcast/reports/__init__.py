@@ -8,14 +8,13 @@ from tripcast.reports.monitoring import (
     monitoring_summary,
 )
 from tripcast.reports.replay import Event, Replay, ReplayMonth, replay_page
-from tripcast.reports.training import MonthUsed, TrainingContext, training_report, training_summary
+from tripcast.reports.training import TrainingContext, training_report, training_summary
 
 __all__ = [
     "Event",
     "JoinCounts",
     "Judgement",
     "MonitoringContext",
-    "MonthUsed",
     "Replay",
     "ReplayMonth",
     "TrainingContext",

@@ -11,6 +11,7 @@ import numpy as np
 from tripcast.evaluation.confidence import CONFIDENCE
 from tripcast.evaluation.gate import Decision, GateRule
 from tripcast.evaluation.scores import DENSITY_MINUTES, NOMINAL_COVERAGE, Evaluation, Scores, SliceScores, Slicing
+from tripcast.months import MonthUsed
 from tripcast.reports.page import (
     INK,
     LINE,
@@ -42,27 +43,6 @@ _PIXELS = {_WINNER: "#2f7fd6", _CHAMPION: "#e07b22", **dict.fromkeys(_OTHERS, "#
 
 #: A mean of fewer trips than this is not drawn.
 _ENOUGH_FOR_A_MEAN = 20
-
-
-@dataclass(frozen=True)
-class MonthUsed:
-    """A month that went into a training run.
-
-    Attributes:
-        month: As ``2021-01``.
-        role: train or test.
-        location: Where it came from: a URL, a path or the simulated city's options.
-        rows: Number of records that were read.
-        kept: Number of trips that passed validation.
-        digest: The content hash of what was read.
-    """
-
-    month: str
-    role: str
-    location: str
-    rows: int
-    kept: int
-    digest: str
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tripcast.errors import ContractError
-from tripcast.months import Month
+from tripcast.months import Month, MonthUsed
 from tripcast.storage.arrow import arrow_scalar, prefetch
 from tripcast.storage.files import parquet_writer, storage_errors
 from tripcast.taxi.ingestion import Ingested, read_ingested
@@ -88,16 +88,16 @@ class MonthCheck:
         """Rows that the source had."""
         return self.ingested.rows
 
-    def to_dict(self, role: str) -> dict[str, str | int]:
-        """What those need to know who use the month's trips: a plain description, in the ``role`` they have."""
-        return {
-            "month": str(self.month),
-            "role": role,
-            "location": self.ingested.location,
-            "rows": self.rows,
-            "kept": self.kept,
-            "digest": self.ingested.sha256,
-        }
+    def used(self, role: str) -> MonthUsed:
+        """What those need to know who use the month's trips, in the role they have: ``train`` or ``test``."""
+        return MonthUsed(
+            month=str(self.month),
+            role=role,
+            location=self.ingested.location,
+            rows=self.rows,
+            kept=self.kept,
+            digest=self.ingested.sha256,
+        )
 
     @property
     def kept(self) -> int:
