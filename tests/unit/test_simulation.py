@@ -170,8 +170,15 @@ def test_these_are_the_first_trips_of_the_city() -> None:
     assert trips.pickup_datetime.astype(str).tolist() == [
         f"2021-01-01T{clock}.000000" for clock in ("03:21:26", "05:21:38", "05:29:43")
     ]
-    assert list(zip(trips.pickup_zone, trips.dropoff_zone, strict=True)) == [(141, 130), (133, 17), (217, 217)]
-    assert trips.trip_distance_miles.tolist() == [10.63, 1.34, 0.6]
+    assert list(zip(trips.pickup_zone, trips.dropoff_zone, strict=True)) == [(97, 52), (78, 248), (222, 96)]
+    assert trips.trip_distance_miles.tolist() == [2.27, 1.17, 5.14]
+
+
+def test_neighbours_in_the_real_city_are_neighbours_here() -> None:
+    trips = kept_trips("simulated?trips=200000")
+    near = trips[honest(trips) & (trips.pickup_zone == 74) & (trips.dropoff_zone == 75)]
+    assert 1.3 < np.median(near.trip_distance_miles) < 2.6  # East Harlem North to South: 1.2 miles as the crow flies
+    assert np.median(minutes_of(near)) < 15
 
 
 def test_months_taxis_and_seeds_differ() -> None:

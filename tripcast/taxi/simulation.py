@@ -13,7 +13,8 @@ The law of a trip:
 * Some records are then spoiled, as in the real months: distances of zero or of thousands of miles, meters that ran for
   seconds or all day, pickups dated years away, fields left empty.
 
-The zones' numbers, names and boroughs are the real ones. Where a zone lies in its borough is drawn by the seed.
+The zones' numbers, names, boroughs and places are the real ones, and so are the bridges. How popular a zone is, and how
+fast its streets are, is drawn by the seed.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ import pyarrow as pa
 from tripcast.errors import InvalidRequest
 from tripcast.months import Month
 from tripcast.taxi.trips import FARTHEST_MILES, LONGEST_MINUTES, SHORTEST_MINUTES, Trips
-from tripcast.taxi.zones import AIRPORTS, LAST_ZONE, ZONES
+from tripcast.taxi.zones import AIRPORTS, LAST_ZONE, PLACES, ZONES
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -64,17 +65,6 @@ SCHEMAS: Mapping[str, pa.Schema] = {
 # --- The map. Miles east and north of Times Square. -----------------------------------------------------------------
 
 
-class _Area(NamedTuple):
-    """An ellipse of zones: its land (no river divides it), centre and half axes in miles, tilt clockwise in degrees."""
-
-    land: str
-    east: float
-    north: float
-    half_width: float
-    half_length: float
-    tilt: float = 0.0
-
-
 class _Bridge(NamedTuple):
     """A crossing between two lands, and where it touches each: miles east and north."""
 
@@ -82,39 +72,45 @@ class _Bridge(NamedTuple):
     ends: tuple[tuple[float, float], tuple[float, float]]
 
 
-_AREAS = {
-    "Manhattan": _Area("Manhattan", 1.0, 2.0, 0.9, 6.7, 29.0),
-    "Bronx": _Area("mainland", 6.6, 8.2, 2.9, 2.6),
-    "Queens": _Area("Long Island", 8.0, -1.5, 6.0, 4.0),
-    "Brooklyn": _Area("Long Island", 2.5, -8.0, 3.5, 4.0),
-    "Staten Island": _Area("Staten Island", -7.0, -12.0, 3.5, 4.5),
-    "EWR": _Area("New Jersey", -9.0, -4.0, 0.0, 0.0),
-    "Unknown": _Area("Manhattan", 2.0, 4.0, 0.0, 0.0),
-    "Outside": _Area("mainland", 9.0, 15.0, 0.0, 0.0),
+#: The land of each borough: no river divides it.
+_LANDS = {
+    "Manhattan": "Manhattan",
+    "Bronx": "mainland",
+    "Queens": "Long Island",
+    "Brooklyn": "Long Island",
+    "Staten Island": "Staten Island",
+    "EWR": "New Jersey",
+    "Unknown": "Manhattan",
+    "Outside": "mainland",
 }
-#: Airports that lie at a known spot within their borough: John F. Kennedy and LaGuardia.
-_SPOTS = {132: (11.0, -7.5), 138: (6.0, 1.5)}
+#: Where the two zones lie that are not places: in the middle of the taxis' trips, and in the suburbs.
+_ELSEWHERE = {264: (2.0, 4.0), 265: (9.0, 15.0)}
+#: John F. Kennedy and LaGuardia, where taxis line up.
+_TAXI_STANDS = (132, 138)
 
 _BRIDGES = {
-    "Brooklyn Bridge": _Bridge(("Manhattan", "Long Island"), ((-0.9, -3.6), (0.2, -4.5))),
-    "Williamsburg Bridge": _Bridge(("Manhattan", "Long Island"), ((0.3, -2.0), (1.6, -2.8))),
-    "Queensboro Bridge": _Bridge(("Manhattan", "Long Island"), ((1.3, 0.2), (2.3, -0.4))),
-    "Triborough Bridge": _Bridge(("Manhattan", "Long Island"), ((3.0, 3.5), (4.3, 2.3))),
-    "Triborough Bridge, Bronx": _Bridge(("mainland", "Long Island"), ((5.5, 6.2), (4.3, 2.3))),
-    "Third Avenue Bridge": _Bridge(("Manhattan", "mainland"), ((3.8, 5.4), (4.6, 6.3))),
-    "Broadway Bridge": _Bridge(("Manhattan", "mainland"), ((4.2, 7.9), (4.6, 8.4))),
-    "Whitestone Bridge": _Bridge(("mainland", "Long Island"), ((8.4, 6.4), (9.0, 2.4))),
-    "Verrazzano Bridge": _Bridge(("Long Island", "Staten Island"), ((-0.5, -9.8), (-3.6, -11.0))),
-    "Goethals Bridge": _Bridge(("Staten Island", "New Jersey"), ((-8.5, -8.2), (-9.0, -7.0))),
-    "Lincoln Tunnel": _Bridge(("Manhattan", "New Jersey"), ((-0.6, -0.2), (-2.4, 0.4))),
+    "Brooklyn Bridge": _Bridge(("Manhattan", "Long Island"), ((-1.0, -3.3), (-0.2, -4.2))),
+    "Williamsburg Bridge": _Bridge(("Manhattan", "Long Island"), ((-0.1, -2.9), (1.3, -3.4))),
+    "Queensboro Bridge": _Bridge(("Manhattan", "Long Island"), ((1.1, 0.1), (2.3, -0.6))),
+    "Triborough Bridge": _Bridge(("Manhattan", "Long Island"), ((2.8, 2.9), (3.3, 0.9))),
+    "Triborough Bridge, Bronx": _Bridge(("mainland", "Long Island"), ((3.3, 3.1), (3.3, 0.9))),
+    "Third Avenue Bridge": _Bridge(("Manhattan", "mainland"), ((2.6, 3.2), (2.9, 3.4))),
+    "Washington Bridge": _Bridge(("Manhattan", "mainland"), ((2.7, 6.1), (3.2, 5.8))),
+    "Broadway Bridge": _Bridge(("Manhattan", "mainland"), ((3.8, 7.7), (3.9, 7.9))),
+    "Whitestone Bridge": _Bridge(("mainland", "Long Island"), ((7.7, 4.0), (8.4, 2.0))),
+    "Verrazzano Bridge": _Bridge(("Long Island", "Staten Island"), ((-2.4, -10.0), (-3.9, -10.9))),
+    "Goethals Bridge": _Bridge(("Staten Island", "New Jersey"), ((-10.4, -9.0), (-11.7, -8.3))),
+    "Lincoln Tunnel": _Bridge(("Manhattan", "New Jersey"), ((-0.6, -0.2), (-2.0, 0.5))),
 }
 #: The bridge that `closed_bridge` closes: in the city of the default seed, no other carries as many trips.
-_BUSIEST_BRIDGE = "Third Avenue Bridge"
+_BUSIEST_BRIDGE = "Broadway Bridge"
 
 #: Street miles per mile as the crow flies: the mean over all directions on a rectangular grid.
 _CIRCUITY = 4 / math.pi
+#: Manhattan's avenues run this many degrees east of north.
+_AVENUES = 29.0
 #: Miles of any trip, even within one zone: from the door to the streets that lead there.
-_DOORSTEP_MILES = 0.65
+_DOORSTEP_MILES = 0.55
 #: Standard deviation of the logarithm of a detour.
 _DETOUR = 0.28
 
@@ -161,7 +157,7 @@ _EVENING = range(16, 20)
 _POPULARITY = 1.2
 #: A destination at this many miles is the most likely; one at any other distance is less so, as a Gaussian of the
 #: logarithm of the distance with this standard deviation.
-_TYPICAL_MILES = 1.1
+_TYPICAL_MILES = 1.0
 _SPREAD_OF_MILES = 0.7
 #: An airport as a destination, against an average zone.
 _AIRPORT_PULL = 12.0
@@ -178,7 +174,7 @@ class _Fleet(NamedTuple):
         key: What makes its chance its own.
         boroughs: Share of its pickups by borough.
         airports: Share of its pickups at John F. Kennedy and LaGuardia, beside those.
-        hails_from: Miles north in Manhattan from which it may be hailed.
+        hails_from: Miles up Manhattan's avenues, from Times Square, where it may be hailed.
         dispatched: Share of trips ordered from a base.
         left_empty: The fields that are empty in the record of such a trip.
         meter: What the names of its times begin with.
@@ -202,7 +198,7 @@ _FLEETS = {
         boroughs={"Manhattan": 0.42, "Brooklyn": 0.25, "Queens": 0.19, "Bronx": 0.12, "Staten Island": 0.004,
                   "Unknown": 0.002, "Outside": 0.001, "EWR": 0.0},
         airports=0.003,
-        hails_from=3.0,
+        hails_from=2.75,
         dispatched=0.3,
         left_empty=(*_LEFT_EMPTY, "payment_type", "trip_type"),
         meter="lpep",
@@ -235,7 +231,7 @@ _ABSURD_MILES = 250_000.0
 #: Rows drawn at a time: bounds the memory.
 _BATCH_ROWS = 1 << 17
 #: Arrays indexed by zone number have an unused place 0.
-_PLACES = LAST_ZONE + 1
+_NUMBERS = LAST_ZONE + 1
 
 
 @dataclass(frozen=True)
@@ -448,7 +444,7 @@ class City:
             for number_of_period, cumulated in enumerate(choice):
                 rows = np.flatnonzero(period == number_of_period)
                 zones[rows] = np.searchsorted(cumulated, rng.random(len(rows)), side="right")
-            zone, to_zone = np.divmod(zones, _PLACES)
+            zone, to_zone = np.divmod(zones, _NUMBERS)
 
             # The meter shows hundredths of a mile, and the duration follows from what it shows: nothing is hidden.
             miles = self._route_miles(month)[zone, to_zone] * np.exp(_DETOUR * rng.standard_normal(n))
@@ -469,12 +465,13 @@ class City:
     def _choice_of_zones(self, fleet: _Fleet, month: Month) -> Floats:
         """Cumulated chances of every pair of zones, (3, 266 * 266): at most hours, to work, and home."""
         town = _town(self.seed)
-        origin, pull = np.zeros(_PLACES), town.popularity.copy()
-        served = np.where((town.borough == "Manhattan") & (town.place[:, 1] < fleet.hails_from), 0, town.popularity)
+        origin, pull = np.zeros(_NUMBERS), town.popularity.copy()
+        uptown = town.place @ (math.sin(math.radians(_AVENUES)), math.cos(math.radians(_AVENUES)))
+        served = np.where((town.borough == "Manhattan") & (uptown < fleet.hails_from), 0, town.popularity)
         for borough, share in fleet.boroughs.items():
             here = town.borough == borough
             origin[here] = share * served[here] / served[here].sum()
-        origin[list(_SPOTS)] = fleet.airports / len(_SPOTS)
+        origin[list(_TAXI_STANDS)] = fleet.airports / len(_TAXI_STANDS)
         pull[list(AIRPORTS)] = _AIRPORT_PULL * town.popularity[1:].mean()
         if in_fashion := self._strength("new_zones", month):
             for weight in (origin, pull):
@@ -564,7 +561,7 @@ class City:
             "total_amount": np.sum(list(dollars.values()), axis=0).round(2),
             "payment_type": payment.astype(np.float64) if taxi == "green" else np.where(dispatched, 0, payment),
             "trip_type": np.where(negotiated, 2.0, 1.0),
-            "airport_fee": np.where(np.isin(zone, list(_SPOTS)), 1.25, 0.0),
+            "airport_fee": np.where(np.isin(zone, list(_TAXI_STANDS)), 1.25, 0.0),
         }
         empty = dict.fromkeys(fleet.left_empty, dispatched) | {"DOLocationID": bad == 3}
         columns = [
@@ -632,28 +629,20 @@ def _town(seed: int) -> _Town:
     """Draws the zones of a city."""
     rng = np.random.default_rng(seed)
     borough = np.array(["", *(zone.borough for zone in ZONES)])
-    land = np.array(["Manhattan", *(_AREAS[zone.borough].land for zone in ZONES)])
-    place = np.zeros((_PLACES, 2))
-    for name, area in _AREAS.items():
-        members = rng.permutation(np.flatnonzero(borough == name))
-        # Vogel's spiral spreads points evenly over a disc; stretched and turned, over the borough.
-        index = np.arange(len(members))
-        radius, angle = np.sqrt((index + 0.5) / len(members)), index * math.pi * (3 - math.sqrt(5))
-        x, y = area.half_width * radius * np.cos(angle), area.half_length * radius * np.sin(angle)
-        sine, cosine = math.sin(math.radians(area.tilt)), math.cos(math.radians(area.tilt))
-        place[members] = np.column_stack((area.east + x * cosine + y * sine, area.north - x * sine + y * cosine))
-    for number, spot in _SPOTS.items():
-        place[number] = spot
+    land = np.array(["Manhattan", *(_LANDS[zone.borough] for zone in ZONES)])
+    place = np.zeros((_NUMBERS, 2))
+    for number, where in ({**PLACES, **_ELSEWHERE}).items():
+        place[number] = where
 
     candidates = np.flatnonzero(np.isin(borough, ["Brooklyn", "Queens"]))
     new_zones = rng.choice(np.setdiff1d(candidates, list(AIRPORTS)), _NEW_ZONES, replace=False)
     pace = _FAR_PACE + _CENTRE_PACE * np.exp(-np.hypot(*place.T) / _CENTRE_MILES)
-    pace *= np.exp(_ZONE_PACE * rng.standard_normal(_PLACES))
+    pace *= np.exp(_ZONE_PACE * rng.standard_normal(_NUMBERS))
     pace[new_zones] = _NEW_ZONE_PACE
-    popularity = np.exp(_POPULARITY * rng.standard_normal(_PLACES))
+    popularity = np.exp(_POPULARITY * rng.standard_normal(_NUMBERS))
     popularity[new_zones] = _NEW_ZONE_POPULARITY
     popularity[0] = 0
-    return _Town(borough, land, place, pace, popularity, rng.random(_PLACES), new_zones)
+    return _Town(borough, land, place, pace, popularity, rng.random(_NUMBERS), new_zones)
 
 
 @lru_cache(maxsize=16)
