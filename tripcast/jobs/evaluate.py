@@ -21,18 +21,22 @@ from tripcast.models.training import TRIALS
 from tripcast.monitoring.drift import Profile
 from tripcast.monitoring.quality import Expectation, judged, write_expectations
 from tripcast.months import MonthUsed
-from tripcast.registry.registry import DIGEST, EXPECTATION, EXPECTED_FROM, Registry, Version
+from tripcast.registry.registry import DIGEST, EXPECTATION, EXPECTED_FROM, SIMULATED, Registry, Version
 from tripcast.registry.tracking import Tracker
-from tripcast.reports import TrainingContext, training_report, training_summary
+from tripcast.reports import TrainingContext, Way, model_card, training_report, training_summary
 from tripcast.settings import Settings
 from tripcast.storage.files import storage_errors
 from tripcast.taxi import model_name
 from tripcast.taxi.slices import slice_trips
+from tripcast.taxi.sources import is_simulated
 from tripcast.taxi.trips import Trips, read_trips
 from tripcast.taxi.ways import METERED, as_asked
 
 #: The file beside a registered model that holds the profile of what it learned from, see ``tripcast.monitoring.drift``.
 PROFILE = "profile.json"
+
+#: The file beside a registered model that tells people what it is, see ``tripcast.reports.model_card``.
+MODEL_CARD = "model_card.html"
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,31 @@ class Selection:
             parameters={candidate.name: candidate.model.manifest.parameters for candidate in self.candidates.values()},
             versions={"tripcast": __version__, "commit": settings.commit, "image": settings.image},
             run_url=run_url,
+            simulated=self.simulated,
+        )
+
+    @property
+    def simulated(self) -> bool:
+        """Whether any of the trips are of a simulated city."""
+        return any(is_simulated(month.location) for month in self.months)
+
+    def model_card(self, settings: Settings, run_url: str | None) -> str:
+        """The card of the winner, an HTML page."""
+        assert self.winner is not None
+        scores = self.evaluation.candidates[self.winner.name]
+        yardsticks = {}
+        if (linear := self.evaluation.candidates.get("linear")) and self.winner.name != "linear":
+            yardsticks["The notebook's linear regression"] = linear.rmse
+        if self.champion and self.evaluation.champion:
+            yardsticks[f"Version {self.champion.number}, in service before"] = self.evaluation.champion.rmse
+        return model_card(
+            model_name(self.taxi),
+            self.winner.model.digest,
+            self.winner.model.manifest,
+            [Way("metered", "with the meter's miles", scores)],
+            self.decision,
+            self.context(settings, run_url),
+            yardsticks,
         )
 
     def version_tags(self, settings: Settings) -> dict[str, str]:
@@ -141,6 +170,7 @@ class Selection:
             "tripcast.commit": settings.commit,
             "tripcast.image": settings.image,
             "tripcast.pipeline_run": self.pipeline_run,
+            **({SIMULATED: "true"} if self.simulated else {}),
         }
 
     def _notebook_rmse(self) -> str:
@@ -162,11 +192,14 @@ class Selection:
             shutil.copytree(self.winner.folder, folder)
         if self.profile:
             self.profile.save(folder / PROFILE)
+        settings = Settings.load()
+        with storage_errors(folder):
+            (folder / MODEL_CARD).write_text(self.model_card(settings, tracked.get("mlflow_run")), encoding="utf-8")
         return Winner(
             candidate=self.winner.name,
             **tracked,
             reason=self.decision.sentence,
-            tags=self.version_tags(Settings.load()),
+            tags=self.version_tags(settings),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -334,6 +367,10 @@ def track(selection: Selection, report: Path, summary: Path, document: Path) -> 
             # In MLflow a file is shown by its ending; the pipeline's artifacts have none.
             for file, shown in ((report, "report.html"), (document, "decision.json")):
                 tracker.log_file(run_id, Path(shutil.copy(file, Path(scratch) / shown)))
+            if selection.winner:
+                card = Path(scratch) / MODEL_CARD
+                card.write_text(selection.model_card(settings, tracker.url(run_id)), encoding="utf-8")
+                tracker.log_file(runs[selection.winner.name], card)
     if selection.decision.winner is None:
         return {}
     winner = runs[selection.decision.winner]

@@ -37,6 +37,9 @@ DIGEST = "tripcast.digest"
 EXPECTATION = "tripcast.expectation"
 EXPECTED_FROM = "tripcast.expected_from"
 
+#: Tag of a version, ``true`` if it learned from a simulated city.
+SIMULATED = "tripcast.simulated"
+
 #: Tag of the registered model: the challenger's share of the traffic, 0 to 1.
 SHARE = "tripcast.share"
 

@@ -1,5 +1,6 @@
 """Reports for people: one HTML page each, and a few lines of Markdown for where there is no room for a page."""
 
+from tripcast.reports.model_card import Way, model_card
 from tripcast.reports.monitoring import (
     JoinCounts,
     Judgement,
@@ -18,6 +19,8 @@ __all__ = [
     "Replay",
     "ReplayMonth",
     "TrainingContext",
+    "Way",
+    "model_card",
     "monitoring_report",
     "monitoring_summary",
     "replay_page",

@@ -58,6 +58,7 @@ class TrainingContext:
         parameters: What the run was asked to do, by name.
         versions: Of the code and of the libraries that matter, by name.
         run_url: Where the run's record is, if that is on the web.
+        simulated: Whether the trips are of a simulated city.
     """
 
     taxi: str
@@ -68,6 +69,7 @@ class TrainingContext:
     parameters: Mapping[str, object] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     run_url: str | None = None
+    simulated: bool = False
 
     def months_to(self, role: str) -> str:
         """The months of a role (train, test), for a sentence."""
@@ -99,6 +101,7 @@ def training_summary(evaluation: Evaluation, decision: Decision, context: Traini
     lines = [
         f"## {markdown(decision.sentence)}",
         "",
+        *(["**Simulated: these are trips of a made-up city, not of New York.**", ""] if context.simulated else []),
         f"{markdown(context.taxi.capitalize())} taxi, trained on {markdown(context.months_to('train'))}, judged on "
         f"{evaluation.trips:,} trips of {markdown(context.months_to('test'))}.",
         "",

@@ -395,6 +395,33 @@ class FeatureTables:
         )
         return rows
 
+    def effects(self, trips: Trips) -> Floats:
+        """What ``estimate`` is made of: the log minutes for the miles, the hour, the pickup and the dropoff zone.
+
+        What a pair of zones has in itself belongs to either by half.
+
+        Returns:
+            (n, 4); the exponential of a row's sum is the estimate, in minutes.
+        """
+        clock, pace = _Clock.of(trips), self.pace
+        pickup, dropoff = _zone(trips.pickup_zone), _zone(trips.dropoff_zone)
+        pair = pickup * _ZONES + dropoff
+        usual = self.geography.usual_miles.ravel()[pair]
+        miles = np.where(has_plausible_distance(trips), trips.trip_distance_miles, usual)
+        hour = (
+            pace.half_hour[clock.half_hour]
+            + pace.pickup_hour[pickup * _HOURS + clock.hour]
+            + pace.dropoff_hour[dropoff * _HOURS + clock.hour]
+        )
+        return np.column_stack(
+            [
+                np.interp(np.log(miles), self._knots, pace.for_miles),
+                hour,
+                pace.pickup[pickup] + pace.pair[pair] / 2,
+                pace.dropoff[dropoff] + pace.pair[pair] / 2,
+            ]
+        )
+
     def write_row(self, row: memoryview[float], trip: Trip) -> None:
         """The features of one trip, as ``__call__`` computes them, to the precision of float32.
 

@@ -82,6 +82,11 @@ def open_source(text: str, downloads: Path) -> Source:
             f"'{text}' is not a source of months: {name}:// is not supported. "
             "Write tlc, s3://bucket/prefix, simulated, or the path of a folder."
         )
-    if text.partition("?")[0] == "simulated":
+    if is_simulated(text):
         return Simulated(text)
     return Folder(text)
+
+
+def is_simulated(text: str) -> bool:
+    """Whether a source, or the location of a month, is a simulated city."""
+    return text.partition("?")[0] == "simulated"
