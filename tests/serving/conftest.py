@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import shutil
 import signal
 import socket
@@ -21,7 +22,7 @@ import pytest
 from tests.conftest import make_trips
 from tripcast.models import Model
 from tripcast.models.training import train
-from tripcast.registry.registry import Registry
+from tripcast.registry.registry import DIGEST, Registry
 from tripcast.registry.tracking import Tracker
 from tripcast.settings import Settings
 from tripcast.taxi.candidates.linear import Linear
@@ -29,14 +30,14 @@ from tripcast.taxi.pyfunc import flavour
 
 TOKEN = "only-for-tests"
 
-#: A trip of the pair 74 to 236, which is that of the known trip, and one of another pair.
+#: A trip of the pair 74 to 236, which is that of the known trip, and a longer one.
 TRIP = {
     "pickup_zone": 74,
     "dropoff_zone": 236,
     "trip_distance_miles": 2.3,
     "pickup_datetime": "2021-01-20T08:15:00",
 }
-OTHER_TRIP = {**TRIP, "pickup_zone": 41, "dropoff_zone": 42}
+LONG_TRIP = {**TRIP, "trip_distance_miles": 90.0}
 
 
 def settings_in(home: Path) -> Settings:
@@ -55,11 +56,14 @@ def models(tmp_path_factory) -> dict[str, Path]:
     assert isinstance(predictor, Linear)
     nowhere = np.full_like(predictor.minutes, np.nan)
     known_pair_only = np.where(predictor.pairs == 74 * 266 + 236, predictor.minutes, np.nan)
+    huge = dataclasses.replace(predictor, per_mile=4e306)
     made = {
         "boosted": boosted,
         "linear": linear,
         "never finite": _with(linear, dataclasses.replace(predictor, minutes=nowhere)),
         "finite on the known trip only": _with(linear, dataclasses.replace(predictor, minutes=known_pair_only)),
+        "finite on short trips only": _with(linear, huge),
+        "malformed": Model(dataclasses.replace(boosted.manifest, trips=2999), boosted.predictor),
         "damaged": _with(linear, dataclasses.replace(predictor, intercept=predictor.intercept + 1)),
     }
     folders = {name: tmp_path_factory.mktemp("models") / name.replace(" ", "-") for name in made}
@@ -89,7 +93,20 @@ def registered(tmp_path_factory, empty_store, models) -> tuple[Path, dict[str, i
     for file in (home / "artifacts").rglob("coefficients.csv"):
         if file.read_bytes() == next(models["damaged"].glob("coefficients.csv")).read_bytes():
             file.write_bytes(b"term,minutes\n")
+    client = mlflow.MlflowClient(tracking_uri=settings.tracking_uri)
+    client.set_model_version_tag(registry.name, str(versions["malformed"]), DIGEST, _malform(home / "artifacts"))
     return store, versions
+
+
+def _malform(artifacts: Path) -> str:
+    """Make trees that LightGBM ends the process on of the model that is to have them; returns its digest."""
+    manifest = next(file for file in artifacts.rglob("manifest.json") if b'"trips": 2999,' in file.read_bytes())
+    trees = manifest.with_name("booster.txt")
+    whole = trees.read_bytes()
+    trees.write_bytes(re.sub(rb"num_leaves=\d+", b"num_leaves=900", whole, count=1))
+    old, new = (sha256(content).hexdigest().encode() for content in (whole, trees.read_bytes()))
+    manifest.write_bytes(manifest.read_bytes().replace(old, new))
+    return sha256(manifest.read_bytes()).hexdigest()
 
 
 @dataclass

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
-from tests.serving.conftest import OTHER_TRIP, TRIP, Answering, wait_for
+from tests.serving.conftest import LONG_TRIP, TRIP, Answering, wait_for
 
 
 @contextmanager
@@ -90,7 +90,7 @@ def test_a_challenger_that_becomes_champion_takes_over_everyone(fresh):
     assert (said["champion"]["version"], said["challenger"], said["share"]) == (2, None, 0.0)
 
 
-@pytest.mark.parametrize("kind", ["damaged", "never finite"])
+@pytest.mark.parametrize("kind", ["damaged", "malformed", "never finite"])
 def test_a_champion_that_cannot_serve_never_does(fresh, kind):
     home, service = fresh
     broken = home.versions[kind]
@@ -109,9 +109,10 @@ def test_a_champion_that_cannot_serve_never_does(fresh, kind):
     assert said["problems"][0] in service.output.read_text()
 
 
-def test_a_challenger_that_cannot_serve_leaves_its_riders_to_the_champion(fresh):
+@pytest.mark.parametrize("kind", ["damaged", "malformed", "never finite"])
+def test_a_challenger_that_cannot_serve_leaves_its_riders_to_the_champion(fresh, kind):
     home, service = fresh
-    home.registry.challenger(home.versions["never finite"], 1.0, "By mistake.")
+    home.registry.challenger(home.versions[kind], 1.0, "By mistake.")
     said = service.reload()
 
     assert (said["champion"]["version"], said["challenger"]) == (1, None)
@@ -121,18 +122,21 @@ def test_a_challenger_that_cannot_serve_leaves_its_riders_to_the_champion(fresh)
 
 def test_the_champion_answers_where_the_challenger_fails(fresh):
     home, service = fresh
-    version = home.versions["finite on the known trip only"]
+    version = home.versions["finite on short trips only"]
     home.registry.challenger(version, 1.0, "It seems well.")
     service.reload()
     failures = f'tripcast_challenger_failures_total{{version="{version}"}}'
 
     assert service.predict(TRIP)["version"] == version
     assert service.metric(failures) == 0
-    assert service.predict(OTHER_TRIP)["version"] == 1
+    assert service.predict(LONG_TRIP)["version"] == 1
     assert service.metric(failures) == 1
-    batch = service.client.post("/predict/batch", json={"trips": [TRIP, OTHER_TRIP]}).json()["predictions"]
+    batch = service.client.post("/predict/batch", json={"trips": [TRIP, LONG_TRIP]}).json()["predictions"]
     assert {answer["version"] for answer in batch} == {1}
     assert service.metric(failures) == 2
+    day = {"pickup_zone": 74, "dropoff_zone": 236, "date": "2021-01-20"}
+    curves = [service.client.get("/explore", params={**day, "miles": miles}).json()["arms"] for miles in (2.3, 90)]
+    assert [list(arms) for arms in curves] == [["champion", "challenger"], ["champion"]]
 
 
 def test_a_champion_that_is_gone_from_the_registry_goes_on_serving(fresh):

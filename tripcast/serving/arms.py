@@ -1,7 +1,7 @@
 """The arms of the rollout: the models in memory that answer, and which of them answers whom.
 
-A model takes part only after it has predicted a known trip. A challenger that fails in service is stood in for by the
-champion, so that trying a model costs no rider an answer.
+A model takes part only after it has been tried (``version_trial.py``). A challenger that fails in service is stood in
+for by the champion, so that trying a model costs no rider an answer.
 """
 
 from __future__ import annotations
@@ -9,19 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import isfinite
+from typing import Any
 
 import numpy as np
 
-from tripcast.errors import StorageError
 from tripcast.models import Model
 from tripcast.models.model import Prediction
-from tripcast.serving.model_cache import Deployment, Served
+from tripcast.serving.model_cache import Deployment
 from tripcast.serving.prediction_log import Answerer, ArmName
 from tripcast.serving.traffic_split import takes_part
-from tripcast.taxi.trips import Trip, Trips
-
-#: East Harlem to the Upper East Side at 2021-02-10T08:15:00, which is the input example of every registered version.
-KNOWN_TRIP = Trip(74, 236, 2.3, 1_612_944_900)
 
 
 @dataclass(frozen=True)
@@ -78,12 +74,12 @@ class Arms:
             return self.challenger
         return self.champion
 
-    def answer(self, rider_id: str | None, trip: Trip) -> tuple[Arm, tuple[float, float, float]]:
+    def answer(self, rider_id: str | None, trip: Any) -> tuple[Arm, tuple[float, float, float]]:
         """Predict one trip.
 
         Args:
             rider_id: Who asks, if known.
-            trip: The trip.
+            trip: The trip, as ``Model.predict_one`` takes it.
 
         Returns:
             The arm that did answer, and its duration, lower and upper end in minutes.
@@ -100,12 +96,12 @@ class Arms:
         champion = self.champion
         return champion, champion.model.predict_one(trip)
 
-    def predict(self, arm: Arm, trips: Trips) -> tuple[Arm, Prediction]:
+    def predict(self, arm: Arm, trips: Any) -> tuple[Arm, Prediction]:
         """Predict many trips by one arm.
 
         Args:
             arm: Which is to answer.
-            trips: The trips, n.
+            trips: The trips, n, as ``Model.predict`` takes them.
 
         Returns:
             The arm that did answer, and its predictions.
@@ -124,30 +120,6 @@ class Arms:
 def is_finite(prediction: Prediction) -> bool:
     """Whether every number of a prediction is one."""
     return bool(np.isfinite(prediction.minutes + prediction.lower + prediction.upper).all())
-
-
-def load_arm(answerer: Answerer, served: Served) -> Arm:
-    """Load a version, and have it predict the known trip before it answers anyone.
-
-    Raises:
-        StorageError: If its folder cannot be read, or its prediction cannot be right.
-    """
-    model = Model.load(served.folder)
-    try:
-        one = model.predict_one(KNOWN_TRIP)
-        many = model.predict(Trips.of([KNOWN_TRIP]))
-    except Exception as trouble:
-        raise StorageError(
-            f"Version {served.version} in {served.folder} fails on a known trip ({trouble!r}). Train and register it "
-            "again."
-        ) from trouble
-    for minutes, lower, upper in (one, (many.minutes[0], many.lower[0], many.upper[0])):
-        if not (isfinite(minutes) and 0 < lower <= minutes <= upper and isfinite(upper)):
-            raise StorageError(
-                f"Version {served.version} in {served.folder} predicts {minutes} minutes, {lower} to {upper}, for a "
-                "known trip. Train and register it again."
-            )
-    return Arm(answerer, model, served.tags)
 
 
 def salt_of(model_name: str, deployment: Deployment) -> str:

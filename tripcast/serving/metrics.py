@@ -30,7 +30,7 @@ class Metrics:
         challenger_failures: Answers that the champion gave in the challenger's place, by the challenger's version.
         follower_restarts: How often the follower was started again.
         follower_failures: Polls that ended with an error.
-        last_poll: When a poll last ended well, seconds since 1970; the start of the service before that.
+        last_poll: When a poll last ended well, by the monotonic clock; the start of the service before that.
     """
 
     requests: Counter[tuple[str, int]] = field(default_factory=Counter)
@@ -42,7 +42,7 @@ class Metrics:
     challenger_failures: Counter[int] = field(default_factory=Counter)
     follower_restarts: int = 0
     follower_failures: int = 0
-    last_poll: float = field(default_factory=time.time)
+    last_poll: float = field(default_factory=time.monotonic)
 
     def observe(self, route: str, status: int, seconds: float) -> None:
         """Count a request that was answered."""

@@ -29,12 +29,14 @@ class PollerProcess:
 
     Args:
         model: The registered model's name, for example ``tripcast-green``.
+        check: The module that tries a version (``VersionTrials``).
         metrics: Counts the restarts.
         take: Takes a report; the next one waits until it is done.
     """
 
-    def __init__(self, model: str, metrics: Metrics, take: Callable[[Report], Awaitable[None]]) -> None:
-        self._command = [sys.executable, "-P", "-m", "tripcast.serving.registry_poller", "--model", model]
+    def __init__(self, model: str, check: str, metrics: Metrics, take: Callable[[Report], Awaitable[None]]) -> None:
+        module = "tripcast.serving.registry_poller"
+        self._command = [sys.executable, "-P", "-m", module, "--model", model, "--check", check]
         self._metrics = metrics
         self._take = take
         self._asked = 0
@@ -65,20 +67,29 @@ class PollerProcess:
     async def _run(self) -> None:
         wait = _FIRST_WAIT
         while True:
-            # In a session of its own: an interrupt from the keyboard is the service's to handle.
-            self._process = await asyncio.create_subprocess_exec(
-                *self._command, stdin=PIPE, stdout=PIPE, limit=_REPORT_BYTES, start_new_session=True
-            )
             try:
-                await self._tell()
-                if await self._read(self._process):
-                    wait = _FIRST_WAIT
-            finally:
-                status = await _end(self._process)
-            _log.error("The follower of the registry ended (status %s); it is started again in %.0f s.", status, wait)
+                reason, reported = await self._run_once()
+                wait = _FIRST_WAIT if reported else wait
+            except Exception as trouble:  # no process is to be had, or it writes what is no report
+                reason = repr(trouble)
+            problem = f"The poller of the registry ended ({reason}); it is started again in {wait:.0f} s."
+            await self._take(Report(None, [problem], self._taken))
             self._metrics.follower_restarts += 1
             await asyncio.sleep(wait)
             wait = min(2 * wait, _LONGEST_WAIT)
+
+    async def _run_once(self) -> tuple[str, bool]:
+        """Run the poller until it ends; returns how it ended, and whether it had reported."""
+        # In a session of its own: an interrupt from the keyboard is the service's to handle.
+        self._process = process = await asyncio.create_subprocess_exec(
+            *self._command, stdin=PIPE, stdout=PIPE, limit=_REPORT_BYTES, start_new_session=True
+        )
+        try:
+            await self._tell()
+            reported = await self._read(process)
+        finally:
+            status = await _end(process)
+        return f"status {status}", reported
 
     async def _read(self, process: Process) -> bool:
         """Take reports until there are no more; whether there was one."""

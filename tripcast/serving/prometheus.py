@@ -67,7 +67,7 @@ class ServiceCollector(Collector):
         yield GaugeMetricFamily(
             "tripcast_follower_last_poll_age_seconds",
             "Since the registry last answered, or the service started.",
-            value=time.time() - metrics.last_poll,
+            value=time.monotonic() - metrics.last_poll,
         )
 
     def _models(self) -> Iterator[Metric]:
@@ -77,7 +77,7 @@ class ServiceCollector(Collector):
         )
         refused = CounterMetricFamily(
             "tripcast_refused_versions",
-            "Attempts to serve a version that cannot be loaded or fails on a known trip.",
+            "Attempts to load a version that failed.",
             labels=["version"],
         )
         for version, count in metrics.refused.items():

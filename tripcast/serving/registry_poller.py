@@ -1,6 +1,6 @@
 """Follows the registry, in a process of its own, and keeps a local copy of what it says should serve.
 
-    python -m tripcast.serving.registry_poller --model tripcast-green
+    python -m tripcast.serving.registry_poller --model tripcast-green --check tripcast.taxi.web.version_check
 
 Every poll ends with one line of JSON on standard output (``Report``). A line with a number on standard input asks for a
 poll at once, and the report of a poll that began after it carries that number. The process ends with its standard
@@ -16,6 +16,7 @@ import json
 import os
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import Any
 
 from tripcast.errors import StorageError, TrackingError, TripcastError
 from tripcast.serving.model_cache import Deployment, ModelCache, Served
+from tripcast.serving.version_trial import VersionTrials
 from tripcast.settings import Settings
 
 #: Seconds between two polls.
@@ -78,12 +80,16 @@ class RegistryPoller:
     Args:
         model: Its name, for example ``tripcast-green``.
         settings: Where the registry and the local copy are.
+        check: The module that tries a version (``VersionTrials``).
     """
 
-    def __init__(self, model: str, settings: Settings) -> None:
+    def __init__(self, model: str, settings: Settings, check: str) -> None:
         self._model = model
         self._settings = settings
         self._copy = ModelCache(settings.home, model)
+        self._trials = VersionTrials(check)
+        with suppress(StorageError):  # what served last has been tried
+            self._trials.passed(last.folders if (last := self._copy.read()) else set())
 
     def poll(self, asked: int = 0) -> Report:
         """Ask the registry what should serve, and fetch what is not here yet.
@@ -121,6 +127,7 @@ class RegistryPoller:
                             f"was registered with ({digest[:12]}). Register the model again and promote that version."
                         )
                     self._copy.keep(fetched, digest)
+            self._trials.require(version.number, folder)
             return Served(version.number, folder, version.tags)
 
         traffic = registry.traffic()
@@ -171,15 +178,16 @@ def main() -> None:
     """Poll until standard input ends."""
     parser = argparse.ArgumentParser(description="Keep a local copy of what the registry says should serve.")
     parser.add_argument("--model", required=True, help="The registered model's name.")
-    model: str = parser.parse_args().model
+    parser.add_argument("--check", required=True, help="The module that tries a version.")
+    asked = parser.parse_args()
     requests = _Requests()
     os.nice(_NICENESS)
     for name, value in _MLFLOW.items():
         os.environ.setdefault(name, value)
-    follower = RegistryPoller(model, Settings.load())
+    poller = RegistryPoller(asked.model, Settings.load(), asked.check)
     while True:
         requests.arrived.clear()
-        print(follower.poll(requests.last).to_json(), flush=True)
+        print(poller.poll(requests.last).to_json(), flush=True)
         requests.arrived.wait(POLL_SECONDS)
 
 

@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 
 from tripcast.errors import StorageError
-from tripcast.serving.arms import Arm, Arms, load_arm, salt_of
+from tripcast.models import Model
+from tripcast.serving.arms import Arm, Arms, salt_of
 from tripcast.serving.metrics import Metrics
 from tripcast.serving.model_cache import Deployment, ModelCache, Served
 from tripcast.serving.poller_process import PollerProcess
@@ -35,9 +36,10 @@ class Service:
     Args:
         name: The registered model's name, for example ``tripcast-green``.
         home: The home folder, for the local copy.
+        check: The module that tries a version before it serves (``VersionTrials``).
     """
 
-    def __init__(self, name: str, home: Path) -> None:
+    def __init__(self, name: str, home: Path, check: str) -> None:
         self.name = name
         self.metrics = Metrics()
         self._arms: Arms | None = None
@@ -47,7 +49,7 @@ class Service:
         self._refused: dict[int, str] = {}
         self._refused_at = 0.0
         self._registry_errors = ["The registry has not answered yet."]
-        self._follower = PollerProcess(name, self.metrics, self._take)
+        self._follower = PollerProcess(name, check, self.metrics, self._take)
 
     @property
     def arms(self) -> Arms:
@@ -103,14 +105,14 @@ class Service:
         self._registry_errors = report.errors
         if report.deployment is None:
             return
-        self.metrics.last_poll = time.time()
+        self.metrics.last_poll = time.monotonic()
         unchanged = report.deployment == self._wanted
         if unchanged and (not self._refused or time.monotonic() < self._refused_at + _RETRY_SECONDS):
             return
-        self._wanted = report.deployment
         # In a thread, so that requests go on.
         loaded = await asyncio.to_thread(self._load, report.deployment)
         self._adopt(report.deployment, *loaded)
+        self._wanted = report.deployment
         if self._serving is not None:
             await asyncio.to_thread(self._remember, self._serving)
 
@@ -124,9 +126,10 @@ class Service:
                 if arm.version == served.version and arm.model.digest == served.folder.name:
                     return dataclasses.replace(arm, answerer=answerer, tags=served.tags)
             try:
-                return load_arm(answerer, served)
-            except StorageError as error:
-                refused[served.version] = str(error)
+                return Arm(answerer, Model.load(served.folder), served.tags)
+            except Exception as trouble:  # of whatever kind: it is tried again after a while
+                _log.exception("Version %d cannot be loaded.", served.version)
+                refused[served.version] = f"Version {served.version} cannot be loaded: {trouble}"
                 return None
 
         champion = load("champion", wanted.champion)

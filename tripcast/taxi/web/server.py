@@ -45,7 +45,7 @@ def serve(taxi: str, host: str, port: int, log: str) -> None:
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings = Settings.load()
-    service = Service(model_name(taxi), settings.home)
+    service = Service(model_name(taxi), settings.home, check="tripcast.taxi.web.version_check")
     predictions = PredictionLog(open_store(log), settings.home / "spool")
 
     @asynccontextmanager

@@ -1,31 +1,11 @@
-"""Loading a version: what may take part, and what may not."""
+"""The local copy of what should serve."""
 
 from pathlib import Path
 
 import pytest
 
 from tripcast.errors import StorageError
-from tripcast.serving.arms import load_arm
 from tripcast.serving.model_cache import Deployment, ModelCache, Served
-from tripcast.serving.prediction_log import Answerer
-
-CHAMPION = Answerer("tripcast-green", 7, "champion")
-
-
-def test_a_version_that_predicts_the_known_trip_takes_part(models):
-    arm = load_arm(Answerer("tripcast-green", 7, "challenger"), Served(7, models["boosted"], {"tripcast.rmse": "5.19"}))
-
-    assert (arm.name, arm.version, arm.tags) == ("challenger", 7, {"tripcast.rmse": "5.19"})
-
-
-def test_a_version_that_gives_no_finite_number_does_not(models):
-    with pytest.raises(StorageError, match=r"Version 7 .* for a known trip"):
-        load_arm(CHAMPION, Served(7, models["never finite"], {}))
-
-
-def test_a_folder_that_is_not_a_model_does_not(tmp_path):
-    with pytest.raises(StorageError, match=r"manifest\.json cannot be read"):
-        load_arm(CHAMPION, Served(7, tmp_path, {}))
 
 
 @pytest.fixture
