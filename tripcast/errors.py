@@ -6,7 +6,13 @@ with that sentence; anything else is a defect of tripcast and keeps its tracebac
 
 
 class TripcastError(Exception):
-    """Base of every error that tripcast raises on purpose."""
+    """Base of every error that tripcast raises on purpose.
+
+    As text, bytes that are not for people are escaped: a message may quote a file that holds anything.
+    """
+
+    def __str__(self) -> str:
+        return "".join(sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in super().__str__())
 
 
 class InvalidRequest(TripcastError):

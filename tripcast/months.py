@@ -9,6 +9,9 @@ import numpy as np
 
 from tripcast.errors import InvalidRequest
 
+#: Months that can be asked for at once: twenty years, which is more than has been published.
+_MOST_MONTHS = 240
+
 _MONTH = re.compile(r"(\d{4})-(0[1-9]|1[0-2])")
 
 
@@ -77,7 +80,7 @@ def parse_months(text: str) -> list[Month]:
         The months in time order, none twice.
 
     Raises:
-        InvalidRequest: If a part is not a month, a range runs backwards, or there is no month at all.
+        InvalidRequest: If a part is not a month, a range runs backwards, there is no month at all, or too many.
     """
     months: set[Month] = set()
     for part in filter(None, (part.strip() for part in text.split(","))):
@@ -85,6 +88,11 @@ def parse_months(text: str) -> list[Month]:
         month, until = Month.parse(first), Month.parse(last if dots else first)
         if until < month:
             raise InvalidRequest(f"The months '{part}' run backwards: write {until}..{month}.")
+        count = (until.year - month.year) * 12 + until.month - month.month + 1
+        if count > _MOST_MONTHS:
+            raise InvalidRequest(
+                f"'{part}' is {count:,} months, and at most {_MOST_MONTHS} are taken at once: check the years."
+            )
         while month <= until:
             months.add(month)
             month = month.next()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -32,6 +34,11 @@ def row(minutes: float | None = 10.0, **values: Any) -> dict[str, Any]:
     return {**good, "trip_distance_miles": 2.5, **values}
 
 
+def trips(count: int, **values: Any) -> list[dict[str, Any]]:
+    """Good rows, one a second."""
+    return [row(pickup_datetime=PICKUP + timedelta(seconds=second), **values) for second in range(count)]
+
+
 def month_of(folder: Path, rows: list[dict[str, Any]], month: Month = JANUARY) -> Ingested:
     file = folder / f"ingested-{month}.parquet"
     pq.write_table(pa.Table.from_pylist(rows, schema=recorded_schema()), file)
@@ -40,7 +47,7 @@ def month_of(folder: Path, rows: list[dict[str, Any]], month: Month = JANUARY) -
 
 def check(folder: Path, rows: list[dict[str, Any]]) -> MonthCheck:
     """Validate rows as a month, whatever its size and shares."""
-    rules = MonthRules(max_rejected_share=1, max_outside_share=1, min_kept=0)
+    rules = MonthRules(max_rejected_share=1, max_outside_share=1, max_repeated_share=1, min_kept=0)
     (found,) = validate([month_of(folder, rows)], kept=folder / "kept", rejected=folder / "rejected", rules=rules)
     return found
 
@@ -48,6 +55,7 @@ def check(folder: Path, rows: list[dict[str, Any]]) -> MonthCheck:
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
+        (dict.fromkeys(row()), "unreadable_row"),
         (row(pickup_datetime=None), "missing_value"),
         (row(minutes=None), "missing_value"),
         (row(pickup_zone=None), "missing_value"),
@@ -67,7 +75,7 @@ def check(folder: Path, rows: list[dict[str, Any]]) -> MonthCheck:
     ],
 )
 def test_a_bad_row_is_set_aside_with_its_reason(tmp_path: Path, bad: dict[str, Any], reason: str) -> None:
-    found = check(tmp_path, [row(), bad, row()])
+    found = check(tmp_path, [row(), bad, *trips(2)[1:]])
     aside = pq.read_table(found.rejected_file)
     assert aside["reason"].to_pylist() == [reason]
     # Compared as text, because NaN is not equal to itself.
@@ -131,7 +139,7 @@ def test_an_empty_month_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_month_with_too_many_bad_rows_is_refused_and_shows_them(tmp_path: Path) -> None:
-    month = month_of(tmp_path, [row()] * 790 + [row(pickup_zone=0)] * 200 + [row(minutes=99)] * 10)
+    month = month_of(tmp_path, trips(790) + [row(pickup_zone=0)] * 200 + [row(minutes=99)] * 10)
     (sentence,) = refuse(tmp_path, month)
     assert "bad rows: 210 of 1,000 (21.0%, at most 20.0% are allowed), most often unknown_zone (200: " in sentence
     assert f"Look at them in {tmp_path}/rejected/2021-01.parquet, then correct the month or leave it out." in sentence
@@ -144,33 +152,76 @@ def test_a_month_of_bad_rows_only_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_fragment_of_a_month_is_refused(tmp_path: Path) -> None:
-    (sentence,) = refuse(tmp_path, month_of(tmp_path, [row()] * 99))
+    (sentence,) = refuse(tmp_path, month_of(tmp_path, trips(99)))
     assert "has too few trips: 99 are left of 99 rows, and at least 100 are needed." in sentence
 
 
 def test_another_month_under_this_name_is_refused(tmp_path: Path) -> None:
-    february = row(pickup_datetime=datetime(2021, 2, 3))
-    (sentence,) = refuse(tmp_path, month_of(tmp_path, [row()] * 190 + [february] * 11))
+    (sentence,) = refuse(
+        tmp_path,
+        month_of(tmp_path, trips(190) + [row(pickup_datetime=datetime(2021, 2, 3, 0, minute)) for minute in range(11)]),
+    )
     assert "is not that month: 11 of 201 trips (5.5%, at most 5.0% are allowed) begin outside of it." in sentence
 
 
 def test_every_bad_month_is_named_at_once(tmp_path: Path) -> None:
     first, second, third = (Month(2021, number) for number in (1, 2, 3))
-    rows = [row()] * 200
+    rows = trips(200)
     sentences = refuse(
         tmp_path, month_of(tmp_path, [], first), month_of(tmp_path, rows, third), month_of(tmp_path, rows[:5], second)
     )
     assert [sentence.split(" from ")[0] for sentence in sentences] == ["2021-01", "2021-03", "2021-02"]
 
 
+@pytest.mark.parametrize("count", [300, 3_000_000])
+def test_a_month_that_was_appended_to_itself_is_refused(tmp_path: Path, count: int) -> None:
+    seconds = pa.array(range(count), pa.int64())
+    once = pa.table(
+        {
+            "pickup_datetime": pc.add(seconds, 1_609_459_200).cast(pa.timestamp("s")),
+            "dropoff_datetime": pc.add(seconds, 1_609_459_800).cast(pa.timestamp("s")),
+            "pickup_zone": pc.add(pc.bit_wise_and(seconds, 127), 1),
+            "dropoff_zone": pa.array([7]).take(pa.nulls(count, pa.int64()).fill_null(0)),
+            "trip_distance_miles": pa.array([2.5]).take(pa.nulls(count, pa.int64()).fill_null(0)),
+        }
+    ).cast(recorded_schema())
+    pq.write_table(pa.concat_tables([once, once]), tmp_path / "twice.parquet")
+    month = Ingested(tmp_path / "twice.parquet", "green", JANUARY, "here", 2 * count, "")
+    rules = MonthRules(max_outside_share=1)
+    with pytest.raises(ContractError, match=r"has trips more than once: about [\d,]+ of [\d,]+ repeat another"):
+        validate([month], kept=tmp_path / "kept", rejected=tmp_path / "rejected", rules=rules)
+    pq.write_table(once, tmp_path / "twice.parquet")
+    month = dataclasses.replace(month, rows=count)
+    (found,) = validate([month], kept=tmp_path / "kept", rejected=tmp_path / "rejected", rules=rules)
+    assert found.flagged["repeated"] == 0
+
+
+@pytest.mark.parametrize(
+    ("hours", "how"), [(5, "late: converted to UTC"), (-4, "early: converted from UTC"), (8, "late")]
+)
+def test_a_month_whose_hours_were_moved_is_refused(tmp_path: Path, hours: int, how: str) -> None:
+    spread = [row(pickup_datetime=datetime(2021, 1, 1) + timedelta(minutes=10 * number)) for number in range(31 * 144)]
+    moved = [
+        {**trip, **{name: trip[name] + timedelta(hours=hours) for name in ("pickup_datetime", "dropoff_datetime")}}
+        for trip in spread
+    ]
+    assert validate([month_of(tmp_path, spread)], kept=tmp_path / "k", rejected=tmp_path / "r")[0].kept == 31 * 144
+    (sentence,) = refuse(tmp_path, month_of(tmp_path, moved))
+    assert sentence.startswith(
+        "The hours of 2021-01 from folder/green_tripdata_2021-01.parquet are moved: 24 trips begin in"
+    )
+    assert how in sentence
+    assert sentence.endswith("America/New_York and write them without a zone, or take the publisher's file.")
+
+
 def test_the_rules_can_be_stricter(tmp_path: Path) -> None:
-    month = month_of(tmp_path, [row()] * 990 + [row(pickup_zone=0)] * 10)
+    month = month_of(tmp_path, trips(990) + [row(pickup_zone=0)] * 10)
     with pytest.raises(ContractError, match=r"10 of 1,000 \(1.0%, at most 0.1% are allowed\)"):
         validate([month], kept=tmp_path, rejected=tmp_path / "r", rules=MonthRules(max_rejected_share=0.001))
 
 
 def test_a_damaged_ingested_file_is_named(tmp_path: Path) -> None:
-    month = month_of(tmp_path, [row()] * 200)
+    month = month_of(tmp_path, trips(200))
     month.file.write_bytes(month.file.read_bytes()[:-10])
     with pytest.raises(SourceError, match=f"{month.file} is a truncated parquet file"):
         validate([month], kept=tmp_path / "kept", rejected=tmp_path / "rejected")
@@ -179,13 +230,13 @@ def test_a_damaged_ingested_file_is_named(tmp_path: Path) -> None:
 
 def test_the_summary_is_a_table_by_month(tmp_path: Path) -> None:
     odd = [row(trip_distance_miles=0.0), row(trip_distance_miles=150.0), row(pickup_datetime=datetime(2020, 5, 5))]
-    found = check(tmp_path, [row()] * 1500 + odd + [row(dropoff_zone=900), row(minutes=300), row(minutes=301)])
+    found = check(tmp_path, trips(1500) + odd + [row(dropoff_zone=900), row(minutes=300), row(minutes=301)])
     assert summary([found, found]).splitlines()[:4] == [
-        "| month | rows | kept | set aside | missing_value | unknown_zone | bad_distance | bad_duration "
-        "| outside_month | far | zero_distance |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
-        "| 2021-01 | 1,506 | 1,503 | 3 | 0 | 1 | 0 | 2 | 1 | 1 | 1 |",
-        "| 2021-01 | 1,506 | 1,503 | 3 | 0 | 1 | 0 | 2 | 1 | 1 | 1 |",
+        "| month | rows | kept | set aside | unreadable_row | missing_value | unknown_zone | bad_distance "
+        "| bad_duration | outside_month | far | zero_distance | repeated |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| 2021-01 | 1,506 | 1,503 | 3 | 0 | 0 | 1 | 0 | 2 | 1 | 1 | 1 | 0 |",
+        "| 2021-01 | 1,506 | 1,503 | 3 | 0 | 0 | 1 | 0 | 2 | 1 | 1 | 1 | 0 |",
     ]
     assert "- `bad_duration`: duration outside 1..60 minutes" in summary([found])
 
@@ -196,6 +247,7 @@ def test_the_metrics_cover_all_months(tmp_path: Path) -> None:
         "rows": 8,
         "kept": 6,
         "rejected_share": 0.25,
+        "rejected.unreadable_row": 0,
         "rejected.missing_value": 0,
         "rejected.unknown_zone": 0,
         "rejected.bad_distance": 0,
@@ -203,11 +255,12 @@ def test_the_metrics_cover_all_months(tmp_path: Path) -> None:
         "flagged.outside_month": 0,
         "flagged.far": 0,
         "flagged.zero_distance": 2,
+        "flagged.repeated": 2,
     }
 
 
 def test_validating_does_not_import_pandas(tmp_path: Path) -> None:
-    month_of(tmp_path, [row()] * 200 + [row(minutes=99)])
+    month_of(tmp_path, [*trips(200), row(minutes=99)])
     script = """
 import sys
 from pathlib import Path
@@ -237,7 +290,13 @@ def test_published_months_keep_the_notebooks_trips(tmp_path: Path, tlc: Path) ->
     ]
     checks = validate(months, kept=tmp_path / "kept", rejected=tmp_path / "rejected")
     assert [found.kept for found in checks] == [73_908, 61_921, 80_372, 59_603, 66_097, 74_507]
-    assert checks[0].rejected == {"missing_value": 0, "unknown_zone": 0, "bad_distance": 0, "bad_duration": 2_610}
-    assert checks[0].flagged == {"outside_month": 2, "far": 62, "zero_distance": 1_626}
+    assert checks[0].rejected == {
+        "unreadable_row": 0,
+        "missing_value": 0,
+        "unknown_zone": 0,
+        "bad_distance": 0,
+        "bad_duration": 2_610,
+    }
+    assert checks[0].flagged == {"outside_month": 2, "far": 62, "zero_distance": 1_626, "repeated": 67}
     assert re.match(r"[0-9a-f]{64}", months[0].sha256)
     assert len(read_trips([found.kept_file for found in checks])) == sum(found.kept for found in checks)

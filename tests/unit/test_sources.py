@@ -16,7 +16,7 @@ import pytest
 from tripcast.errors import InvalidRequest, SourceError, StorageError
 from tripcast.months import Month
 from tripcast.taxi.sources import open_source
-from tripcast.taxi.sources.files import RawMonth
+from tripcast.taxi.sources.raw import RawMonth
 from tripcast.taxi.sources.s3 import S3
 from tripcast.taxi.sources.tlc import TLC
 

@@ -11,7 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from tripcast.errors import ContractError
 from tripcast.months import Month, MonthUsed
@@ -21,13 +26,14 @@ from tripcast.taxi.ingestion import Ingested, read_ingested
 from tripcast.taxi.trips import FARTHEST_MILES, LONGEST_MINUTES, SHORTEST_MINUTES, recorded_schema, trips_schema
 from tripcast.taxi.zones import LAST_ZONE
 
-if TYPE_CHECKING:
-    import pyarrow as pa
+#: Odd, and without a pattern in its bits: 2 ** 64 divided by the golden ratio (Knuth, TAOCP 3, section 6.4).
+_MIXER = np.uint64(0x9E3779B97F4A7C15)
 
 _MINUTE = 60_000_000  # in microseconds, the unit of time in the files
 
 #: Why a row is set aside; a row that breaks several rules counts under the first.
 REASONS = {
+    "unreadable_row": "no needed value can be read: a row with more or fewer fields than the header, for example",
     "missing_value": "a needed value is missing or unreadable",
     "unknown_zone": f"zone outside 1..{LAST_ZONE}",
     "bad_distance": "distance negative or not finite",
@@ -39,7 +45,17 @@ FLAGS = {
     "outside_month": "pickup outside its month",
     "far": f"distance above {FARTHEST_MILES} miles",
     "zero_distance": "distance zero",
+    "repeated": "the same as another trip in all that is kept of it; estimated in months of more than a million trips",
 }
+
+#: Hours by which a file that was converted to another time zone is off, at least: New York is four or five from UTC.
+_ZONE_HOURS = np.timedelta64(4, "h")
+
+#: So many trips out of place show that a month's hours were moved; published months have single ones.
+_MANY_MOVED = 10
+
+#: So many trips are compared with each other, at most.
+_MOST_COMPARED = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -51,12 +67,15 @@ class MonthRules:
             duration; beyond a fifth, something is wrong with the file and not with the trips.
         max_outside_share: Greatest share of kept trips with a pickup outside the month. Published months have
             less than 0.1 %; a file under a wrong month's name has nearly all.
+        max_repeated_share: Greatest share of kept trips that repeat another one. Published months have less than 1 %,
+            fares that were taken back; a file that was appended to itself has half.
         min_kept: Fewest kept trips. A month has tens of thousands: fewer than this is a fragment, on which neither
             a model nor a judgement can stand.
     """
 
     max_rejected_share: float = 0.20
     max_outside_share: float = 0.05
+    max_repeated_share: float = 0.05
     min_kept: int = 100
 
 
@@ -70,6 +89,7 @@ class MonthCheck:
         rejected_file: The rows set aside: parquet in ``recorded_schema`` and ``reason``, one of ``REASONS``.
         rejected: Rows set aside by reason, all of ``REASONS``.
         flagged: Kept rows by flag, all of ``FLAGS``.
+        around: Kept trips in the hours around the month's ends, see ``_count_around``.
     """
 
     ingested: Ingested
@@ -77,6 +97,7 @@ class MonthCheck:
     rejected_file: Path
     rejected: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(REASONS, 0)))
     flagged: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(FLAGS, 0)))
+    around: Counter[str] = field(default_factory=Counter)
 
     @property
     def month(self) -> Month:
@@ -97,6 +118,7 @@ class MonthCheck:
             rows=self.rows,
             kept=self.kept,
             digest=self.ingested.sha256,
+            remarks=" ".join(self.ingested.remarks),
         )
 
     @property
@@ -150,17 +172,18 @@ def move_test_month(check: MonthCheck, folder: Path) -> None:
 
 
 def _check(ingested: Ingested, kept_file: Path, rejected_file: Path) -> MonthCheck:
-    import pyarrow as pa
-
-    check = MonthCheck(ingested, kept_file, rejected_file)
+    check, repeats = MonthCheck(ingested, kept_file, rejected_file), _Repeats()
     aside = recorded_schema().append(pa.field("reason", pa.string()))
     with parquet_writer(kept_file, trips_schema()) as good, parquet_writer(rejected_file, aside) as bad:
         for kept, rejected in prefetch(map(sort_rows, read_ingested(ingested))):
             good.write_batch(kept)
             check.flagged.update(_flags(kept, check.month))
+            check.around.update(_count_around(kept, check.month))
+            repeats.add(kept)
             if len(rejected):
                 bad.write_batch(rejected)
                 check.rejected.update(rejected["reason"].to_pylist())
+    check.flagged["repeated"] = repeats.count()
     return check
 
 
@@ -170,9 +193,6 @@ def sort_rows(batch: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch]:
     Returns:
         The good rows, in ``trips_schema``; and the rows set aside, as they are, with their ``reason``.
     """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     rules = _rules()
     good = pc.and_(pc.and_(rules["unknown_zone"](batch), rules["bad_distance"](batch)), rules["bad_duration"](batch))
     # A null in any of the columns makes this null too: that row is not good.
@@ -189,6 +209,7 @@ def sort_rows(batch: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch]:
         schema=trips_schema(),
     )
     bad = batch.filter(pc.invert(good))
+    # The rules are asked in order, the first one that is broken is the reason; null is not broken.
     broken = pa.StructArray.from_arrays([pc.invert(rule(bad)) for rule in rules.values()], names=list(rules))
     return kept, bad.append_column(
         "reason", pc.case_when(broken, *(arrow_scalar(reason, pa.string()) for reason in rules))
@@ -197,8 +218,6 @@ def sort_rows(batch: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch]:
 
 def _rules() -> dict[str, Callable[[pa.RecordBatch], pa.BooleanArray]]:
     """What a good row keeps, by the reason of a row that does not; null where a value is missing."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
 
     def between(values: pa.Array, first: int, last: int) -> pa.BooleanArray:
         return pc.and_(
@@ -207,6 +226,7 @@ def _rules() -> dict[str, Callable[[pa.RecordBatch], pa.BooleanArray]]:
         )
 
     return {
+        "unreadable_row": lambda rows: reduce(pc.or_, (column.is_valid() for column in rows.columns)),
         "missing_value": lambda rows: reduce(pc.and_, (column.is_valid() for column in rows.columns)),
         "unknown_zone": lambda rows: pc.and_(
             between(rows["pickup_zone"], 1, LAST_ZONE), between(rows["dropoff_zone"], 1, LAST_ZONE)
@@ -221,16 +241,11 @@ def _rules() -> dict[str, Callable[[pa.RecordBatch], pa.BooleanArray]]:
 
 def _duration(rows: pa.RecordBatch) -> pa.Int64Array:
     """Microseconds from pickup to drop-off."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     return pc.subtract(rows["dropoff_datetime"].cast(pa.int64()), rows["pickup_datetime"].cast(pa.int64()))
 
 
 def _flags(kept: pa.RecordBatch, month: Month) -> dict[str, int]:
     """How many good rows carry each flag."""
-    import pyarrow.compute as pc
-
     pickup, miles = kept["pickup_datetime"], kept["trip_distance_miles"]
     start, end = (arrow_scalar(moment, pickup.type) for moment in (month.start, month.end))
     marked = {
@@ -239,6 +254,67 @@ def _flags(kept: pa.RecordBatch, month: Month) -> dict[str, int]:
         "zero_distance": pc.equal(miles, arrow_scalar(0, miles.type)),
     }
     return {flag: rows.true_count for flag, rows in marked.items()}
+
+
+def _count_around(kept: pa.RecordBatch, month: Month) -> dict[str, int]:
+    """How many trips begin in the few hours before and after either end of the month."""
+    pickup = _numpy(kept["pickup_datetime"], "datetime64[us]")
+    counts = {}
+    for name, end in {"start": month.start, "end": month.end}.items():
+        counts[f"before {name}"] = int(np.count_nonzero((pickup >= end - _ZONE_HOURS) & (pickup < end)))
+        counts[f"after {name}"] = int(np.count_nonzero((pickup >= end) & (pickup < end + _ZONE_HOURS)))
+    return counts
+
+
+def _numpy(values: pa.Array, kind: str) -> npt.NDArray[Any]:
+    """The memory of an array without nulls; ``to_numpy`` would do, but imports pandas."""
+    return np.frombuffer(values.buffers()[1], kind, len(values) + values.offset)[values.offset :]
+
+
+class _Repeats:
+    """Counts trips that are the same as another one, by 64-bit hashes of them.
+
+    Trips are compared that begin at certain moments: all, until there are too many for that, then half of them, a
+    quarter, and so on. All copies of a trip begin at the same moment.
+    """
+
+    def __init__(self) -> None:
+        self._halvings = 0
+        self._places: list[npt.NDArray[np.uint64]] = []
+        self._hashes: list[npt.NDArray[np.uint64]] = []
+        self._held = 0
+
+    def add(self, kept: pa.RecordBatch) -> None:
+        """Take in the next trips, in ``trips_schema``."""
+        if not len(kept):
+            return
+        places = _numpy(kept["pickup_datetime"], "u8") * _MIXER
+        chosen = self._chosen(places)
+        places = hashes = places[chosen]
+        for name in kept.schema.names[1:]:
+            column = _numpy(kept[name], f"u{kept[name].type.bit_width // 8}")[chosen]
+            hashes = (hashes ^ column.astype(np.uint64)) * _MIXER
+            hashes ^= hashes >> np.uint64(32)
+        self._places.append(places)
+        self._hashes.append(hashes)
+        self._held += len(hashes)
+        while self._held > _MOST_COMPARED:
+            self._halve()
+
+    def _halve(self) -> None:
+        self._halvings += 1
+        places, hashes = np.concatenate(self._places), np.concatenate(self._hashes)
+        chosen = self._chosen(places)
+        self._places, self._hashes = [places[chosen]], [hashes[chosen]]
+        self._held = len(self._hashes[0])
+
+    def _chosen(self, places: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+        return places <= np.uint64(2 ** (64 - self._halvings) - 1)
+
+    def count(self) -> int:
+        """How many trips repeat an earlier one."""
+        hashes = np.concatenate(self._hashes) if self._hashes else np.empty(0, np.uint64)
+        return int(len(hashes) - len(np.unique(hashes))) << self._halvings
 
 
 def _refusal(check: MonthCheck, rules: MonthRules) -> str | None:
@@ -266,6 +342,32 @@ def _refusal(check: MonthCheck, rules: MonthRules) -> str | None:
             f"{rules.max_outside_share:.1%} are allowed) begin outside of it. Check that the file has the right name, "
             "or leave the month out."
         )
+    repeated = check.flagged["repeated"]
+    if repeated > rules.max_repeated_share * check.kept:
+        return (
+            f"{where} has trips more than once: about {repeated:,} of {check.kept:,} repeat another one "
+            f"({repeated / check.kept:.1%}, at most {rules.max_repeated_share:.1%} are allowed). Remove the copies, or "
+            "fetch the month again: it may have been appended to itself."
+        )
+    return _moved_hours(check, where)
+
+
+def _moved_hours(check: MonthCheck, where: str) -> str | None:
+    """The sentence that refuses a month whose hours were moved by a conversion of time zones, or None."""
+    around = check.around
+    for beyond, within, moved in (
+        ("after end", "after start", "late: converted to UTC, for example"),
+        ("before start", "before end", "early: converted from UTC to New York's time twice, for example"),
+    ):
+        if around[beyond] >= _MANY_MOVED and around[beyond] > around[within]:
+            outside, inside = around[beyond], around[within]
+            where_outside, where_inside = (place.replace(" ", " its ") for place in (beyond, within))
+            return (
+                f"The hours of {where} are moved: {outside:,} trips begin in the {_ZONE_HOURS.astype(int)} hours "
+                f"{where_outside}, and {inside:,} in those {where_inside}. Its times are not New York's wall clock, "
+                f"but {moved}. Convert them to America/New_York and write them without a zone, or take the "
+                "publisher's file."
+            )
     return None
 
 
@@ -278,6 +380,7 @@ def summary(checks: Sequence[MonthCheck]) -> str:
         counts = [check.rows, check.kept, check.rejected.total()]
         counts += [(check.rejected | check.flagged)[name] for name in names]
         lines.append(f"| {check.month} | {' | '.join(f'{count:,}' for count in counts)} |")
+    lines += ["", *(f"{remark}" for check in checks for remark in check.ingested.remarks)]
     lines += ["", "Set aside:"] + [f"- `{name}`: {meaning}" for name, meaning in REASONS.items()]
     lines += ["", "Kept, and flagged:"] + [f"- `{name}`: {meaning}" for name, meaning in FLAGS.items()]
     return "\n".join(lines) + "\n"

@@ -1,13 +1,24 @@
-"""Ingest: a month as its source has it becomes a typed parquet file that is known by the hash of its values."""
+"""Ingest: a month as its source has it becomes a typed parquet file that is known by the hash of its values.
+
+**Times and zones.** The publisher's files carry no zone: their times are New York's wall clock. Programs that export
+them (Spark, BigQuery) mark that wall clock as UTC. So the wall clock that a file shows is taken, in whatever zone it
+says, and the zone is dropped, with a remark. A file that was really converted to another zone gives itself away: the
+first hours of its month are empty, and as many hours after its end are full. The contract refuses such a month.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from tripcast.errors import ContractError, InvalidRequest, SourceError
 from tripcast.months import Month
@@ -15,11 +26,15 @@ from tripcast.storage.arrow import arrow_scalar, prefetch
 from tripcast.storage.files import parquet_writer
 from tripcast.storage.store import Store
 from tripcast.taxi.sources import TAXIS, open_source
-from tripcast.taxi.sources.files import RawMonth, open_month_file
+from tripcast.taxi.sources.files import MOST_ROWS, open_month_file, too_many_rows
+from tripcast.taxi.sources.raw import RawMonth
+from tripcast.taxi.timestamps import WANTED, parse_times
 from tripcast.taxi.trips import recorded_schema
 
-if TYPE_CHECKING:
-    import pyarrow as pa
+_MINUTE = 60_000_000  # in microseconds, the unit of time in the typed form
+
+#: From so many values on, a column of which most cannot be read is refused, not its rows.
+_MANY = 100
 
 #: The key under which a typed file tells where it comes from.
 _PROVENANCE = b"tripcast"
@@ -39,6 +54,7 @@ class Ingested:
         location: Where it came from: a URL, a path, or the simulated city's options.
         rows: Number of trip records.
         sha256: Hash of the values, see ``ContentHash``.
+        remarks: What people should know of how it was read, a sentence each.
     """
 
     file: Path
@@ -47,6 +63,7 @@ class Ingested:
     location: str
     rows: int
     sha256: str
+    remarks: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, str | int]:
         """All but the file, as a plain description."""
@@ -56,6 +73,7 @@ class Ingested:
             "location": self.location,
             "rows": self.rows,
             "sha256": self.sha256,
+            "remarks": " ".join(self.remarks),
         }
 
     @classmethod
@@ -65,9 +83,6 @@ class Ingested:
         Raises:
             SourceError: If the file is damaged, or was not written by ``ingest``.
         """
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         try:
             metadata = pq.read_metadata(file)
             said = json.loads(metadata.metadata[_PROVENANCE])
@@ -76,7 +91,8 @@ class Ingested:
                 f"{file} is not a month that was ingested: it is damaged or of another kind. Ingest the month again."
             ) from trouble
         month = Month.parse(said["month"])
-        return cls(file, said["taxi"], month, said["location"], metadata.num_rows, said["sha256"])
+        remarks = tuple(said.get("remarks", ()))
+        return cls(file, said["taxi"], month, said["location"], metadata.num_rows, said["sha256"], remarks)
 
 
 def ingest(
@@ -121,8 +137,11 @@ def ingest(
             content.update(batch)
             writer.write_batch(batch)
             rows += len(batch)
-        ingested = Ingested(output, taxi, month, raw.location, rows, content.hexdigest())
-        said = {"taxi": taxi, "month": str(month), "location": raw.location, "sha256": ingested.sha256}
+            if rows > MOST_ROWS:
+                raise too_many_rows(raw.location, rows)
+        ingested = Ingested(output, taxi, month, raw.location, rows, content.hexdigest(), tuple(raw.remarks))
+        said: dict[str, str | list[str]] = {"taxi": taxi, "month": str(month), "location": raw.location}
+        said |= {"sha256": ingested.sha256, "remarks": raw.remarks}
         writer.add_key_value_metadata({_PROVENANCE: json.dumps(said).encode()})
     store.put(output, f"snapshots/{ingested.sha256}.parquet")
     return ingested
@@ -142,8 +161,6 @@ class ContentHash:
 
     def update(self, batch: pa.RecordBatch) -> None:
         """Add the next rows, in ``recorded_schema``."""
-        import pyarrow as pa
-
         for name, (kind, digest) in self._columns.items():
             values = batch[name].cast(pa.int64()) if pa.types.is_timestamp(kind) else batch[name]
             null = "nan" if pa.types.is_floating(kind) else -(2 ** (kind.bit_width - 1))
@@ -160,37 +177,40 @@ class ContentHash:
 def typed_batches(raw: RawMonth, taxi: str) -> Iterator[pa.RecordBatch]:
     """Read a month in the typed form, batch by batch.
 
+    What was odd about its values is among the month's remarks when all have been read.
+
     Yields:
         Batches in ``recorded_schema``.
 
     Raises:
         SourceError: If the file turns out to be damaged.
-        ContractError: If a column is missing, is of a wrong kind, or holds no value that can be read as its type.
+        ContractError: If a column is missing, is of a wrong kind, or most of its values cannot be read as its type.
     """
-    import pyarrow as pa
-
-    names = _find_columns(raw, taxi)
-    schema = recorded_schema()
-    seen, read, kinds = dict.fromkeys(names, 0), dict.fromkeys(names, 0), dict.fromkeys(names, "")
-    for batch in raw.read(list(names.values())):
-        columns = []
-        for name, raw_name in names.items():
-            values = batch[raw_name]
-            kinds[name] = str(values.type)
-            typed = _cast(values, schema.field(name).type)
-            if typed is None:
-                raise _wrong_kind(raw, raw_name, kinds[name], schema.field(name).type)
-            seen[name] += len(values) - values.null_count
-            read[name] += len(typed) - typed.null_count
-            columns.append(typed)
-        yield pa.record_batch(columns, schema=schema)
-    for name, raw_name in names.items():
-        if seen[name] and not read[name]:
-            raise _wrong_kind(raw, raw_name, f"{kinds[name]}, no value of which is one", schema.field(name).type)
+    columns = _find_columns(raw, taxi)
+    for batch in raw.read([column.raw_name for column in columns]):
+        yield pa.record_batch([column.read(batch[column.raw_name]) for column in columns], schema=recorded_schema())
+    for column in columns:
+        column.check()
+    raw.remarks.extend(_remarks(columns, raw.location))
 
 
-def _find_columns(raw: RawMonth, taxi: str) -> dict[str, str]:
-    """The month's own name of each column: exact, or but for upper and lower case and blanks around it."""
+def look(raw: RawMonth, taxi: str) -> list[str]:
+    """What can be said of a month before it is read.
+
+    Returns:
+        Remarks, a sentence each.
+
+    Raises:
+        ContractError: If a column is missing or is of a wrong kind.
+    """
+    columns = _find_columns(raw, taxi)
+    for column in columns:
+        column.look(raw.schema.field(column.raw_name).type)
+    return _remarks(columns, raw.location)
+
+
+def _find_columns(raw: RawMonth, taxi: str) -> list[_Column]:
+    """The month's columns, in the order of ``recorded_schema``: by their names, but for case, blanks and such."""
     meter = {"green": "lpep", "yellow": "tpep"}[taxi]
     published = {
         "pickup_datetime": f"{meter}_pickup_datetime",
@@ -199,83 +219,169 @@ def _find_columns(raw: RawMonth, taxi: str) -> dict[str, str]:
         "dropoff_zone": "DOLocationID",
         "trip_distance_miles": "trip_distance",
     }
-    found: dict[str, str] = {}
+    found: list[_Column] = []
     missing = []
-    for name, wanted in published.items():
-        alike = [column for column in raw.columns if column.strip().casefold() == wanted.casefold()]
+    for field in recorded_schema():
+        wanted = published[field.name]
+        alike = [column for column in raw.columns if _letters(column) == _letters(wanted)]
         if len(alike) > 1:
             alike = [column for column in alike if column == wanted]
         if len(alike) == 1:
-            found[name] = alike[0]
+            found.append(_Column(raw.location, alike[0], field.type))
         else:
             missing.append(wanted)
     if missing:
+        there = ", ".join(column[:40] for column in raw.columns[:30])
         raise ContractError(
             f"{raw.location} is not a month of the {taxi} taxi: it has no single column {' and no '.join(missing)}. "
-            f"Its columns are {', '.join(raw.columns[:30])}. Correct the file, or ask for another month or taxi."
+            f"Its columns are {there}. Correct the file, or ask for another month or taxi."
         )
     return found
 
 
-def _wrong_kind(raw: RawMonth, column: str, found: str, wanted: pa.DataType) -> ContractError:
-    kind = {"timestamp[us]": "dates with times", "int32": "whole numbers", "double": "numbers"}[str(wanted)]
-    return ContractError(
-        f"The column {column} of {raw.location} should hold {kind}, but is {found}. "
-        "Correct the column, or ask for another month."
-    )
+def _letters(name: str) -> str:
+    """A column's name without what tools change in it: case, blanks, quotes, underscores."""
+    return re.sub(r"[\W_]", "", name).casefold()
 
 
-def _cast(values: pa.Array, kind: pa.DataType) -> pa.Array | None:
-    """Cast all values that can be cast, the others to null; None if values of this type never can."""
-    import pyarrow as pa
+def _remarks(columns: Sequence[_Column], location: str) -> list[str]:
+    zones = ", ".join(dict.fromkeys(column.zone for column in columns if column.zone))
+    remarks = []
+    if zones:
+        remarks.append(
+            f"The times of {location} are marked as {zones}: they are taken as the wall clock that they show, because "
+            "the publisher's carry no zone."
+        )
+    if any(column.whole_minutes for column in columns):
+        remarks.append(
+            f"The times of {location} have no seconds, which Excel leaves out of a CSV: durations are whole minutes."
+        )
+    return remarks
 
-    if pa.types.is_dictionary(values.type):
-        values = values.dictionary_decode()
-    if values.type == kind and not pa.types.is_floating(kind):
-        return values
-    if pa.types.is_null(values.type):
-        return values.cast(kind)
-    if pa.types.is_large_string(values.type) or pa.types.is_string_view(values.type):
-        values = values.cast(pa.string())
-    if pa.types.is_timestamp(kind):
-        return _to_timestamps(values)
-    if pa.types.is_integer(kind):
-        return _to_whole_numbers(values)
-    return _to_numbers(values)
+
+class _Column:
+    """A column on its way into the typed form.
+
+    Args:
+        location: The month, for error messages.
+        raw_name: The column's name there.
+        kind: The type that it is to have.
+
+    Attributes:
+        zone: The zone that its times are marked with, empty if none.
+    """
+
+    def __init__(self, location: str, raw_name: str, kind: pa.DataType) -> None:
+        self.raw_name, self.zone = raw_name, ""
+        self._location, self._kind = location, kind
+        self._given = self._taken = 0
+        self._found, self._example = "", ""
+        self._texts = self._seconds = 0
+
+    @property
+    def whole_minutes(self) -> bool:
+        """Whether its times are text, and none has seconds."""
+        return self._texts > 0 and not self._seconds
+
+    def look(self, kind: pa.DataType) -> None:
+        """Take note of the type that the source has.
+
+        Raises:
+            ContractError: If values of this type never can be read as the type that is wanted.
+        """
+        if pa.types.is_dictionary(kind):
+            kind = kind.value_type
+        self._found = str(kind)
+        if self._cast(pa.nulls(0, kind)) is None:
+            raise self._wrong_kind(self._found)
+        if pa.types.is_timestamp(kind) and kind.tz:
+            self.zone = kind.tz
+
+    def read(self, values: pa.Array) -> pa.Array:
+        """Cast all values that can be cast, the others to null.
+
+        Raises:
+            ContractError: See ``look``.
+        """
+        if not self._found:
+            self.look(values.type)
+        if pa.types.is_dictionary(values.type):
+            # Each value once: it is quicker, and a value that is long and repeated unfolds to gigabytes.
+            typed = self._cast(values.dictionary)
+            typed = None if typed is None else typed.take(values.indices)
+        else:
+            typed = self._cast(values)
+        if typed is None:
+            raise self._wrong_kind(str(values.type))
+        self._given += len(values) - values.null_count
+        self._taken += len(typed) - typed.null_count
+        return typed
+
+    def check(self) -> None:
+        """Look back on what was read.
+
+        Raises:
+            ContractError: If most of it, or all, could not be read as the type that is wanted.
+        """
+        if self._given and not self._taken:
+            raise self._wrong_kind(f"{self._found}, no value of which is one")
+        if self._given >= _MANY and self._taken < self._given / 2:
+            raise self._wrong_kind(f"{self._found}, most values of which are none")
+
+    def _cast(self, values: pa.Array) -> pa.Array | None:
+        """Cast all values that can be cast, the others to null; None if values of this type never can."""
+        if pa.types.is_large_string(values.type) or pa.types.is_string_view(values.type):
+            values = values.cast(pa.string())
+        if values.type == self._kind and not pa.types.is_floating(self._kind):
+            return values
+        if pa.types.is_null(values.type):
+            return values.cast(self._kind)
+        if pa.types.is_timestamp(self._kind):
+            typed = self._text_times(values) if pa.types.is_string(values.type) else _to_timestamps(values)
+        elif pa.types.is_integer(self._kind):
+            typed = _to_whole_numbers(values)
+        else:
+            typed = _to_numbers(values)
+        if typed is not None and typed.null_count > values.null_count and pa.types.is_string(values.type):
+            lost = values.filter(pc.and_(values.is_valid(), typed.is_null()))
+            self._example = self._example or str(lost[0])[:40]
+        return typed
+
+    def _text_times(self, text: pa.Array) -> pa.Array:
+        times, zone = parse_times(text)
+        self.zone = self.zone or zone
+        moments = times.drop_null().view("int64").to_numpy()
+        self._texts += len(moments)
+        self._seconds += int(np.count_nonzero(moments % _MINUTE))
+        return times
+
+    def _wrong_kind(self, found: str) -> ContractError:
+        kind, form = {
+            "timestamp[us]": ("dates with times", f", written as {WANTED}"),
+            "int32": ("whole numbers", ""),
+            "double": ("numbers", ""),
+        }[str(self._kind)]
+        example = f", for example {self._example!r}" if self._example else ""
+        return ContractError(
+            f"The column {self.raw_name} of {self._location} should hold {kind}{form}, but is {found}{example}. "
+            "Correct the column, or ask for another month."
+        )
 
 
 def _to_timestamps(values: pa.Array) -> pa.Array | None:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    kind = pa.timestamp("us")
-    if pa.types.is_string(values.type):
-        try:
-            return values.cast(kind)
-        except pa.ArrowInvalid:
-            # The seconds have to come back as they were written: strptime takes 30 February for 2 March.
-            text = pc.utf8_trim_whitespace(values)
-            seconds = pc.replace_substring(pc.utf8_slice_codeunits(text, 0, 19), "T", " ")
-            parsed = pc.strptime(seconds, format="%Y-%m-%d %H:%M:%S", unit="s", error_is_null=True)
-            rest_is_fraction = pc.match_substring_regex(pc.utf8_slice_codeunits(text, 19), r"^(\.\d{1,6})?$")
-            return _where(pc.and_(pc.equal(parsed.cast(pa.string()), seconds), rest_is_fraction), text).cast(kind)
     if not pa.types.is_timestamp(values.type):
         return None
     if values.type.tz:
-        # An instant; the records are kept in New York local time.
-        values = pc.local_timestamp(values.cast(pa.timestamp(values.type.unit, "America/New_York")))
+        values = pc.local_timestamp(values)  # the wall clock that it shows
     factor = {"s": 1_000_000, "ms": 1_000}.get(values.type.unit)
     if factor:
         # Beyond this, microseconds overflow.
         last = (2**63 - 1) // factor
         values = _where(pc.less_equal(pc.abs(values.cast(pa.int64())), arrow_scalar(last, pa.int64())), values)
-    return values.cast(kind, safe=False)
+    return values.cast(pa.timestamp("us"), safe=False)
 
 
 def _to_whole_numbers(values: pa.Array) -> pa.Array | None:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     numbers = values if pa.types.is_integer(values.type) else _to_numbers(values)
     if numbers is None:
         return None
@@ -290,9 +396,6 @@ def _to_whole_numbers(values: pa.Array) -> pa.Array | None:
 
 
 def _to_numbers(values: pa.Array) -> pa.Array | None:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     kind = pa.float64()
     if pa.types.is_string(values.type):
         try:
@@ -312,9 +415,6 @@ def _to_numbers(values: pa.Array) -> pa.Array | None:
 
 def _where(keep: pa.BooleanArray, values: pa.Array) -> pa.Array:
     """The values where the condition holds, null elsewhere."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     return pc.if_else(keep, values, pa.nulls(1, values.type)[0])
 
 
@@ -324,4 +424,4 @@ def read_ingested(ingested: Ingested) -> Iterator[pa.RecordBatch]:
     Raises:
         SourceError: If the file is damaged.
     """
-    return open_month_file(ingested.file, str(ingested.file), ".parquet").read(recorded_schema().names)
+    return open_month_file(ingested.file, str(ingested.file)).read(recorded_schema().names)

@@ -8,8 +8,8 @@ from typing import Protocol
 
 from tripcast.errors import InvalidRequest
 from tripcast.months import Month
-from tripcast.taxi.sources.files import RawMonth
 from tripcast.taxi.sources.folder import Folder
+from tripcast.taxi.sources.raw import RawMonth
 from tripcast.taxi.sources.s3 import S3
 from tripcast.taxi.sources.tlc import TLC
 
@@ -55,7 +55,7 @@ class Simulated:
         first = next(batches)
         return RawMonth(
             location=self._text,
-            columns=tuple(first.schema.names),
+            schema=first.schema,
             read=lambda columns: (batch.select(columns) for batch in chain([first], batches)),
         )
 
@@ -75,8 +75,8 @@ def open_source(text: str, downloads: Path) -> Source:
     name, _, rest = text.partition("://")
     if text == "tlc":
         return TLC(downloads)
-    if name == "s3":
-        return S3(text, downloads)
+    if name.lower() == "s3" and "://" in text:
+        return S3(f"s3://{rest}", downloads)
     if rest:
         raise InvalidRequest(
             f"'{text}' is not a source of months: {name}:// is not supported. "

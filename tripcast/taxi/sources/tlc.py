@@ -11,7 +11,8 @@ from tripcast.errors import SourceError, SourceUnreachable
 from tripcast.months import Month
 from tripcast.storage.files import storage_errors
 from tripcast.taxi.sources.downloads import Download, progress
-from tripcast.taxi.sources.files import RawMonth, open_month_file
+from tripcast.taxi.sources.files import open_month_file
+from tripcast.taxi.sources.raw import RawMonth
 
 if TYPE_CHECKING:
     import requests

@@ -1,0 +1,110 @@
+"""What a month's file is called, and what to say when it is there under another name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import PurePosixPath
+
+from tripcast.errors import SourceError
+from tripcast.months import Month
+
+#: The forms in which a month may be there, the preferred one first.
+EDITIONS = (".parquet", ".csv", ".csv.gz")
+
+#: Words in a path that say that it is about other cars.
+_CARS = ("green", "yellow", "fhv", "fhvhv")
+
+
+def month_file(names: Iterable[str], taxi: str, month: Month) -> str | None:
+    """The name, among those that are there, under which a month is published; None if it is not there."""
+    there = set(names)
+    return next((name for edition in EDITIONS if (name := f"{taxi}_tripdata_{month}{edition}") in there), None)
+
+
+def parts_of(names: Iterable[str], location: str) -> list[str]:
+    """The data files in the folder that Spark and its like write in place of a file, in order.
+
+    Args:
+        names: The paths in it, relative to it.
+        location: The folder, for error messages.
+
+    Raises:
+        SourceError: If it is a table of another kind, is not whole, or holds no data.
+    """
+    names = list(names)
+    within = {name.partition("/")[0] for name in names}
+    if within & {"_delta_log", "metadata", ".hoodie"}:
+        raise SourceError(
+            f"{location} is a table of Delta Lake, Iceberg or Hudi, in which files may be out of date. Export the "
+            "month as one parquet file."
+        )
+    if "_temporary" in within:
+        raise SourceError(
+            f"{location} is a folder that was not written to its end (it holds _temporary). Write it anew."
+        )
+    parts = sorted(name for name in names if not any(part.startswith(("_", ".")) for part in name.split("/")))
+    if nested := next((name for name in parts if "/" in name), None):
+        raise SourceError(
+            f"{location} is a folder that holds folders, such as {nested.rpartition('/')[0]}: values that stand in "
+            "their names are not read. Write the month as one parquet file."
+        )
+    if not parts:
+        raise SourceError(f"{location} is a folder without a data file. Put the month there, as one file or in parts.")
+    return parts
+
+
+def missing_month(names: Sequence[str], taxi: str, month: Month, where: str) -> SourceError:
+    """The error for a month that is not there, which says what is there instead.
+
+    Args:
+        names: The paths that are there, relative to the place; in folders, too.
+        taxi: ``green`` or ``yellow``.
+        month: The month.
+        where: The place.
+    """
+    alike = _alike(names, taxi, month)
+    if alike:
+        return SourceError(f"There is no {taxi}_tripdata_{month}.parquet (nor .csv, nor .csv.gz) in {where}. {alike}")
+    named = re.compile(rf"{taxi}_tripdata_(\d{{4}}-(?:0[1-9]|1[0-2]))(?:{'|'.join(map(re.escape, EDITIONS))})")
+    months = sorted({Month.parse(match[1]) for name in names if (match := named.fullmatch(name))})
+    listed = f"{', '.join(map(str, months[:6]))}, ... {months[-1]}" if len(months) > 7 else ", ".join(map(str, months))
+    return SourceError(
+        f"There is no {month} of the {taxi} taxi in {where}. "
+        + (f"It has {listed}: ask for one of these" if months else f"It has no month of the {taxi} taxi at all")
+        + f", or put {taxi}_tripdata_{month}.parquet (or .csv, or .csv.gz) there."
+    )
+
+
+def _alike(names: Sequence[str], taxi: str, month: Month) -> str | None:
+    """What the month is there as, and what to do; None if nothing looks like it."""
+    dated = re.compile(rf"(?<!\d){month.year}\D{{0,8}}0?{month.month}(?!\d)")
+    others = [car for car in _CARS if car != taxi]
+    folders = {str(folder) for name in names for folder in PurePosixPath(name).parents}
+    found = [
+        PurePosixPath(name)
+        for name in names
+        if dated.search(name)
+        and name not in folders
+        and (taxi in name.lower() or not any(car in name.lower() for car in others))
+    ]
+    if not found:
+        return None
+    stem = f"{taxi}_tripdata_{month}"
+    path = min(found, key=lambda path: (taxi not in path.name.lower(), len(path.parts), path))
+    ending = path.name.lower().partition(".")[2]
+    if path.name.startswith(stem) and f".{ending}" in EDITIONS:
+        return f"It is in a folder there, {path.parent}: name that folder, or put a link to {path} beside the others."
+    if not dated.search(path.name):
+        folder = next(parent for parent in reversed(path.parents) if dated.search(str(parent)))
+        return (
+            f"The folder {folder} looks like it: link it under the name that is looked for, "
+            f"ln -s {folder} {stem}.parquet, or name the folder that holds such files."
+        )
+    readable = {"parquet": ".parquet", "csv": ".csv", "csv.gz": ".csv.gz"}.get(ending)
+    if readable is None:
+        return (
+            f"It has {path}, which looks like it; but only parquet, CSV and gzipped CSV are read: unpack it, or save "
+            f"it as {stem}.parquet or {stem}.csv."
+        )
+    return f"It is there under another name, {path}: rename it to {stem}{readable}, or link it so."
