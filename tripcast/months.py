@@ -63,6 +63,7 @@ class MonthUsed:
         rows: Number of records that were read.
         kept: Number of trips that passed validation.
         digest: The content hash of what was read.
+        remarks: What people should know of how it was read, as sentences.
     """
 
     month: str
@@ -71,6 +72,7 @@ class MonthUsed:
     rows: int
     kept: int
     digest: str
+    remarks: str = ""
 
 
 def parse_months(text: str) -> list[Month]:

@@ -214,7 +214,7 @@ def test_a_month_without_any_truth_is_scored_and_has_no_error(tmp_path, registry
 
 @pytest.mark.parametrize("version", [BOOSTED, LINEAR])
 def test_predictions_are_those_of_the_model_to_the_last_bit(tmp_path, registry, store, monkeypatch, version):
-    monkeypatch.setattr(files, "_BATCH_ROWS", 701)
+    monkeypatch.setattr(files, "BATCH_ROWS", 701)
     score_march(registry, ingested_table(tmp_path, many(5_000)), store, version)
     scores = read_scores(store)
     model = registry.load(registry.version(version))
@@ -302,7 +302,7 @@ def test_the_marker_says_what_was_scored_and_names_every_part(tmp_path, registry
 @pytest.fixture
 def small_parts(monkeypatch) -> None:
     """Batches of 50 trips, two of which make a part."""
-    monkeypatch.setattr(files, "_BATCH_ROWS", 50)
+    monkeypatch.setattr(files, "BATCH_ROWS", 50)
     monkeypatch.setattr(scoring, "_PART_TRIPS", 100)
 
 

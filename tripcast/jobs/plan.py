@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tripcast.errors import InvalidRequest, SourceError, SourceUnreachable
+from tripcast.errors import ContractError, InvalidRequest, SourceError, SourceUnreachable
 from tripcast.models import CANDIDATES
 from tripcast.months import Month, parse_months
 from tripcast.registry.tracking import check_reachable
 from tripcast.settings import Settings
 from tripcast.storage.store import open_store
+from tripcast.taxi.ingestion import look
 from tripcast.taxi.sources import TAXIS, Source, open_source
+from tripcast.taxi.sources.folder import Folder
 
 
 def plan(source: str, taxi: str, train: str, test: str, candidates: Sequence[str]) -> list[dict[str, str]]:
@@ -28,8 +30,9 @@ def plan(source: str, taxi: str, train: str, test: str, candidates: Sequence[str
 
     Raises:
         InvalidRequest: If a taxi or candidate is unknown, a month cannot be read, or training is not before the test.
-        SourceError: If months are missing at the source.
+        SourceError: If months are missing at the source, or are no tables.
         SourceUnreachable: If the source does not answer.
+        ContractError: If months have not the columns of the taxi's.
         TrackingError: If the tracking server does not answer.
         StorageError: If the artifact store does not, or refuses.
     """
@@ -41,7 +44,10 @@ def plan(source: str, taxi: str, train: str, test: str, candidates: Sequence[str
     check_reachable(settings.tracking_uri)
     open_store(settings.artifacts).check()
 
-    revisions = find_months(open_source(source, settings.downloads), taxi, months)
+    opened = open_source(source, settings.downloads)
+    revisions = find_months(opened, taxi, months)
+    for remark in look_into(opened, taxi, months):
+        print(remark)
     return [{"month": str(month), "revision": revision} for month, revision in revisions.items()]
 
 
@@ -72,6 +78,33 @@ def find_months(source: Source, taxi: str, months: Sequence[Month]) -> dict[Mont
     if missing:
         raise SourceError("\n".join(missing))
     return revisions
+
+
+def look_into(source: Source, taxi: str, months: Sequence[Month]) -> list[str]:
+    """Open the months of a folder, which costs nothing, to find out now what would end the run later.
+
+    Args:
+        source: Where they come from.
+        taxi: ``green`` or ``yellow``.
+        months: Which.
+
+    Returns:
+        What people should know of them, a sentence each.
+
+    Raises:
+        SourceError: If months are no tables: one sentence for each of them.
+        ContractError: If the columns are not those of the taxi: one sentence for each.
+    """
+    remarks: list[str] = []
+    wrong: list[SourceError | ContractError] = []
+    for month in months if isinstance(source, Folder) else ():
+        try:
+            remarks += look(source.month(taxi, month), taxi)
+        except (SourceError, ContractError) as error:
+            wrong.append(error)
+    if wrong:
+        raise type(wrong[0])("\n".join(map(str, wrong)))
+    return remarks
 
 
 def _check_candidates(candidates: Sequence[str]) -> None:

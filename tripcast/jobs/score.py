@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tripcast.errors import ContractError, InvalidRequest
-from tripcast.jobs.plan import find_months
+from tripcast.jobs.plan import find_months, look_into
 from tripcast.models import Model
 from tripcast.months import Month, parse_months
 from tripcast.registry.registry import Registry, Version
@@ -142,7 +142,8 @@ def plan_scoring(source: str, taxi: str, months: str, model: str) -> list[dict[s
 
     Raises:
         InvalidRequest: If the taxi, the version or the alias is unknown, or a month cannot be read.
-        SourceError: If months are missing at the source.
+        SourceError: If months are missing at the source, or are no tables.
+        ContractError: If months have not the columns of the taxi's.
         SourceUnreachable: If the source does not answer.
         TrackingError: If the tracking server does not answer.
         StorageError: If the artifact store does not, or refuses.
@@ -155,7 +156,10 @@ def plan_scoring(source: str, taxi: str, months: str, model: str) -> list[dict[s
     open_store(settings.artifacts).check()
     version = find_version(Registry(model_name(taxi), settings), model)
 
-    revisions = find_months(open_source(source, settings.downloads), taxi, asked)
+    opened = open_source(source, settings.downloads)
+    revisions = find_months(opened, taxi, asked)
+    for remark in look_into(opened, taxi, asked):
+        print(remark)
     return [
         {"month": str(month), "revision": revision, "version": version.number} for month, revision in revisions.items()
     ]

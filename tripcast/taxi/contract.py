@@ -54,6 +54,9 @@ _ZONE_HOURS = np.timedelta64(4, "h")
 #: So many trips out of place show that a month's hours were moved; published months have single ones.
 _MANY_MOVED = 10
 
+#: The share of trips that are the same as another one, above which people are told.
+_USUAL_REPEATED = 0.01
+
 #: So many trips are compared with each other, at most.
 _MOST_COMPARED = 1 << 20
 
@@ -118,8 +121,20 @@ class MonthCheck:
             rows=self.rows,
             kept=self.kept,
             digest=self.ingested.sha256,
-            remarks=" ".join(self.ingested.remarks),
+            remarks=" ".join(self.remarks),
         )
+
+    @property
+    def remarks(self) -> list[str]:
+        """What people should know of the month, a sentence each."""
+        remarks = list(self.ingested.remarks)
+        repeated = self.flagged["repeated"]
+        if repeated > _USUAL_REPEATED * self.kept:
+            remarks.append(
+                f"{repeated:,} of {self.kept:,} trips of {self.month} are the same as another one, which is more than "
+                "in the publisher's months."
+            )
+        return remarks
 
     @property
     def kept(self) -> int:
@@ -380,7 +395,7 @@ def summary(checks: Sequence[MonthCheck]) -> str:
         counts = [check.rows, check.kept, check.rejected.total()]
         counts += [(check.rejected | check.flagged)[name] for name in names]
         lines.append(f"| {check.month} | {' | '.join(f'{count:,}' for count in counts)} |")
-    lines += ["", *(f"{remark}" for check in checks for remark in check.ingested.remarks)]
+    lines += ["", *(f"{remark}" for check in checks for remark in check.remarks)]
     lines += ["", "Set aside:"] + [f"- `{name}`: {meaning}" for name, meaning in REASONS.items()]
     lines += ["", "Kept, and flagged:"] + [f"- `{name}`: {meaning}" for name, meaning in FLAGS.items()]
     return "\n".join(lines) + "\n"
