@@ -1,0 +1,71 @@
+"""What a release hands out beside its images."""
+
+import re
+import subprocess
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+import tripcast
+
+REPOSITORY = Path(tripcast.__file__).parents[1]
+IMAGES = {
+    target: f"ghcr.io/example/tripcast/{target}@sha256:{number:064x}"
+    for number, target in enumerate(("pipeline", "serving", "mlflow"), 1)
+}
+
+
+def release(images: Path, dist: Path) -> subprocess.CompletedProcess[str]:
+    command = [REPOSITORY / "deploy" / "release.sh", images, dist]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def dist(tmp_path_factory) -> Path:
+    images, dist = tmp_path_factory.mktemp("images"), tmp_path_factory.mktemp("release") / "dist"
+    for target, image in IMAGES.items():
+        (images / f"image-{target}").write_text(f"{image}\n")
+    done = release(images, dist)
+    assert done.returncode == 0, done.stderr
+    return dist
+
+
+def test_a_release_is_a_wheel_pipelines_and_manifests(dist):
+    wheel = f"tripcast-{tripcast.__version__}-py3-none-any.whl"
+
+    assert {file.name for file in dist.iterdir()} == {wheel, "pipelines.tar.gz", "manifests.tar.gz"}
+    packed = set(zipfile.ZipFile(dist / wheel).namelist())
+    assert {"tripcast/taxi/web/page/index.html", "pipelines/training.py", "components/plan.py"} <= packed
+
+
+def test_its_pipelines_name_the_image_of_every_step_by_digest(dist):
+    with tarfile.open(dist / "pipelines.tar.gz") as archive:
+        texts = {
+            name: archive.extractfile(name).read().decode() for name in archive.getnames() if name.endswith("yaml")
+        }
+
+    assert {Path(name).stem for name in texts} == {"training", "scoring", "monitoring"}
+    for text in texts.values():
+        assert set(re.findall(r"image: (\S+)", text)) == {IMAGES["pipeline"]}
+
+
+def test_its_manifests_name_the_other_images_by_digest(dist):
+    with tarfile.open(dist / "manifests.tar.gz") as archive:
+        component = yaml.safe_load(archive.extractfile("deploy/components/release/kustomization.yaml"))
+
+    named = {entry["name"]: f"{entry['newName']}@{entry['digest']}" for entry in component["images"]}
+    assert named == {f"tripcast/{target}": IMAGES[target] for target in ("serving", "mlflow")}
+
+
+def test_an_image_without_a_digest_is_refused(tmp_path):
+    for target in IMAGES:
+        (tmp_path / f"image-{target}").write_text(f"ghcr.io/example/tripcast/{target}:v1\n")
+
+    done = release(tmp_path, tmp_path / "dist")
+
+    assert done.returncode == 1
+    assert "image-pipeline does not name an image by its digest" in done.stderr
+    assert not (tmp_path / "dist").exists()
