@@ -32,7 +32,6 @@ def make(trips: int) -> str:
     from tripcast.jobs.evaluate import PROFILE
     from tripcast.jobs.monitor import load_valid_trips
     from tripcast.models.training import train
-    from tripcast.monitoring.drift import Profile
     from tripcast.monitoring.quality import Expectation, judged
     from tripcast.months import Month
     from tripcast.registry.registry import EXPECTATION, Registry
@@ -40,6 +39,7 @@ def make(trips: int) -> str:
     from tripcast.serving.prediction_log import Answerer, PredictionLog
     from tripcast.settings import Settings
     from tripcast.storage.store import open_store
+    from tripcast.taxi.bins import profile_trips
     from tripcast.taxi.pyfunc import flavour
 
     settings = Settings.load()
@@ -51,7 +51,7 @@ def make(trips: int) -> str:
         folder = settings.home / f"model-{number}"
         model.save(folder)
         prediction = model.predict(learned)
-        Profile.of([learned], [prediction.minutes]).save(folder / PROFILE)
+        profile_trips([learned], [prediction.minutes]).save(folder / PROFILE)
         expectation = Expectation.of(judged(learned, prediction, version=number)).to_json()
         tags = {"tripcast.train_months": month, "tripcast.test_month": "2021-03", EXPECTATION: expectation}
         with Tracker("tripcast-green", settings).pipeline_run(month, month) as run_id:

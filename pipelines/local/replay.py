@@ -142,7 +142,7 @@ def replay(
             arrived(month)
             lived.append(_live(story, month, own, notify))
     found = Replay(
-        taxi=story.taxi,
+        subject=f"{story.taxi} taxi",
         source=story.source,
         train_months=story.train,
         test_month=story.test,

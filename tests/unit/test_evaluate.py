@@ -7,10 +7,10 @@ import pytest
 
 from tests.unit.conftest import TOWN
 from tripcast.jobs.monitor import load_valid_trips
-from tripcast.monitoring.drift import Profile
 from tripcast.monitoring.quality import measure, read_expectations, score
 from tripcast.months import Month
 from tripcast.registry.registry import EXPECTATION, EXPECTED_FROM
+from tripcast.taxi.bins import profile_trips
 from tripcast.taxi.ways import METERED, WAYS, ZONES_ONLY, as_asked
 
 pytestmark = pytest.mark.usefixtures("without_pictures")
@@ -41,7 +41,7 @@ def test_a_registered_version_brings_the_profile_of_what_it_learned_from(loop, t
     _, february = load_valid_trips(TOWN, "green", Month(2021, 2), loop.settings)
     predicted = loop.registry.load(loop.registry.version(1)).predict(february).minutes
 
-    Profile.of([january], [predicted]).save(tmp_path / "again.json")
+    profile_trips([january], [predicted]).save(tmp_path / "again.json")
     assert json.loads((folder / "profile.json").read_text()) == json.loads((tmp_path / "again.json").read_text())
 
 

@@ -19,7 +19,7 @@ from tripcast.taxi.trips import Trips
 HOSTILE = '"><img src=x onerror=y> $x$ | *y*'
 
 CONTEXT = TrainingContext(
-    taxi="green",
+    subject="green taxi",
     source="a folder",
     months=[
         MonthUsed("2021-01", "train", "a folder", 76_518, 73_908, "9f86d081884c7d659a2feaa0c55ad015"),

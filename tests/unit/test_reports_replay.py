@@ -19,7 +19,7 @@ def month(key, system=5.0, once=5.0, notebook=7.0, *events, version=1, challenge
 
 
 STORY = Replay(
-    taxi="green",
+    subject="green taxi",
     source="a folder",
     train_months=["2021-01", "2021-02"],
     test_month="2021-03",
@@ -169,7 +169,7 @@ def test_months_that_are_none_are_refused():
 def test_what_comes_from_outside_is_text_and_nothing_else():
     hostile = replace(
         STORY,
-        taxi=HOSTILE,
+        subject=HOSTILE,
         source=HOSTILE,
         train_months=[HOSTILE],
         months=[month("2021-04", 5, 5, 5, ("alert", HOSTILE))],

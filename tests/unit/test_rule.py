@@ -8,11 +8,12 @@ import pytest
 from tripcast.errors import ContractError, InvalidRequest
 from tripcast.evaluation.confidence import Measure
 from tripcast.models.training import train
-from tripcast.monitoring.drift import Profile, compare
+from tripcast.monitoring.drift import compare
 from tripcast.monitoring.quality import Expectation, measure, score
 from tripcast.monitoring.rule import Rule, WindowResult, decide
 from tripcast.months import parse_months
 from tripcast.storage.store import FolderStore
+from tripcast.taxi.bins import profile_trips
 from tripcast.taxi.contract import validate
 from tripcast.taxi.ingestion import ingest
 from tripcast.taxi.trips import read_trips
@@ -253,14 +254,14 @@ class Loop:
         self.version += 1
         tested = score(self.model, self.trips(test_month), version=self.version)
         self.expected = {self.version: Expectation.of(tested)}
-        self.reference = Profile.of([trips], [tested["predicted_minutes"].to_numpy()])
+        self.reference = profile_trips([trips], [tested["predicted_minutes"].to_numpy()])
 
     def watch(self, month):
         trips = self.trips(month)
         judged = score(self.model, trips, version=self.version)
         (quality,) = measure(judged, self.expected)
-        seen = Profile.of([trips], [judged["predicted_minutes"].to_numpy()])
-        drift = compare(self.reference, seen, now=month.end)
+        seen = profile_trips([trips], [judged["predicted_minutes"].to_numpy()])
+        drift = compare(self.reference, seen)
         return WindowResult(
             str(month),
             self.version,

@@ -18,8 +18,8 @@ from tripcast.evaluation.scores import Evaluation, Scores, evaluate
 from tripcast.jobs.handover import Trained, Winner, read_months
 from tripcast.models import Model
 from tripcast.models.training import TRIALS
-from tripcast.monitoring.drift import Profile
 from tripcast.monitoring.quality import Expectation, judged, write_expectations
+from tripcast.monitoring.reference import Profile
 from tripcast.months import MonthUsed
 from tripcast.registry.registry import DIGEST, EXPECTATION, EXPECTED_FROM, SIMULATED, Registry, Version
 from tripcast.registry.tracking import Tracker
@@ -27,12 +27,13 @@ from tripcast.reports import TrainingContext, Way, model_card, training_report, 
 from tripcast.settings import Settings
 from tripcast.storage.files import storage_errors
 from tripcast.taxi import model_name
+from tripcast.taxi.bins import profile_trips
 from tripcast.taxi.slices import slice_trips
 from tripcast.taxi.sources import is_simulated
 from tripcast.taxi.trips import Trips, read_trips
 from tripcast.taxi.ways import METERED, as_asked
 
-#: The file beside a registered model that holds the profile of what it learned from, see ``tripcast.monitoring.drift``.
+#: The file beside a registered model that holds the profile of what it learned from.
 PROFILE = "profile.json"
 
 #: The file beside a registered model that tells people what it is, see ``tripcast.reports.model_card``.
@@ -120,7 +121,7 @@ class Selection:
     def context(self, settings: Settings, run_url: str | None) -> TrainingContext:
         """What the report says around the scores."""
         return TrainingContext(
-            taxi=self.taxi,
+            subject=f"{self.taxi} taxi",
             source=", ".join(dict.fromkeys(month.location for month in self.months)),
             months=self.months,
             created=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
@@ -278,7 +279,7 @@ def select(
         decision=decision,
         months=[*read_months(train_trips), *read_months(test_trips)],
         expectations={name: _expectations(model, truth) for name, model in judged_well.items()},
-        profile=Profile.of(learned, [predicted[decision.winner].minutes]) if decision.winner else None,
+        profile=profile_trips(learned, [predicted[decision.winner].minutes]) if decision.winner else None,
     )
 
 

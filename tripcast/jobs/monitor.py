@@ -30,7 +30,7 @@ from tripcast.errors import ContractError, InvalidRequest, SourceError, SourceUn
 from tripcast.jobs.evaluate import PROFILE
 from tripcast.models import Model
 from tripcast.monitoring import drift
-from tripcast.monitoring.drift import Drift, Profile
+from tripcast.monitoring.drift import Drift
 from tripcast.monitoring.history import History, Retraining, Window
 from tripcast.monitoring.quality import (
     Expectation,
@@ -42,6 +42,7 @@ from tripcast.monitoring.quality import (
     rmse_difference,
     score,
 )
+from tripcast.monitoring.reference import Profile
 from tripcast.monitoring.rule import Decision, Rule, WindowResult, decide
 from tripcast.monitoring.trial import Trial, judge
 from tripcast.months import Month, parse_months
@@ -59,10 +60,12 @@ from tripcast.settings import Settings
 from tripcast.storage.files import storage_errors
 from tripcast.storage.store import Store, open_store
 from tripcast.taxi import contract, model_name
+from tripcast.taxi.bins import BINS, profile_trips
 from tripcast.taxi.ingestion import Ingested, ingest
 from tripcast.taxi.sources import Source, open_source
 from tripcast.taxi.trips import LONGEST_MINUTES, SHORTEST_MINUTES, Trips, read_trips
 from tripcast.taxi.ways import METERED
+from tripcast.taxi.zones import ZONES
 
 #: The month after the last one that was watched.
 NEXT = "next"
@@ -209,8 +212,9 @@ def watch(
     with tracker.series(f"monitoring {taxi}") as run_id:
         url = tracker.url(run_id)
         context = MonitoringContext(
-            taxi=taxi,
+            subject=f"{taxi} taxi",
             location=location,
+            places={zone.number: f"{zone.name}, {zone.borough}" for zone in ZONES},
             created=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
             decision=decision,
             history=[*(window.result for window in earlier), result],
@@ -366,10 +370,8 @@ def _judge(
     if champion.profile:
         # Of the whole city, like the reference: those who asked are others than those who travel.
         predicted = champions if logged is None else score(champion.model, trips, version=number)
-        profile = Profile.of([trips], [predicted["predicted_minutes"].to_numpy()])
-        now = np.datetime64(datetime.now(_NEW_YORK).replace(tzinfo=None), "us")
-        # How far the month's trips reach towards its end; of one that still runs, towards now.
-        shift = drift.compare(champion.profile, profile, now=min(now, month.end))
+        profile = profile_trips([trips], [predicted["predicted_minutes"].to_numpy()])
+        shift = drift.compare(champion.profile, profile)
     counts = None
     if joined:
         counts = JoinCounts(len(rows), joined.unjudged, joined.unknown, joined.ambiguous, joined.out_of_bounds)
@@ -380,7 +382,7 @@ def _open(registry: Registry, version: Version) -> Served:
     with TemporaryDirectory() as scratch:
         folder = registry.download(version, Path(scratch))
         profile = folder / PROFILE
-        return Served(version, Model.load(folder), Profile.load(profile) if profile.exists() else None)
+        return Served(version, Model.load(folder), Profile.load(profile, BINS) if profile.exists() else None)
 
 
 def _expectations(registry: Registry, rows: pa.Table) -> dict[int, Expectation]:

@@ -30,7 +30,6 @@ from tripcast.reports.page import (
     svg,
 )
 from tripcast.reports.timeline import Timeline
-from tripcast.taxi.zones import ZONES, Zone
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -43,23 +42,14 @@ _CHAMPION_MARK = MARKS[1]
 #: Pictures reach back over this many windows, two years of months.
 _WINDOWS_DRAWN = 24
 
-#: Zones that are named one by one; the others are counted.
-_ZONES_NAMED = 10
+#: Places that are named one by one; the others are counted.
+_PLACES_NAMED = 10
 
 #: Inches: the picture of one feature's drift, as high as a row of the table.
 _SPARK_WIDTH, _SPARK_HEIGHT = 1.5, 0.34
 
 #: Share of a picture's height that is left for marks below what is drawn.
 _FOOT = 0.12
-
-_FEATURES = {
-    "pickup_zone": "pickup zone",
-    "dropoff_zone": "drop-off zone",
-    "trip_distance_miles": "trip distance",
-    "hour_of_day": "hour of day",
-    "weekday": "weekday",
-    "predicted_minutes": "predicted duration",
-}
 
 _VERDICTS = {"nothing": "nothing to do", "alert": "alert", "retrain": "retraining"}
 
@@ -101,7 +91,7 @@ class MonitoringContext:
     """Everything that the monitoring report of one window tells.
 
     Attributes:
-        taxi: green or yellow.
+        subject: What is predicted, for people: for example ``green taxi``.
         location: Where the window's trips came from: a URL, a path or the simulated city's options.
         created: When the run was made, for people.
         decision: What the rule decided on the window.
@@ -113,9 +103,10 @@ class MonitoringContext:
         judgement: What became of the challenger; None if there is none.
         alerts: What people are told, a sentence each, and whether they have been.
         links: Where more is to be read, by what is there: addresses on the web, or any other text.
+        places: The names of the places that trips begin and end at, by their cells in a profile.
     """
 
-    taxi: str
+    subject: str
     location: str
     created: str
     decision: Decision
@@ -126,6 +117,7 @@ class MonitoringContext:
     judgement: Judgement | None = None
     alerts: Sequence[str] = ()
     links: Mapping[str, str] = field(default_factory=dict)
+    places: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def latest(self) -> WindowResult:
@@ -167,7 +159,7 @@ def monitoring_report(context: MonitoringContext) -> str:
         colours={"champion": VARIABLES[_CHAMPION], "challenger": VARIABLES[_CHALLENGER]},
         pictures=_pictures(context),
         features=_feature_rows(context),
-        zones=_zones(context.drift) if context.drift else None,
+        places=_places(context) if context.drift else None,
         rule_sentences=rule_sentences(context.decision.rule),
         nominal=NOMINAL_COVERAGE,
         confidence=CONFIDENCE,
@@ -180,7 +172,7 @@ def monitoring_summary(context: MonitoringContext) -> str:
     lines = [
         f"## {markdown(decision.reason)}",
         "",
-        f"**{_VERDICTS[decision.action].capitalize()}**, {markdown(context.taxi)} taxi, {markdown(latest.key)}. "
+        f"**{_VERDICTS[decision.action].capitalize()}**, {markdown(context.subject)}, {markdown(latest.key)}. "
         f"{markdown(context.next_step)}",
     ]
     if decision.incidents:
@@ -265,7 +257,7 @@ def _feature_rows(context: MonitoringContext) -> list[_FeatureRow]:
         return []
     rows = []
     for part in context.drift.features:
-        name = _FEATURES[part.feature]
+        name = part.feature.replace("_", " ")
         above_chance = part.psi > part.psi_chance
         state = "chance" if not above_chance else "shifted" if part.psi > context.decision.rule.psi_alert else "moved"
         with matplotlib.rc_context(STYLE):
@@ -274,8 +266,8 @@ def _feature_rows(context: MonitoringContext) -> list[_FeatureRow]:
     return sorted(rows, key=lambda row: (order.index(row.state), -row.drift.psi))
 
 
-class _ZoneChanges(NamedTuple):
-    """Zones that came and went, those with most trips first, and how many more there are.
+class _PlaceChanges(NamedTuple):
+    """The names of places that came and went, those with most trips first, and how many more there are.
 
     Attributes:
         new: With the number of ends of trips in each.
@@ -284,20 +276,21 @@ class _ZoneChanges(NamedTuple):
         more_gone: How many more.
     """
 
-    new: list[tuple[Zone, int]]
+    new: list[tuple[str, int]]
     more_new: int
-    gone: list[Zone]
+    gone: list[str]
     more_gone: int
 
 
-def _zones(drift: Drift) -> _ZoneChanges:
-    new = sorted(drift.new_zones.items(), key=lambda pair: (-pair[1], pair[0]))
-    gone = sorted((ZONES[number - 1] for number in drift.gone_zones), key=lambda zone: zone.name)
-    return _ZoneChanges(
-        [(ZONES[number - 1], ends) for number, ends in new[:_ZONES_NAMED]],
-        len(new[_ZONES_NAMED:]),
-        gone[:_ZONES_NAMED],
-        len(gone[_ZONES_NAMED:]),
+def _places(context: MonitoringContext) -> _PlaceChanges:
+    assert context.drift
+    new = sorted(context.drift.new_places.items(), key=lambda pair: (-pair[1], pair[0]))
+    gone = sorted(context.places[place] for place in context.drift.gone_places)
+    return _PlaceChanges(
+        [(context.places[place], ends) for place, ends in new[:_PLACES_NAMED]],
+        len(new[_PLACES_NAMED:]),
+        gone[:_PLACES_NAMED],
+        len(gone[_PLACES_NAMED:]),
     )
 
 

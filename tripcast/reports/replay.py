@@ -84,7 +84,7 @@ class Replay:
     """Past months, lived through one by one.
 
     Attributes:
-        taxi: green or yellow.
+        subject: What is predicted, for people: for example ``green taxi``.
         source: Where the months came from.
         train_months: Those that the first version was trained on.
         test_month: The one that it was judged on before it served.
@@ -93,7 +93,7 @@ class Replay:
         months: Those that were lived through, in order, at least one.
     """
 
-    taxi: str
+    subject: str
     source: str
     train_months: Sequence[str]
     test_month: str

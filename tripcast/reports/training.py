@@ -50,7 +50,7 @@ class TrainingContext:
     """What a reader needs to know around the scores.
 
     Attributes:
-        taxi: green or yellow.
+        subject: What is predicted, for people: for example ``green taxi``.
         source: Where the months came from.
         months: The training months and the test month.
         created: When the run was made, for people.
@@ -61,7 +61,7 @@ class TrainingContext:
         simulated: Whether the trips are of a simulated city.
     """
 
-    taxi: str
+    subject: str
     source: str
     months: Sequence[MonthUsed]
     created: str
@@ -102,7 +102,7 @@ def training_summary(evaluation: Evaluation, decision: Decision, context: Traini
         f"## {markdown(decision.sentence)}",
         "",
         *(["**Simulated: these are trips of a made-up city, not of New York.**", ""] if context.simulated else []),
-        f"{markdown(context.taxi.capitalize())} taxi, trained on {markdown(context.months_to('train'))}, judged on "
+        f"{markdown(context.subject.capitalize())}, trained on {markdown(context.months_to('train'))}, judged on "
         f"{evaluation.trips:,} trips of {markdown(context.months_to('test'))}.",
         "",
         "| model | RMSE | MAE | R² | p90 error | coverage | difference to champion |",
