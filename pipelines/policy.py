@@ -18,6 +18,8 @@ from components.step import IMAGE
 PARALLELISM = 4
 
 #: How often a task that failed is started anew, the seconds before the first repetition, and what multiplies them then.
+#: An error that would come again, such as wrong input, ends a task at its first try, however many it has: by its last
+#: words, see ``tripcast.errors``. That all of this holds takes a Kubeflow set up for it (docs/kubernetes.md).
 RETRIES = 2
 BACKOFF = 30
 BACKOFF_FACTOR = 2
@@ -88,6 +90,8 @@ class Policy:
         requests: What a node must have free for it: what months of green taxis need.
         limits: What it may use: what months of yellow taxis, ten million trips, need.
         minutes: After so long a try is ended.
+        retries: How often it is started anew after a failure. Networks and nodes fail, so it is worth while for every
+            step that can be done twice without harm.
         starts_runs: Whether it calls the API of Kubeflow Pipelines.
         alerts: Whether it tells people of what is wrong.
     """
@@ -96,6 +100,7 @@ class Policy:
     requests: Resources
     limits: Resources
     minutes: int
+    retries: int = RETRIES
     starts_runs: bool = False
     alerts: bool = False
 
@@ -106,8 +111,8 @@ class Policy:
         Argo Workflows starts no try later than this after the first, and ends one that runs longer. kfp's default is an
         hour, which would take the second try from a step that may run for two.
         """
-        pauses: int = sum(BACKOFF * BACKOFF_FACTOR**number for number in range(RETRIES))
-        return (1 + RETRIES) * self.minutes * 60 + pauses
+        pauses: int = sum(BACKOFF * BACKOFF_FACTOR**number for number in range(self.retries))
+        return (1 + self.retries) * self.minutes * 60 + pauses
 
 
 _SMALL = Resources("100m", "256Mi")
@@ -116,6 +121,7 @@ _LARGE = Resources("500m", "1Gi")
 
 #: By the step's name. Cached is what depends on nothing but its inputs: `plan` and `plan_scoring` look at the source,
 #: `evaluate`, `register`, `deploy`, `score` and `monitor` at the registry, `respond` and `retrain` act on the world.
+#: Only `deploy` is never tried again: each try would let riders meet a version that the service may not take up.
 POLICIES = {
     "plan": Policy(cache=False, requests=_SMALL, limits=Resources("1", "512Mi"), minutes=10),
     "ingest": Policy(cache=True, requests=_MEDIUM, limits=Resources("2", "2Gi"), minutes=60),
@@ -123,7 +129,7 @@ POLICIES = {
     "train": Policy(cache=True, requests=_LARGE, limits=Resources("2", "4Gi"), minutes=180),
     "evaluate": Policy(cache=False, requests=_LARGE, limits=Resources("2", "4Gi"), minutes=60),
     "register": Policy(cache=False, requests=_MEDIUM, limits=Resources("1", "1Gi"), minutes=10),
-    "deploy": Policy(cache=False, requests=_MEDIUM, limits=Resources("1", "1Gi"), minutes=10),
+    "deploy": Policy(cache=False, requests=_MEDIUM, limits=Resources("1", "1Gi"), minutes=10, retries=0),
     "plan_scoring": Policy(cache=False, requests=_MEDIUM, limits=Resources("1", "1Gi"), minutes=10),
     "score": Policy(cache=False, requests=_MEDIUM, limits=Resources("2", "2Gi"), minutes=60),
     "monitor": Policy(cache=False, requests=_LARGE, limits=Resources("2", "4Gi"), minutes=60),
@@ -156,7 +162,7 @@ def apply_policy(*tasks: PipelineTask) -> None:
         # On a node of many cores, OpenMP would start a thread for each, and they would share what the limit allows.
         task.set_env_variable("OMP_NUM_THREADS", policy.limits.cpu)
         task.set_env_variable("TRIPCAST_IMAGE", IMAGE)  # a container cannot find out what it was made from
-        task.set_retry(RETRIES, f"{BACKOFF}s", BACKOFF_FACTOR, f"{policy.seconds_of_all_tries}s")
+        task.set_retry(policy.retries, f"{BACKOFF}s", BACKOFF_FACTOR, f"{policy.seconds_of_all_tries}s")
         kubernetes.set_timeout(task, policy.minutes * 60)
         kubernetes.set_image_pull_policy(task, "IfNotPresent")  # a version's image never changes
         kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)

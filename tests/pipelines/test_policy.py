@@ -1,5 +1,8 @@
 """The policy: on every task of every compiled pipeline, on none of those that run on this machine."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,6 +32,7 @@ from pipelines.policy import (
     apply_policy,
     policy_of,
 )
+from tripcast.errors import NO_OTHER_TRY
 from tripcast.settings import Settings
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -109,13 +113,12 @@ def lacks(file: Path) -> list[str]:
         expect(resources.get("resourceMemoryRequest") == policy.requests.memory, "requests no memory")
         expect(resources.get("resourceCpuLimit") == policy.limits.cpu, "has no CPU limit")
         expect(resources.get("resourceMemoryLimit") == policy.limits.memory, "has no memory limit")
-        expect(retry.get("maxRetryCount") == RETRIES, "is not tried again")
+        expect(retry.get("maxRetryCount", 0) == policy.retries, "is tried another number of times")
         expect(seconds(retry.get("backoffDuration", "0s")) == BACKOFF, "is tried again without a pause")
         timeout = int(config.get("activeDeadlineSeconds", 0))
         expect(timeout == policy.minutes * 60, "has no timeout")
-        expect(
-            seconds(retry.get("backoffMaxDuration", "0s")) >= (1 + RETRIES) * timeout, "has no time for its last try"
-        )
+        tries = 1 + policy.retries
+        expect(seconds(retry.get("backoffMaxDuration", "0s")) >= tries * timeout, "has no time for its last try")
         expect(config.get("imagePullPolicy") == "IfNotPresent", "has no image pull policy")
         identity = {"runAsUser": str(USER), "runAsGroup": str(USER), "runAsNonRoot": True}
         expect(config.get("securityContext") == identity, "may run as root")
@@ -169,7 +172,7 @@ def test_a_task_without_its_policy_is_noticed(tmp_path):
         "plan requests no memory",
         "plan has no CPU limit",
         "plan has no memory limit",
-        "plan is not tried again",
+        "plan is tried another number of times",
         "plan is tried again without a pause",
         "plan has no timeout",
         "plan has no image pull policy",
@@ -209,6 +212,17 @@ def test_a_step_without_a_policy_cannot_be_given_one():
             apply_policy(hold_a_vote())
 
 
+def test_only_a_deployment_is_never_tried_again():
+    assert [step for step, policy in POLICIES.items() if policy.retries == 0] == ["deploy"]
+
+
+def test_kubeflow_is_told_which_last_words_end_all_tries():
+    patch = yaml.safe_load((DEPLOY / "components" / "workflow-defaults" / "patch.yaml").read_text())
+    defaults = yaml.safe_load(patch["data"]["workflowDefaults"])["spec"]["templateDefaults"]
+
+    assert f"!(lastRetry.message contains '{NO_OTHER_TRY}')" in defaults["retryStrategy"]["expression"]
+
+
 @pytest.mark.parametrize("step", POLICIES)
 def test_a_step_is_given_less_than_it_may_use(step):
     policy = POLICIES[step]
@@ -226,12 +240,13 @@ def test_only_the_step_that_starts_runs_may_and_only_the_one_that_alerts_knows_w
 def test_the_manifests_give_what_the_steps_ask_for():
     addresses = (DEPLOY / "base" / "config" / "addresses.properties").read_text()
     given = {line.partition("=")[0] for line in addresses.splitlines() if "=" in line and not line.startswith("#")}
-    secrets = yaml.safe_load((DEPLOY / "secrets" / "kustomization.yaml").read_text())["secretGenerator"]
+    made = subprocess.check_output([sys.executable, DEPLOY / "new_secrets.py", "kubernetes"])
+    secrets = {(item["metadata"]["namespace"], item["metadata"]["name"]) for item in json.loads(made)["items"]}
     token = yaml.safe_load((DEPLOY / "components" / "run-token" / "pod-default.yaml").read_text())
 
     assert set(ADDRESSES) <= given
     assert given <= {*ADDRESSES, *FURTHER_ADDRESSES}
-    assert S3_SECRET in {secret["name"] for secret in secrets if secret["namespace"] == "kubeflow"}
+    assert ("kubeflow", S3_SECRET) in secrets
     assert token["spec"]["selector"]["matchLabels"] == {"access-ml-pipeline": "true"}
 
 

@@ -75,6 +75,55 @@ def test_a_service_that_is_not_there_is_named_and_the_first_champion_deposed(hom
     assert [move.action for move in home.registry.moves()] == ["promote", "depose"]
 
 
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def kill_while_waiting(home, version: int, share: float) -> None:
+    def end(seconds: float) -> None:
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tripcast.jobs.deploy.time.sleep", end)
+        with pytest.raises(Killed):
+            deploy(home.registry, version, share, NOBODY)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_a_deployment_that_was_killed_and_is_tried_again_restores_what_served_before_both(home, share):
+    deploy(home.registry, home.versions["boosted"], 1.0, None)
+    deploy(home.registry, home.versions["linear"], 0.1, None)
+    kill_while_waiting(home, home.versions["damaged"], share)
+
+    with pytest.raises(DeploymentError, match="What served before does so again"):
+        deploy(home.registry, home.versions["damaged"], share, NOBODY, patience=0)
+
+    traffic = home.registry.traffic()
+    assert traffic.champion.number == home.versions["boosted"]
+    assert (traffic.challenger.number, traffic.share) == (home.versions["linear"], 0.1)
+
+
+def test_a_champion_stays_when_it_is_deployed_again_and_nobody_answers(home):
+    deploy(home.registry, home.versions["boosted"], 1.0, None)
+    deploy(home.registry, home.versions["linear"], 1.0, None)
+
+    with pytest.raises(DeploymentError, match="It stays the champion, as it was"):
+        deploy(home.registry, home.versions["linear"], 1.0, NOBODY, patience=0)
+
+    assert home.registry.traffic().champion.number == home.versions["linear"]
+
+
+def test_a_deployment_that_was_killed_long_ago_is_not_taken_up_again(home):
+    deploy(home.registry, home.versions["boosted"], 1.0, None)
+    kill_while_waiting(home, home.versions["damaged"], 1.0)
+    deploy(home.registry, home.versions["linear"], 1.0, None)
+
+    with pytest.raises(DeploymentError):
+        deploy(home.registry, home.versions["damaged"], 1.0, NOBODY, patience=0)
+
+    assert home.registry.traffic().champion.number == home.versions["linear"]
+
+
 def test_where_there_is_no_service_nothing_is_waited_for(home):
     assert deploy(home.registry, home.versions["boosted"], 0.1, None) == "Version 1 answers every rider."
     assert home.registry.traffic().champion.number == 1

@@ -423,9 +423,19 @@ class Registry:
             expectation: As ``tripcast.monitoring.quality.write_expectations`` writes it.
             test_month: The month on whose trips that was learned.
         """
-        with tracking_errors(self._uri, f"writing what to expect of {self.name} version {number}"):
-            for tag, value in ((EXPECTATION, expectation), (EXPECTED_FROM, test_month)):
-                self._client.set_model_version_tag(self.name, str(number), tag, value)
+        self.tag(number, EXPECTATION, expectation)
+        self.tag(number, EXPECTED_FROM, test_month)
+
+    def tag(self, number: int, name: str, value: str) -> None:
+        """Say something of a version, in place of what was said under this name.
+
+        Args:
+            number: The version.
+            name: The tag's name.
+            value: The tag's value.
+        """
+        with tracking_errors(self._uri, f"writing the tag {name} of {self.name} version {number}"):
+            self._client.set_model_version_tag(self.name, str(number), name, value)
 
     def _current_challenger(self) -> int:
         challenger = self.traffic().challenger
