@@ -41,6 +41,7 @@ def make(trips: int) -> str:
     from tripcast.storage.store import open_store
     from tripcast.taxi.bins import profile_trips
     from tripcast.taxi.pyfunc import flavour
+    from tripcast.taxi.ways import ways_of
 
     settings = Settings.load()
     store, registry = open_store(settings.artifacts), Registry("tripcast-green", settings)
@@ -70,7 +71,7 @@ def make(trips: int) -> str:
         for start in range(0, len(asked), 10_000):
             part = month[asked[start : start + 10_000]]
             answerer, prediction = Answerer(registry.name, number, arm), models[number - 1].predict(part)
-            ids += log.extend(answerer, [None] * len(part), part, prediction)
+            ids += log.extend(answerer, [None] * len(part), part, ways_of(part, metered=False).tolist(), prediction)
             minutes.append(part.duration_minutes)
     assert log.close(timeout=120).pending == 0
     truth = settings.home / "truth.parquet"

@@ -69,6 +69,7 @@ def models(tmp_path_factory) -> dict[str, Path]:
     folders = {name: tmp_path_factory.mktemp("models") / name.replace(" ", "-") for name in made}
     for name, folder in folders.items():
         made[name].save(folder)
+    (folders["boosted"] / "model_card.html").write_text("<!DOCTYPE html><p>The card of the boosted model.</p>")
     return folders
 
 
@@ -89,6 +90,8 @@ def registered(tmp_path_factory, empty_store, models) -> tuple[Path, dict[str, i
     for name, folder in models.items():
         with Tracker("tripcast-green", settings).pipeline_run(name, name) as run_id:
             tags = {"tripcast.rmse": "5.19", "tripcast.notebook_rmse": "7.76", "tripcast.test_month": "2021-02"}
+            if name == "boosted":
+                tags["tripcast.simulated"] = "true"
             versions[name] = registry.register(folder, flavour=flavour("green"), run_id=run_id, tags=tags).number
     for file in (home / "artifacts").rglob("coefficients.csv"):
         if file.read_bytes() == next(models["damaged"].glob("coefficients.csv")).read_bytes():

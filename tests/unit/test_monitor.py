@@ -17,6 +17,7 @@ from tripcast.months import Month
 from tripcast.registry.registry import Version
 from tripcast.serving.prediction_log import Answerer, PredictionLog
 from tripcast.taxi.trips import Trips
+from tripcast.taxi.ways import ways_of
 
 pytestmark = pytest.mark.usefixtures("without_pictures")
 
@@ -245,7 +246,8 @@ class Riders:
     def ask(self, version, arm, trips, *, model="tripcast-green", truth=True):
         asked = Trips(trips.pickup_datetime, trips.pickup_zone, trips.dropoff_zone, trips.trip_distance_miles)
         prediction = self.loop.registry.load(self.loop.registry.version(version)).predict(asked)
-        ids = self.log.extend(Answerer(model, version, arm), [None] * len(trips), asked, prediction)
+        ways = ways_of(asked, metered=False).tolist()
+        ids = self.log.extend(Answerer(model, version, arm), [None] * len(trips), asked, ways, prediction)
         if truth:
             self.ids += ids
             self.minutes += trips.duration_minutes.tolist()

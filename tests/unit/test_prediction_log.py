@@ -95,15 +95,15 @@ def spool(tmp_path: Path) -> Path:
 
 def answer(log: PredictionLog, rider_id: str | None = None, minutes: float = 12.5) -> str:
     """Log one answer."""
-    return log.append(CHAMPION, rider_id, TRIP, (minutes, minutes - 4, minutes + 6))
+    return log.append(CHAMPION, rider_id, TRIP, "planned", (minutes, minutes - 4, minutes + 6))
 
 
-def batch(size: int) -> tuple[Trips, Prediction]:
-    """Trips of 0, 1, 2, ... miles and as many minutes."""
+def batch(size: int) -> tuple[Trips, list[str], Prediction]:
+    """Trips of 0, 1, 2, ... miles and as many minutes; no plan is behind the first."""
     zones = np.arange(1, size + 1, dtype=np.int16)
     count = np.arange(size, dtype=np.float64)
     trips = Trips(np.datetime64(PICKUP, "us") + count.astype("timedelta64[m]"), zones, zones[::-1], count)
-    return trips, Prediction(count, count - 0.5, count + 0.5)
+    return trips, ["planned" if miles else "zones_only" for miles in count], Prediction(count, count - 0.5, count + 0.5)
 
 
 def large_row(minutes: float) -> pa.Table:
@@ -137,10 +137,10 @@ def files_in(folder: Path) -> list[Path]:
 
 def test_an_answer_comes_back_as_it_was_given(store, spool, clock):
     log = PredictionLog(store, spool)
-    first = log.append(CHAMPION, None, TRIP, (12.5, 8.5, 18.5))
+    first = log.append(CHAMPION, None, TRIP, "planned", (12.5, 8.5, 18.5))
     clock.now += 1_234_567_890
-    second = log.append(CHALLENGER, "Zoë 🚕", Trip(1, 265, nan, PICKUP_SECONDS + 1), (0.1, 0.1, 1.0))
-    third = log.append(CHAMPION, "", Trip(1, 1, 0.0, 0), (1.0, 1.0, 1.0))
+    second = log.append(CHALLENGER, "Zoë 🚕", Trip(1, 265, nan, PICKUP_SECONDS + 1), "zones_only", (0.1, 0.1, 1.0))
+    third = log.append(CHAMPION, "", Trip(1, 1, 0.0, 0), "zones_only", (1.0, 1.0, 1.0))
     assert log.close(60) == Counts(appended=3, inherited=0, written=3, spooled=0, waiting=0, dropped=0)
 
     rows = read_log(store, *ALL_TIME)
@@ -158,6 +158,7 @@ def test_an_answer_comes_back_as_it_was_given(store, spool, clock):
             "pickup_zone": 74,
             "dropoff_zone": 236,
             "trip_distance_miles": 2.25,
+            "way": "planned",
             "duration_minutes": 12.5,
             "lower_minutes": 8.5,
             "upper_minutes": 18.5,
@@ -173,6 +174,7 @@ def test_an_answer_comes_back_as_it_was_given(store, spool, clock):
             "pickup_zone": 1,
             "dropoff_zone": 265,
             "trip_distance_miles": None,
+            "way": "zones_only",
             "duration_minutes": 0.1,
             "lower_minutes": 0.1,
             "upper_minutes": 1.0,
@@ -188,6 +190,7 @@ def test_an_answer_comes_back_as_it_was_given(store, spool, clock):
             "pickup_zone": 1,
             "dropoff_zone": 1,
             "trip_distance_miles": 0.0,
+            "way": "zones_only",
             "duration_minutes": 1.0,
             "lower_minutes": 1.0,
             "upper_minutes": 1.0,
@@ -197,10 +200,10 @@ def test_an_answer_comes_back_as_it_was_given(store, spool, clock):
 
 def test_a_batch_comes_back_in_its_order_with_its_riders(store, spool):
     log = PredictionLog(store, spool)
-    trips, prediction = batch(5_000)  # more than are converted at a time
+    trips, ways, prediction = batch(5_000)  # more than are converted at a time
     riders = [None if place % 3 == 0 else f"rider-{place}" for place in range(5_000)]
     before = answer(log, "alone")
-    ids = log.extend(Answerer("tripcast-yellow", 7, "challenger"), riders, trips, prediction)
+    ids = log.extend(Answerer("tripcast-yellow", 7, "challenger"), riders, trips, ways, prediction)
     assert log.close(60).written == 5_001
 
     rows = read_log(store, *ALL_TIME)
@@ -215,6 +218,7 @@ def test_a_batch_comes_back_in_its_order_with_its_riders(store, spool):
         "pickup_zone": trips.pickup_zone,
         "dropoff_zone": trips.dropoff_zone,
         "trip_distance_miles": trips.trip_distance_miles,
+        "way": ways,
         "duration_minutes": prediction.minutes,
         "lower_minutes": prediction.lower,
         "upper_minutes": prediction.upper,
@@ -222,11 +226,21 @@ def test_a_batch_comes_back_in_its_order_with_its_riders(store, spool):
         np.testing.assert_array_equal(rows[column].to_numpy(), expected)
 
 
+def test_files_of_before_there_were_ways_are_read(store, tmp_path):
+    rows = pa.Table.from_pylist([{"prediction_id": "old", "predicted_at": ALL_TIME[0]}], prediction_schema())
+    file = tmp_path / "old.parquet"
+    pq.write_table(rows.drop_columns("way"), file)
+    store.put(file, f"predictions/date={ALL_TIME[0]:%Y-%m-%d}/old.parquet")
+    found = read_log(store, *ALL_TIME)
+    assert found.schema == prediction_schema()
+    assert found.select(["prediction_id", "way"]).to_pylist() == [{"prediction_id": "old", "way": None}]
+
+
 def test_an_unknown_distance_in_a_batch_is_null(store, spool):
     log = PredictionLog(store, spool)
-    trips, prediction = batch(2)
+    trips, ways, prediction = batch(2)
     trips.trip_distance_miles[1] = nan
-    log.extend(CHAMPION, [None, None], trips, prediction)
+    log.extend(CHAMPION, [None, None], trips, ways, prediction)
     log.close(60)
     assert read_log(store, *ALL_TIME)["trip_distance_miles"].to_pylist() == [0.0, None]
 
@@ -236,10 +250,10 @@ def test_ids_are_unique_among_processes_and_sort_by_answer(store, spool, clock):
     for _ in range(3):
         logs.append(PredictionLog(store, spool, seconds=NEVER))
         clock.now += 1_000_000  # a millisecond
-    trips, prediction = batch(20)
+    trips, ways, prediction = batch(20)
     ids = []
     for log in logs:
-        ids += [answer(log), *log.extend(CHAMPION, [None] * 20, trips, prediction), answer(log)]
+        ids += [answer(log), *log.extend(CHAMPION, [None] * 20, trips, ways, prediction), answer(log)]
     for log in logs:
         log.close(60)
     assert len(set(ids)) == 66
@@ -285,7 +299,7 @@ def test_a_file_is_named_by_host_process_and_number(store, spool, tmp_path):
 def test_the_log_can_be_read_in_part(store, spool, tmp_path):
     log = PredictionLog(store, spool)
     for model, minutes in (("tripcast-green", 1.0), ("tripcast-yellow", 2.0), ("tripcast-green", 3.0)):
-        log.append(Answerer(model, 3, "champion"), None, TRIP, (minutes, minutes, minutes))
+        log.append(Answerer(model, 3, "champion"), None, TRIP, "planned", (minutes, minutes, minutes))
     log.close(60)
 
     green = read_log(store, *ALL_TIME, where=pc.field("model") == "tripcast-green")
@@ -479,7 +493,7 @@ def test_rows_beyond_the_bound_are_dropped_and_counted(store, spool):
 )
 def test_a_row_of_the_wrong_type_is_dropped_and_hinders_no_other(store, spool, wrong):
     log = PredictionLog(store, spool)
-    right = {"answerer": CHAMPION, "rider_id": None, "trip": TRIP, "prediction": (1.0, 1.0, 2.0)}
+    right = {"answerer": CHAMPION, "rider_id": None, "trip": TRIP, "way": "planned", "prediction": (1.0, 1.0, 2.0)}
     ids = [log.append(**right), log.append(**right | wrong), log.append(**right)]
     assert log.close(60) == Counts(appended=3, inherited=0, written=2, spooled=0, waiting=0, dropped=1)
     assert read_log(store, *ALL_TIME)["prediction_id"].to_pylist() == [ids[0], ids[2]]
@@ -487,8 +501,8 @@ def test_a_row_of_the_wrong_type_is_dropped_and_hinders_no_other(store, spool, w
 
 def test_a_batch_of_the_wrong_length_is_dropped(store, spool):
     log = PredictionLog(store, spool)
-    trips, prediction = batch(4)
-    log.extend(CHAMPION, [None] * 3, trips, prediction)
+    trips, ways, prediction = batch(4)
+    log.extend(CHAMPION, [None] * 3, trips, ways, prediction)
     assert log.close(60).dropped == 4
 
 
@@ -687,7 +701,7 @@ class Down:
 log = PredictionLog(Down(), Path(sys.argv[1]), seconds=1000, rows=100)
 champion = Answerer("tripcast-green", 3, "champion")
 for row in range(250):
-    print(log.append(champion, None, (74, 236, 2.25, 0), (float(row), 1.0, 2.0)), flush=True)
+    print(log.append(champion, None, (74, 236, 2.25, 0), "planned", (float(row), 1.0, 2.0)), flush=True)
     while row % 100 == 99 and log.counts().waiting:
         time.sleep(0.005)
 print("killed now", flush=True)
@@ -749,7 +763,7 @@ log = PredictionLog(Dying(home / "store"), home / "spool", seconds=0.01)
 champion = Answerer("tripcast-green", 3, "champion")
 spool._flush = flush
 for row in range(2):
-    print(log.append(champion, None, (74, 236, 2.25, 0), (float(row), 1.0, 2.0)), flush=True)
+    print(log.append(champion, None, (74, 236, 2.25, 0), "planned", (float(row), 1.0, 2.0)), flush=True)
     while not log.counts().written:
         time.sleep(0.005)
 hang()
@@ -790,12 +804,12 @@ def test_a_kill_while_a_file_grows_costs_no_row_that_was_in_the_spool(tmp_path, 
 @pytest.mark.parametrize("rows", [50, 5_000])
 def test_the_counts_add_up_at_any_time(outage, spool, rows):
     log = PredictionLog(outage, spool, seconds=0.01, rows=rows, max_waiting=400, max_spool_bytes=60_000)
-    trips, prediction = batch(30)
+    trips, ways, prediction = batch(30)
     for turn in range(300):
         outage.down = turn % 100 < 60
         for _ in range(10):
             answer(log)
-        log.extend(CHAMPION, [None] * 30, trips, prediction)
+        log.extend(CHAMPION, [None] * 30, trips, ways, prediction)
         assert balanced(log.counts())
     outage.down = False
     counts = log.close(60)
@@ -888,7 +902,7 @@ from tripcast.storage.store import open_store
 
 at_import = [name for name in ("pyarrow", "pandas", "boto3") if name in sys.modules]
 log = module.PredictionLog(open_store(sys.argv[1] + "/store"), Path(sys.argv[1]) / "spool")
-log.append(module.Answerer("tripcast-green", 3, "champion"), "rider", (74, 236, 2.25, 0), (2.0, 1.0, 3.0))
+log.append(module.Answerer("tripcast-green", 3, "champion"), "rider", (74, 236, 2.25, 0), "planned", (2.0, 1.0, 3.0))
 assert log.close(60).written == 1
 print(json.dumps([at_import, [name for name in ("pyarrow", "pandas", "boto3") if name in sys.modules]]))
 """

@@ -21,6 +21,7 @@ from tripcast.monitoring.rule import Rule
 from tripcast.months import Month
 from tripcast.serving.prediction_log import Answerer, PredictionLog
 from tripcast.taxi.trips import Trips
+from tripcast.taxi.ways import ways_of
 
 pytestmark = pytest.mark.usefixtures("without_pictures")
 
@@ -181,7 +182,13 @@ def one_day(loop, month):
     asked = Trips(trips.pickup_datetime, trips.pickup_zone, trips.dropoff_zone, trips.trip_distance_miles)
     log = PredictionLog(loop.store, loop.folder / "spool")
     prediction = loop.registry.load(loop.registry.version(1)).predict(asked)
-    ids = log.extend(Answerer("tripcast-green", 1, "champion"), [None] * len(asked), asked, prediction)
+    ids = log.extend(
+        Answerer("tripcast-green", 1, "champion"),
+        [None] * len(asked),
+        asked,
+        ways_of(asked, False).tolist(),
+        prediction,
+    )
     assert log.close(60).dropped == 0
     file = loop.folder / f"truth-{month}.parquet"
     pq.write_table(pa.table({"prediction_id": ids, "duration_minutes": trips.duration_minutes}), file)

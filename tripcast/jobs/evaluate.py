@@ -17,6 +17,7 @@ from tripcast.evaluation.gate import Decision, decide
 from tripcast.evaluation.scores import Evaluation, Scores, evaluate
 from tripcast.jobs.handover import Trained, Winner, read_months
 from tripcast.models import Model
+from tripcast.models.model import MODEL_CARD
 from tripcast.models.training import TRIALS
 from tripcast.monitoring.quality import Expectation, judged, write_expectations
 from tripcast.monitoring.reference import Profile
@@ -35,9 +36,6 @@ from tripcast.taxi.ways import METERED, as_asked
 
 #: The file beside a registered model that holds the profile of what it learned from.
 PROFILE = "profile.json"
-
-#: The file beside a registered model that tells people what it is, see ``tripcast.reports.model_card``.
-MODEL_CARD = "model_card.html"
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,9 @@ _FLOOR = 0.1
 
 _MANIFEST = "manifest.json"
 
+#: The file beside a registered model that tells people what it is, see ``tripcast.reports.model_card``.
+MODEL_CARD = "model_card.html"
+
 #: Called when a trial of a search has ended, with its number, its parameters and its error (RMSE in minutes).
 OnTrial = Callable[[int, dict[str, Any], float], None]
 

@@ -101,6 +101,7 @@ def prediction_schema() -> pa.Schema:
     - ``rider_id``: who asked; null where the client did not say.
     - ``pickup_datetime``: New York local time, to the second.
     - ``trip_distance_miles``: null where the client did not know.
+    - ``way``: in which way it was asked, by what was known of the trip; null in files of before there were ways.
     - ``duration_minutes``, ``lower_minutes``, ``upper_minutes``: the answer.
     """
     import pyarrow as pa
@@ -117,6 +118,7 @@ def prediction_schema() -> pa.Schema:
             "pickup_zone": pa.int16(),
             "dropoff_zone": pa.int16(),
             "trip_distance_miles": pa.float64(),
+            "way": pa.string(),
             "duration_minutes": pa.float64(),
             "lower_minutes": pa.float64(),
             "upper_minutes": pa.float64(),
@@ -155,6 +157,7 @@ def read_log(
         if moment.tzinfo is None:
             raise InvalidRequest(f"{moment.isoformat()} has no time zone: write {moment.isoformat()}+00:00 for UTC.")
     schema = prediction_schema()
+    names = list(columns or schema.names)
     first = since.astimezone(UTC).date()
     last = until.astimezone(UTC).date()
     asked_for = (pc.field("predicted_at") >= since) & (pc.field("predicted_at") < until)
@@ -175,11 +178,13 @@ def read_log(
             except StorageError:  # it has grown between two of the store's answers, perhaps
                 store.get(key, file)
             with pq.ParquetFile(file) as log:
-                rows = log.read().filter(asked_for).select(columns or schema.names)
+                rows = log.read().filter(asked_for)
             file.unlink()
-            return rows
+            return rows.select([name for name in names if name in rows.column_names])
 
-        return pa.concat_tables([schema.empty_table().select(columns or schema.names), *readers.map(read, keys)])
+        empty = schema.empty_table().select(names)
+        # Files of before a column came to be have nulls there.
+        return pa.concat_tables([empty, *readers.map(read, keys)], promote_options="default")
 
 
 ArmName = Literal["champion", "challenger"]
@@ -272,7 +277,8 @@ class PredictionLog:
         # One thread's work is never another's: the event loop adds to these, the writer takes away.
         self._packed: deque[bytes] = deque()
         self._batches: deque[tuple[npt.NDArray[np.void], list[bytes]]] = deque()
-        self._answerers: defaultdict[Answerer, int] = defaultdict(count().__next__)  # numbered as they come
+        # Who answered whom in which way: numbered as they come.
+        self._answerers: defaultdict[tuple[Answerer, str], int] = defaultdict(count().__next__)
         self._appended = self._refused = 0
         # Rows that the writer could not put in the spool yet, by date.
         self._converted: dict[str, list[pa.RecordBatch]] = {}
@@ -284,7 +290,7 @@ class PredictionLog:
         self._sender.start()
 
     def append(
-        self, answerer: Answerer, rider_id: str | None, trip: Trip, prediction: tuple[float, float, float]
+        self, answerer: Answerer, rider_id: str | None, trip: Trip, way: str, prediction: tuple[float, float, float]
     ) -> str:
         """Log one answer.
 
@@ -292,6 +298,7 @@ class PredictionLog:
             answerer: Who gave it.
             rider_id: Who asked, or None.
             trip: As given to ``Model.predict_one``.
+            way: In which way it was asked for, by what was known of it; a few names.
             prediction: What ``Model.predict_one`` returned: duration, lower and upper end, minutes.
 
         Returns:
@@ -304,7 +311,7 @@ class PredictionLog:
             self._refused += 1
         else:
             try:
-                row = _pack(number, time_ns(), self._answerers[answerer], rider_id is not None, *trip, *prediction)
+                row = _pack(number, time_ns(), self._answerers[answerer, way], rider_id is not None, *trip, *prediction)
                 if rider_id is not None:
                     row += rider_id.encode(errors="replace")
                 self._packed.append(row)
@@ -315,7 +322,12 @@ class PredictionLog:
         return self._prefix + str(number)
 
     def extend(
-        self, answerer: Answerer, rider_ids: Sequence[str | None], trips: Trips, prediction: Prediction
+        self,
+        answerer: Answerer,
+        rider_ids: Sequence[str | None],
+        trips: Trips,
+        ways: Sequence[str],
+        prediction: Prediction,
     ) -> list[str]:
         """Log the answers of one arm to a batch of n trips.
 
@@ -323,6 +335,7 @@ class PredictionLog:
             answerer: Who gave them.
             rider_ids: Who asked, n.
             trips: As given to ``Model.predict``, n.
+            ways: In which way each was asked for, n; as in ``append``.
             prediction: What ``Model.predict`` gave.
 
         Returns:
@@ -339,7 +352,7 @@ class PredictionLog:
                 records = np.empty(size, _RECORD)
                 records["number"] = np.arange(first, first + size)
                 records["predicted_at"] = time_ns()
-                records["answerer"] = self._answerers[answerer]
+                records["answerer"] = [self._answerers[answerer, way] for way in ways]
                 records["has_rider"] = [rider_id is not None for rider_id in rider_ids]
                 records["pickup_zone"] = trips.pickup_zone
                 records["dropoff_zone"] = trips.dropoff_zone
@@ -493,7 +506,8 @@ class PredictionLog:
                 len(values), pa.py_buffer(offsets), pa.py_buffer(b"".join(values)), validity
             )
 
-        models, versions, arms = zip(*self._answerers, strict=True)
+        answerers, ways = zip(*self._answerers, strict=True)
+        models, versions, arms = zip(*answerers, strict=True)
         answerer = column(records["answerer"])
         numbers = column(records["number"]).cast(pa.string())
         miles = records["trip_distance_miles"]
@@ -505,6 +519,7 @@ class PredictionLog:
             "model": text([model.encode() for model in models]).take(answerer),
             "version": column(np.array(versions, np.int32)).take(answerer),
             "arm": text([arm.encode() for arm in arms]).take(answerer),
+            "way": text([way.encode() for way in ways]).take(answerer),
             "rider_id": text(riders, records["has_rider"]),
             "pickup_datetime": column(records["pickup"] * 1_000_000),
             "pickup_zone": column(records["pickup_zone"]),

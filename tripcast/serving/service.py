@@ -72,6 +72,10 @@ class Service:
         """What is wrong at the moment, a sentence each: the registry, a version that was refused."""
         return [*self._registry_errors, *self._refused.values()]
 
+    def model_folder(self, arm: Arm) -> Path:
+        """The model folder of an arm, in the local copy."""
+        return self._copy.model(arm.model.digest)
+
     async def start(self) -> None:
         """Load what served last, if anything did, and begin to follow the registry."""
         try:

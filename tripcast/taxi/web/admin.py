@@ -7,13 +7,22 @@ from math import isfinite
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
 
+from tripcast.models.model import MODEL_CARD
 from tripcast.serving.arms import Arm
 from tripcast.serving.asgi import ErrorAnswer, json_response
 from tripcast.serving.prediction_log import PredictionLog
 from tripcast.serving.prometheus import Scrape, ServiceCollector
 from tripcast.serving.service import Service
+
+#: The card has a style sheet and no scripts.
+_CARD_HEADERS = {
+    "vary": "accept",
+    "cache-control": "no-cache",
+    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+}
 
 
 def router(service: Service, log: PredictionLog, admin_token: str | None) -> APIRouter:
@@ -37,9 +46,17 @@ def router(service: Service, log: PredictionLog, admin_token: str | None) -> API
             "problems": service.problems,
         }
 
-    @router.get("/model", summary="What serves")
-    async def get_model() -> Response:
-        return json_response(model())
+    @router.get(
+        "/model",
+        summary="What serves; for who asks for HTML, the champion's model card",
+        responses={200: {"content": {"text/html": {"schema": {"type": "string"}}}}},
+    )
+    async def get_model(accept: Annotated[str, Header()] = "") -> Response:
+        card = service.model_folder(service.arms.champion) / MODEL_CARD
+        # A version that was registered without a card has none.
+        if "text/html" in accept and card.exists():
+            return FileResponse(card, headers=_CARD_HEADERS, media_type="text/html")
+        return json_response(model(), headers={"vary": "accept"})
 
     @router.get("/healthz", summary="Whether the process is alive")
     async def healthz() -> Response:
@@ -77,6 +94,7 @@ def describe_arm(arm: Arm) -> dict[str, Any]:
         "train_months": manifest.train_months,
         "test_month": arm.tags.get("tripcast.test_month"),
         "trips": manifest.trips,
+        "simulated": arm.tags.get("tripcast.simulated") == "true",
         "digest": arm.model.digest,
         "calibration": manifest.calibration,
         "metrics": {name: figure for name, figure in figures.items() if figure is not None},

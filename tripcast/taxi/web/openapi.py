@@ -12,7 +12,7 @@ from fastapi.openapi.utils import get_openapi
 from tripcast.serving.asgi import ErrorAnswer
 from tripcast.taxi.web.answers import BatchAnswer, PredictionAnswer
 from tripcast.taxi.web.open_inference import InferenceAnswer, InferenceRequest
-from tripcast.taxi.web.requests import Batch, TripRequest
+from tripcast.taxi.web.requests import Batch, PredictionRequest
 
 _TRIP = {
     "pickup_zone": 74,
@@ -32,7 +32,7 @@ _TENSORS = {
 
 #: Of the routes with bodies, by the end of their address: summary, request, an example of it, and answer.
 _BODIES: dict[str, tuple[str, type, dict[str, Any], type]] = {
-    "/predict": ("Predict one trip", TripRequest, _TRIP, PredictionAnswer),
+    "/predict": ("Predict one trip", PredictionRequest, _TRIP, PredictionAnswer),
     "/predict/batch": ("Predict up to 10,000 trips", Batch, {"trips": [_TRIP]}, BatchAnswer),
     "/infer": ("Predict trips by the Open Inference Protocol", InferenceRequest, _TENSORS, InferenceAnswer),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple
 
 import msgspec
 
@@ -12,9 +13,11 @@ from tripcast.serving.arms import Arm, Arms
 from tripcast.serving.asgi import encode
 from tripcast.serving.prediction_log import PredictionLog
 from tripcast.serving.service import Service
+from tripcast.taxi.explanation import explain
 from tripcast.taxi.trips import Trip, Trips
-from tripcast.taxi.web.answers import PredictionAnswer
-from tripcast.taxi.web.requests import BAD_JSON, Batch, TripRequest, bad_body, to_trip
+from tripcast.taxi.ways import way_of, ways_of
+from tripcast.taxi.web.answers import ExplanationAnswer, PredictionAnswer
+from tripcast.taxi.web.requests import BAD_JSON, Batch, PredictionRequest, TripRequest, bad_body, to_trip
 
 #: Fewer trips than this are predicted at once, more in a thread beside the other requests.
 _FEW_TRIPS = 50
@@ -22,7 +25,7 @@ _FEW_TRIPS = 50
 #: Trips of a batch that are turned into numbers and back at a time: other requests wait for that.
 _SLICE = 1_000
 
-_decode_trip = msgspec.json.Decoder(TripRequest).decode
+_decode_trip = msgspec.json.Decoder(PredictionRequest).decode
 _decode_batch = msgspec.json.Decoder(Batch).decode
 
 
@@ -47,10 +50,20 @@ class Predictions:
             raise bad_body(body, trouble) from None
         service = self._service
         trip = to_trip(asked, "pickup_datetime")
+        way = way_of(trip.trip_distance_miles, metered=False)
         arm, prediction = service.arms.answer(asked.rider_id, trip)
-        prediction_id = self._log.append(arm.answerer, asked.rider_id, trip, prediction)
+        prediction_id = self._log.append(arm.answerer, asked.rider_id, trip, way, prediction)
         service.metrics.predictions[arm.answerer] += 1
-        return encode(PredictionAnswer(prediction_id, *prediction, *arm.answerer))
+        answer = PredictionAnswer(prediction_id, *prediction, *arm.answerer, way)
+        if asked.explain:
+            answer.explanation = await self._explain(arm, trip, prediction[0])
+        return encode(answer)
+
+    async def _explain(self, arm: Arm, trip: Trip, minutes: float) -> ExplanationAnswer | None:
+        # It takes as long as a hundred predictions.
+        loop = asyncio.get_running_loop()
+        explanation = await loop.run_in_executor(self._beside, explain, arm.model, trip, minutes)
+        return None if explanation is None else ExplanationAnswer(*astuple(explanation))
 
     async def predict_batch(self, body: bytes) -> bytes:
         """Up to 10,000 trips, each by its rider's arm."""
@@ -81,8 +94,9 @@ class Predictions:
             numbers = zip(
                 prediction.minutes.tolist(), prediction.lower.tolist(), prediction.upper.tolist(), strict=True
             )
-            for row, prediction_id, minutes in zip(rows, ids, numbers, strict=True):
-                answers[row] = PredictionAnswer(prediction_id, *minutes, *by.answerer)
+            ways = ways_of(part, metered=False).tolist()
+            for row, prediction_id, minutes, way in zip(rows, ids, numbers, ways, strict=True):
+                answers[row] = PredictionAnswer(prediction_id, *minutes, *by.answerer, way)
         return encode(answers)[1:-1]
 
     async def in_thread(self, arms: Arms, arm: Arm, trips: Trips) -> tuple[Arm, Prediction]:
@@ -94,4 +108,4 @@ class Predictions:
     def log(self, arm: Arm, riders: list[str | None], trips: Trips, prediction: Prediction) -> list[str]:
         """Count and log the answers of one arm to n trips, and return their ids."""
         self._service.metrics.predictions[arm.answerer] += len(trips)
-        return self._log.extend(arm.answerer, riders, trips, prediction)
+        return self._log.extend(arm.answerer, riders, trips, ways_of(trips, metered=False).tolist(), prediction)

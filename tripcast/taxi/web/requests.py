@@ -44,7 +44,8 @@ class TripRequest(Struct, forbid_unknown_fields=True, gc=False):
         pickup_zone: Taxi zone number, 1 to 265.
         dropoff_zone: Taxi zone number, 1 to 265.
         pickup_datetime: New York local time, or with an offset.
-        trip_distance_miles: 0 to 100; None or 0 is not known: the usual distance between the zones stands in.
+        trip_distance_miles: Of the planned route, 0 to 100. None or 0 is not known: the interval is as wide as that
+            makes it.
         rider_id: Who asks; the same rider is answered by the same arm.
     """
 
@@ -53,6 +54,16 @@ class TripRequest(Struct, forbid_unknown_fields=True, gc=False):
     pickup_datetime: Pickup
     trip_distance_miles: Miles | None = None
     rider_id: RiderId | None = None
+
+
+class PredictionRequest(TripRequest, forbid_unknown_fields=True, gc=False):
+    """A trip to predict.
+
+    Attributes:
+        explain: Whether to say what makes the prediction what it is, too; that takes milliseconds.
+    """
+
+    explain: bool = False
 
 
 class Batch(Struct, forbid_unknown_fields=True):
