@@ -8,6 +8,7 @@ Who asks is read from the environment, as kfp's own client does where it has a n
 * ``KF_PIPELINES_SA_TOKEN_PATH``: a file with a token. It is read again for every request, since Kubernetes renews it.
 * ``KF_PIPELINES_TOKEN``, ``KF_PIPELINES_COOKIE``: a token, or the cookie of a session (``name=value``), as they are.
 * ``SSL_CERT_FILE``: certificates to trust instead of the usual ones.
+* ``HTTP_PROXY``, ``HTTPS_PROXY``, ``NO_PROXY``: the way out of a network that has one.
 * ``KF_PIPELINES_UI_ENDPOINT``: where people see the pages, if that is not where the API is.
 
 None of them is ever part of a message, a run or a parameter.
@@ -22,11 +23,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 import kfp_server_api  # type: ignore[import-untyped, unused-ignore]
 import urllib3
 from kfp_server_api import rest
+from requests.adapters import HTTPAdapter
+from requests.utils import get_environ_proxies, select_proxy
 
 from tripcast.errors import ClusterError, ClusterUnreachable, InvalidRequest
 from tripcast.settings import Settings
@@ -81,9 +84,10 @@ class Kubeflow:
                 "The address of Kubeflow Pipelines holds a user's name: give credentials as KF_PIPELINES_TOKEN or "
                 "KF_PIPELINES_COOKIE instead."
             )
-        # A person may have copied the address of a page.
-        self.endpoint = endpoint.partition("#")[0].rstrip("/")
-        self.namespace = namespace
+        # A person may have copied the address of a page. Where Kubeflow has several users, that is of the dashboard
+        # around it (/_/pipeline), and names the namespace.
+        self.endpoint = f"{address.scheme}://{address.netloc}{address.path.removeprefix('/_')}".rstrip("/")
+        self.namespace = namespace or next(iter(parse_qs(address.query).get("ns", ())), None)
         client = _Client(self.endpoint)
         self.renews_token = client.token_file is not None
         self._client = client
@@ -427,23 +431,29 @@ class _Client(kfp_server_api.ApiClient):  # type: ignore[misc, unused-ignore]
         configuration = kfp_server_api.Configuration(host=endpoint)
         configuration.retries = urllib3.Retry(0, redirect=False)
         configuration.ssl_ca_cert = os.environ.get("SSL_CERT_FILE") or None
-        token = os.environ.get("KF_PIPELINES_TOKEN")
+        if proxy := select_proxy(endpoint, get_environ_proxies(endpoint)):
+            configuration.proxy, configuration.proxy_headers = proxy, HTTPAdapter().proxy_headers(proxy)
+        token = _header("KF_PIPELINES_TOKEN", os.environ.get("KF_PIPELINES_TOKEN", ""))
         if self.token_file:
             configuration.refresh_api_key_hook = self._read_token
         if self.token_file or token:
             configuration.api_key["authorization"] = token
             configuration.api_key_prefix["authorization"] = "Bearer"
-        super().__init__(configuration, cookie=os.environ.get("KF_PIPELINES_COOKIE") or None)
+        cookie = _header("KF_PIPELINES_COOKIE", os.environ.get("KF_PIPELINES_COOKIE", ""))
+        super().__init__(configuration, cookie=cookie or None)
 
     def _read_token(self, configuration: Any) -> None:
         assert self.token_file is not None
         try:
-            configuration.api_key["authorization"] = Path(self.token_file).read_text().strip()
+            token = Path(self.token_file).read_text()
         except OSError as trouble:
             raise ClusterError(
                 f"The token for Kubeflow Pipelines cannot be read from {self.token_file} ({trouble.strerror}). "
                 "Correct KF_PIPELINES_SA_TOKEN_PATH."
             ) from trouble
+        except UnicodeDecodeError:
+            raise _no_header("KF_PIPELINES_SA_TOKEN_PATH") from None
+        configuration.api_key["authorization"] = _header("KF_PIPELINES_SA_TOKEN_PATH", token)
 
     def request(self, method: str, url: str, **options: Any) -> Any:
         """See ``kfp_server_api.ApiClient``."""
@@ -521,6 +531,24 @@ class _Client(kfp_server_api.ApiClient):  # type: ignore[misc, unused-ignore]
         if 300 <= status < 400 or said is None:
             return self._no_api(status)
         return ClusterError(f"Kubeflow Pipelines at {host} refuses (HTTP {status}): {said}.", status)
+
+
+def _header(variable: str, value: str) -> str:
+    """A secret as it goes into a header: without the line break that files and clipboards add.
+
+    Raises:
+        InvalidRequest: If something that no header may have is in the middle of it. It is not shown.
+    """
+    value = value.strip()
+    if not (value.isascii() and value.isprintable()):
+        raise _no_header(variable)
+    return value
+
+
+def _no_header(variable: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"What {variable} holds or names is no token or cookie: it has line breaks or odd signs in it."
+    )
 
 
 def _message(body: str | bytes | None) -> str | None:

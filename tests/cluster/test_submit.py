@@ -3,7 +3,9 @@
 import signal
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -340,6 +342,55 @@ def test_the_address_of_a_page_will_do(cluster, tripcast):
 
     assert result.exit_code == 0
     assert f"{cluster.url}/#/runs/details/" in result.stdout
+
+
+def test_the_address_of_a_page_of_the_dashboard_names_the_namespace(cluster, tripcast):
+    cluster.multi_user = True
+    result = tripcast("submit", "training", "--no-wait", "--host", f"{cluster.url}/_/?ns=team-a#/runs")
+
+    assert result.exit_code == 0, result.stderr
+    assert f"{cluster.url}/#/runs/details/" in result.stdout
+    assert {run["namespace"] for run in cluster.experiments} == {"team-a"}
+
+
+@pytest.mark.parametrize("variable", ["KF_PIPELINES_TOKEN", "KF_PIPELINES_COOKIE", "KF_PIPELINES_SA_TOKEN_PATH"])
+def test_a_line_break_behind_a_secret_is_left_out_and_one_within_it_refused(
+    cluster, tripcast, monkeypatch, tmp_path, variable
+):
+    for secret, code in (("hush=token\n", 0), ("hush=tok\nen", 2), ("hush=\u00e9", 2)):
+        file = tmp_path / "token"
+        file.write_text(secret)
+        monkeypatch.setenv(variable, str(file) if variable.endswith("PATH") else secret)
+        result = tripcast("submit", "training", "--no-wait")
+        assert result.exit_code == code, result.output
+        assert "hush" not in result.output
+        assert (variable in result.stderr) == bool(code)
+
+
+def test_a_proxy_of_the_environment_is_gone_through(cluster, tripcast, monkeypatch):
+    asked = []
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append((self.path, self.headers["Proxy-Authorization"]))
+            self.send_error(502)
+
+        def log_message(self, *arguments):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as proxy:
+        threading.Thread(target=proxy.serve_forever, args=(0.01,), daemon=True).start()
+        monkeypatch.setenv("HTTP_PROXY", f"http://me:hush@127.0.0.1:{proxy.server_port}")
+        away = tripcast("submit", "training", "--host", "http://kubeflow.invalid")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        here = tripcast("submit", "training", "--no-wait", "--host", cluster.url)
+        proxy.shutdown()
+    assert away.exit_code == 1
+    assert "hush" not in away.output
+    assert here.exit_code == 0, here.stderr
+    ((address, authorization),) = asked
+    assert address.startswith("http://kubeflow.invalid/apis/v2beta1/")
+    assert authorization == "Basic bWU6aHVzaA=="
 
 
 def test_no_secret_reaches_output_or_what_is_sent(cluster, tripcast, monkeypatch):

@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from tripcast.storage.store import place
+
 
 class Share(click.ParamType[float]):
     """A share of the riders: ``10%``, or ``0.1``."""
@@ -48,7 +50,7 @@ def home(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _set_artifacts(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
     if value is not None:
-        os.environ["TRIPCAST_ARTIFACTS"] = value if "://" in value else str(Path(value).expanduser().absolute())
+        os.environ["TRIPCAST_ARTIFACTS"] = place(value)
 
 
 def artifacts(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import filecmp
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import Any, Protocol
 
-from tripcast.errors import StorageError
+from tripcast.errors import InvalidRequest, StorageError
 from tripcast.storage import s3
 from tripcast.storage.files import storage_errors
 
@@ -81,9 +82,28 @@ def open_store(uri: str) -> Store:
         uri: ``s3://bucket/prefix``, or a folder's path.
 
     Raises:
-        InvalidRequest: If an S3 address names no bucket.
+        InvalidRequest: As ``place``.
     """
+    uri = place(uri)
     return S3Store(uri) if uri.startswith("s3://") else FolderStore(Path(uri))
+
+
+def place(text: str) -> str:
+    """Where a store is, from what a person writes: ``s3://bucket/prefix``, or a folder's absolute path.
+
+    Raises:
+        InvalidRequest: If it is an address of another kind, or an S3 address that names no bucket.
+    """
+    # One slash is a slip: a folder named 's3:' is not what anybody means.
+    if kind := re.match(r"([A-Za-z][A-Za-z0-9+.-]*):/", text):
+        if kind[1].lower() == "s3" and "://" in text:
+            uri = f"s3://{text.partition('://')[2]}"
+            s3.split(uri)
+            return uri
+        raise InvalidRequest(
+            f"'{text}' is no place for files: {kind[0]} is not supported. Write s3://bucket/prefix, or a folder."
+        )
+    return str(Path(text).expanduser().absolute())
 
 
 def sha256_of(file: Path) -> str:
@@ -176,7 +196,10 @@ class S3Store:
         digest = sha256_of(file)
         with self._errors(f"{place} cannot be stored"):
             if self._digest(key) != digest:
-                arguments = {"ChecksumAlgorithm": "SHA256", "Metadata": {"sha256": digest}}
+                arguments: dict[str, Any] = {"Metadata": {"sha256": digest}}
+                # Some stores know no checksums that trail a body; whoever has one says so by this setting.
+                if self._client.meta.config.request_checksum_calculation != "when_required":
+                    arguments["ChecksumAlgorithm"] = "SHA256"
                 if content_type:
                     arguments["ContentType"] = content_type
                 self._client.upload_file(str(file), self._bucket, self._prefix + key, ExtraArgs=arguments)
@@ -248,3 +271,6 @@ def _link_or_copy(file: Path, to: Path) -> None:
         to.hardlink_to(file)
     except OSError:  # another file system, or one without links
         shutil.copyfile(file, to)
+        # The original may be removed as soon as this has returned, and a copy is on the disk only when it says so.
+        with to.open("rb") as copy:
+            os.fsync(copy.fileno())

@@ -45,7 +45,7 @@ FLAGS = {
     "outside_month": "pickup outside its month",
     "far": f"distance above {FARTHEST_MILES} miles",
     "zero_distance": "distance zero",
-    "repeated": "the same as another trip in all that is kept of it; estimated in months of more than a million trips",
+    "repeated": "the same as another trip in all that is kept of it; estimated in months of more than 262,144 trips",
 }
 
 #: Hours by which a file that was converted to another time zone is off, at least: New York is four or five from UTC.
@@ -58,7 +58,7 @@ _MANY_MOVED = 10
 _USUAL_REPEATED = 0.01
 
 #: So many trips are compared with each other, at most.
-_MOST_COMPARED = 1 << 20
+_MOST_COMPARED = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,8 @@ def _check(ingested: Ingested, kept_file: Path, rejected_file: Path) -> MonthChe
             repeats.add(kept)
             if len(rejected):
                 bad.write_batch(rejected)
-                check.rejected.update(rejected["reason"].to_pylist())
+                counts = rejected["reason"].value_counts()
+                check.rejected.update(dict(zip(*(counts.field(side).to_pylist() for side in (0, 1)), strict=True)))
     check.flagged["repeated"] = repeats.count()
     return check
 
@@ -274,6 +275,7 @@ def _flags(kept: pa.RecordBatch, month: Month) -> dict[str, int]:
 def _count_around(kept: pa.RecordBatch, month: Month) -> dict[str, int]:
     """How many trips begin in the few hours before and after either end of the month."""
     pickup = _numpy(kept["pickup_datetime"], "datetime64[us]")
+    pickup = pickup[(pickup < month.start + _ZONE_HOURS) | (pickup >= month.end - _ZONE_HOURS)]
     counts = {}
     for name, end in {"start": month.start, "end": month.end}.items():
         counts[f"before {name}"] = int(np.count_nonzero((pickup >= end - _ZONE_HOURS) & (pickup < end)))
@@ -304,7 +306,7 @@ class _Repeats:
         if not len(kept):
             return
         places = _numpy(kept["pickup_datetime"], "u8") * _MIXER
-        chosen = self._chosen(places)
+        chosen = np.flatnonzero(self._chosen(places))
         places = hashes = places[chosen]
         for name in kept.schema.names[1:]:
             column = _numpy(kept[name], f"u{kept[name].type.bit_width // 8}")[chosen]
@@ -313,7 +315,8 @@ class _Repeats:
         self._places.append(places)
         self._hashes.append(hashes)
         self._held += len(hashes)
-        while self._held > _MOST_COMPARED:
+        # Once it is an estimate, an eighth is enough for it.
+        while self._held > (_MOST_COMPARED >> 3 if self._halvings else _MOST_COMPARED):
             self._halve()
 
     def _halve(self) -> None:
