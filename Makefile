@@ -7,7 +7,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --python .venv --build-constraints requirements/installer.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run ui serve test check format compile images stack-up stack-train stack-down lock clean
+.PHONY: help setup run ui serve test e2e check format compile images stack-up stack-train stack-down lock clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -27,6 +27,9 @@ serve: .venv/laptop ## Predict with the model of `make run`: a web service and a
 
 test: .venv/dev ## Run the tests; with TRIPCAST_TLC_DIR=folder also those on real months
 	$(BIN)/pytest
+
+e2e: .venv/dev ## Try everything on the cluster that kubectl is at, with an overlay in it: half an hour (docs/kubernetes.md)
+	$(BIN)/pytest -m e2e tests/e2e
 
 check: .venv/dev ## Lint, types, layers, and whether compiled/ is up to date
 	$(BIN)/ruff check .

@@ -1,0 +1,225 @@
+"""The life of tripcast on a cluster, from the first upload on."""
+
+import json
+import re
+import time
+
+import pytest
+
+from tests.e2e.conftest import MINUTES, STEP_LABELS, Cluster, kubectl, objects, wait_until
+
+pytestmark = pytest.mark.e2e
+
+#: Asks the service for a time, each trip up to three times; prints how many were answered, and how many never were.
+LOAD = """
+import json, time, requests
+trip = {"pickup_zone": 74, "dropoff_zone": 236, "trip_distance_miles": 2.3, "pickup_datetime": "2021-02-10T08:15:00"}
+answered = lost = again = 0
+end = time.monotonic() + SECONDS
+while time.monotonic() < end:
+    for attempt in range(TRIES):
+        try:
+            answer = requests.post("http://serving.tripcast.svc/predict", json=trip, timeout=5)
+            if answer.status_code == 200:
+                answered += 1
+                break
+        except requests.RequestException:
+            pass
+        again += 1
+        time.sleep(0.2)
+    else:
+        lost += 1
+print(json.dumps({"answered": answered, "lost": lost, "again": again}))
+"""
+
+#: Prints which addresses take a connection.
+REACH = """
+import json, socket
+reached = []
+for name, port in ADDRESSES:
+    try:
+        socket.create_connection((f"{name}.tripcast.svc", port), timeout=4).close()
+        reached.append(name)
+    except OSError:
+        pass
+print(json.dumps(reached))
+"""
+PORTS = [("mlflow", 5000), ("s3", 8333), ("postgres", 5432), ("serving", 80)]
+
+
+def run_id(said: str) -> str:
+    found = re.search(r"runs/details/([0-9a-f-]{36})", said)
+    assert found, said
+    return found[1]
+
+
+def test_the_pipelines_are_uploaded_once_for_each_state_of_the_code(cluster: Cluster):
+    first, second = cluster.tripcast("upload"), cluster.tripcast("upload")
+
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert second.stdout.count("there already") == 3
+
+
+def test_a_training_run_ends_in_a_version_that_the_service_answers_by_without_a_restart(cluster: Cluster):
+    pods, before = cluster.serving_pods(), cluster.champion()
+    trained = cluster.train("e2e training")
+
+    assert trained.returncode == 0, trained.stderr
+    assert cluster.champion() > before
+    assert cluster.serving_pods() == pods
+    assert {pod["spec"]["securityContext"]["runAsUser"] for pod in cluster.step_pods(run_id(trained.stdout))} == {10001}
+
+
+def test_the_same_again_comes_from_the_cache_and_changes_nothing(cluster: Cluster):
+    before = cluster.champion()
+    again = cluster.train("e2e training again")
+    steps = {pod["metadata"]["labels"]["app.kubernetes.io/name"] for pod in cluster.step_pods(run_id(again.stdout))}
+
+    assert again.returncode == 0, again.stderr
+    assert {"plan", "evaluate"} <= steps
+    assert not steps & {"ingest", "validate", "train"}
+    assert cluster.champion() == before
+
+
+def test_wrong_input_fails_at_its_step_by_its_sentence_and_is_not_tried_again(cluster: Cluster):
+    failed = cluster.train("e2e wrong input", source="s3://there-is-no-such-bucket-of-tripcast")
+
+    assert failed.returncode == 1
+    assert "The step 'plan' failed:" in failed.stderr
+    assert "there-is-no-such-bucket-of-tripcast" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert len(cluster.step_pods(run_id(failed.stdout), "plan")) == 1
+
+
+def test_a_step_whose_pod_is_lost_is_done_again_by_another(cluster: Cluster):
+    started = cluster.train("e2e lost pod", "--no-wait", candidates="lightgbm", train_months=str(cluster.months[1]))
+    run = run_id(started.stdout)
+
+    def training() -> list[str]:
+        pods = cluster.step_pods(run, "train")
+        return [pod["metadata"]["name"] for pod in pods if pod["status"]["phase"] in ("Pending", "Running")]
+
+    [lost] = wait_until(training, 10 * MINUTES, "Training")
+    kubectl("delete", "pod", lost, "--namespace", "kubeflow", "--grace-period=0", "--force")
+
+    assert wait_until(lambda: cluster.ended(run), 15 * MINUTES, "The end of the run") == "SUCCEEDED"
+    assert lost not in {pod["metadata"]["name"] for pod in cluster.step_pods(run, "train")}
+
+
+def test_a_schedule_fires(cluster: Cluster):
+    month = str(cluster.months[2])
+    recurring = ("schedule", "scoring", "--name", "e2e schedule", f"--param=source={cluster.source}")
+    on = cluster.tripcast(*recurring, f"--param=months={month}", "--cron", "* * * * *")
+    try:
+        assert on.returncode == 0, on.stderr
+        fired = wait_until(
+            lambda: [run for run in cluster.runs("e2e schedule") if run.recurring_run_id], 240, "A firing"
+        )
+    finally:
+        off = cluster.tripcast(*recurring, "--off")
+    assert off.returncode == 0, off.stderr
+    # max_concurrency is 1: one run at a time, whatever the clock says.
+    assert wait_until(lambda: cluster.ended(fired[-1].run_id), 15 * MINUTES, "The end of the run") == "SUCCEEDED"
+
+
+def test_months_are_scored_into_the_store(cluster: Cluster):
+    month = str(cluster.months[3])
+    scored = cluster.submit("scoring", "e2e scoring", months=month)
+    keys = """
+import os
+from tripcast.storage.store import open_store
+print("\\n".join(open_store("s3://tripcast").list("scores/green/")))
+"""
+    environment = "".join(f"import os; os.environ[{key!r}] = {value!r}\n" for key, value in steps_environment().items())
+    stored = cluster.python(environment + keys).output().split()
+
+    assert scored.returncode == 0, scored.stderr
+    assert [key for key in stored if f"version={cluster.champion()}/month={month}/" in key and key.endswith(".parquet")]
+
+
+def steps_environment() -> dict[str, str]:
+    """What the steps are given: addresses, and the keys of their own user."""
+    addresses = json.loads(kubectl("get", "configmap", "tripcast", "--namespace", "kubeflow", "--output", "json"))[
+        "data"
+    ]
+    template = '{{range $key, $value := .data}}{{$key}}={{$value | base64decode}}{{"\\n"}}{{end}}'
+    keys = kubectl("get", "secret", "tripcast-s3", "--namespace", "kubeflow", f"--output=go-template={template}")
+    return {**addresses, **dict(line.split("=", 1) for line in keys.split())}
+
+
+def test_slower_streets_are_noticed_and_a_better_version_ends_up_in_service(cluster: Cluster):
+    champion = cluster.champion()
+    *_, first_slow, second_slow, third_slow = cluster.months
+    for month in (first_slow, second_slow):
+        watched = cluster.submit("monitoring", f"e2e watched {month}", month=str(month))
+        assert watched.returncode == 0, watched.stderr
+
+    name = f"retraining green {second_slow}"
+    # Two bad months of three call for retraining, which monitoring starts by Kubeflow's API.
+    retraining = wait_until(lambda: cluster.runs(name), MINUTES, "A retraining run")[0]
+    assert wait_until(lambda: cluster.ended(retraining.run_id), 20 * MINUTES, "Its end") == "SUCCEEDED"
+    tried = cluster.serves()
+    assert tried["champion"]["version"] == champion
+    assert tried["challenger"]["version"] > champion
+    assert tried["share"] == 0.1
+
+    judged = cluster.submit("monitoring", f"e2e watched {third_slow}", month=str(third_slow))
+    assert judged.returncode == 0, judged.stderr
+    assert wait_until(lambda: cluster.champion() == tried["challenger"]["version"], MINUTES, "The promotion")
+    assert len(cluster.runs(name)) == 1
+
+
+def test_a_rolling_restart_under_load_loses_no_request(cluster: Cluster):
+    load = cluster.python(LOAD.replace("SECONDS", "90").replace("TRIES", "1"))
+    wait_until_running(load.name)
+    before = cluster.serving_pods()
+    kubectl("rollout", "restart", "deployment/serving", "--namespace", "tripcast")
+    kubectl("rollout", "status", "deployment/serving", "--namespace", "tripcast", "--timeout", "5m")
+    asked = json.loads(load.output())
+
+    assert not cluster.serving_pods().keys() & before.keys()
+    assert asked["lost"] == 0
+    assert asked["answered"] > 100
+
+
+def test_a_killed_pod_under_load_costs_no_answer_that_is_asked_for_again(cluster: Cluster):
+    kubectl("scale", "deployment/serving", "--replicas", "2", "--namespace", "tripcast")
+    try:
+        kubectl("rollout", "status", "deployment/serving", "--namespace", "tripcast", "--timeout", "5m")
+        load = cluster.python(LOAD.replace("SECONDS", "60").replace("TRIES", "25"))
+        wait_until_running(load.name)
+        victim = objects("pods", "tripcast", "--selector", "app.kubernetes.io/name=serving")[0]["metadata"]["name"]
+        kubectl("delete", "pod", victim, "--namespace", "tripcast", "--grace-period=0", "--force")
+        asked = json.loads(load.output())
+    finally:
+        kubectl("scale", "deployment/serving", "--replicas", "1", "--namespace", "tripcast")
+
+    assert asked["lost"] == 0
+    assert asked["answered"] > 100
+
+
+def wait_until_running(name: str) -> None:
+    phase = ("get", "pod", name, "--namespace", "kubeflow", "--output", "jsonpath={.status.phase}")
+    wait_until(lambda: kubectl(*phase) == "Running", 2 * MINUTES, f"The start of {name}")
+    time.sleep(5)
+
+
+def test_the_network_lets_through_what_is_needed_and_nothing_else(cluster: Cluster):
+    code = REACH.replace("ADDRESSES", repr(PORTS))
+    askers = {
+        "step": cluster.python(code),
+        "other pod of kubeflow": cluster.python(code, labels={"app": "e2e"}),
+        "stranger with a step's labels": cluster.python(code, namespace="default", labels=STEP_LABELS),
+        "stranger": cluster.python(code, namespace="default", labels={"app.kubernetes.io/name": "mlflow"}),
+    }
+    reached = {name: json.loads(asker.output()) for name, asker in askers.items()}
+    inside = ("exec", "deployment/serving", "--namespace", "tripcast", "--", "python", "-c", code)
+    reached["serving"] = json.loads(kubectl(*inside))
+
+    assert reached == {
+        "step": ["mlflow", "s3", "serving"],
+        "other pod of kubeflow": [],
+        "stranger with a step's labels": [],
+        "stranger": [],
+        "serving": ["mlflow", "s3"],
+    }
