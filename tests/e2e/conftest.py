@@ -37,7 +37,11 @@ def wait_until(done: Callable[[], Any], seconds: float, what: str) -> Any:
         try:
             if value := done():
                 return value
-        except (subprocess.CalledProcessError, requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        except (
+            OSError,
+            subprocess.CalledProcessError,
+            urllib3.exceptions.HTTPError,
+        ) as error:  # requests' are OSErrors
             trouble = error
         time.sleep(2)
     pytest.fail(f"{what} did not happen within {seconds:.0f} s ({trouble}).")
