@@ -213,6 +213,17 @@ def test_the_page_and_its_files_are_served_with_their_types(service):
     assert service.client.get("/static/../api.py").status_code == 404
 
 
+@pytest.mark.parametrize(
+    "place",
+    ["/", "/static/style.css", "/healthz", "/readyz", "/model", "/zones", "/metrics", "/openapi.json", "/v2"],
+)
+def test_head_is_answered_as_get_is_without_a_body(service, place):
+    head, get = service.client.head(place), service.client.get(place)
+
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-type"] == get.headers["content-type"]
+
+
 def test_the_metrics_count_what_was_done(service):
     def counts() -> dict[str, float]:
         names = {

@@ -1,8 +1,10 @@
 """What the service answers to requests that it cannot or will not answer: a sentence, a field, and never a 500."""
 
+import gzip
 import json
 import socket
 import time
+import zlib
 from typing import Any
 
 import pytest
@@ -66,6 +68,23 @@ def test_a_trip_that_is_not_one_is_refused_with_its_field(service, trip, field, 
     assert batch.json()["field"] == f"trips[1]{f'.{field}' if field else ''}"
 
 
+@pytest.mark.parametrize(
+    ("field", "says"),
+    [
+        ("pickup_zone", "a taxi zone number from 1 to 265"),
+        ("trip_distance_miles", "a number of miles from 0 to 100"),
+        ("pickup_datetime", "an ISO 8601 time"),
+        ("rider_id", "a text of 1 to 128 characters"),
+    ],
+)
+def test_a_number_of_very_many_digits_is_shown_in_part(service, field, says):
+    body = json.dumps({**TRIP, field: None}).replace("null", "7" * 5000)
+    answer = service.client.post("/predict", content=body, headers=JSON)
+
+    assert (answer.status_code, answer.json()["field"]) == (422, field)
+    assert f"{field} is {'7' * 60}…: {says}" in answer.json()["error"]
+
+
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize(
     "body",
@@ -94,6 +113,27 @@ def test_a_body_that_is_said_to_be_something_else_than_json_is_refused(service, 
 
 def test_a_body_that_is_not_said_to_be_anything_is_read_as_json(service):
     assert service.client.post("/predict", content=json.dumps(TRIP)).status_code == 200
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, zlib.compress])
+def test_a_compressed_body_is_inflated(service, compress):
+    encoding = {gzip.compress: "gzip", zlib.compress: "deflate"}[compress]
+    headers = {**JSON, "content-encoding": encoding}
+    body = json.dumps(TRIP).encode()
+
+    assert service.client.post("/predict", content=compress(body), headers=headers).status_code == 200
+    for broken in (body, compress(body)[:-9], b""):
+        answer = service.client.post("/predict", content=broken, headers=headers)
+        assert (answer.status_code, answer.json()["error"].split(",")[0]) == (400, f"The body is not {encoding}")
+    bomb = service.client.post("/predict", content=compress(b" " * 50_000_000), headers=headers)
+    assert (bomb.status_code, bomb.json()["error"].split(",")[0]) == (413, "The body is larger when it is inflated")
+
+
+def test_a_body_of_another_encoding_is_refused_by_its_name(service):
+    answer = service.client.post("/predict", content=b"x", headers={**JSON, "content-encoding": "br"})
+
+    assert answer.status_code == 415
+    assert "encoded as 'br'" in answer.json()["error"]
 
 
 def test_the_kind_of_a_body_may_have_parameters(service):
@@ -193,7 +233,10 @@ def test_a_day_that_cannot_be_explored_is_refused_with_its_field(service, query,
     assert (answer.status_code, answer.json()["field"]) == (422, field)
 
 
-@pytest.mark.parametrize(("method", "place", "status"), [("GET", "/predict", 405), ("GET", "/nowhere", 404)])
+@pytest.mark.parametrize(
+    ("method", "place", "status"),
+    [("GET", "/predict", 405), ("GET", "/nowhere", 404), ("POST", "/predict/", 404), ("GET", "/static", 404)],
+)
 def test_an_address_or_method_that_there_is_not_is_said_to_be_none(service, method, place, status):
     answer = service.client.request(method, place)
 

@@ -83,27 +83,23 @@ async def read_body(scope: Scope, receive: Receive) -> bytes:
         BadRequest: If it is too large (413), or said to be something else or of an unknown encoding (415).
         ClientGone: If the client leaves, or was too slow (``connections.py`` closes its connection).
     """
-    kind, length, encoding = b"application/json", 0, b""  # a body that is not said to be anything is read as JSON
-    for name, value in scope["headers"]:
-        if name == b"content-type":
-            kind = value
-        elif name == b"content-length":
-            length = int(value)
-        elif name == b"content-encoding":
-            encoding = value.strip().lower()
-        elif name == b"inference-header-content-length":
-            raise BadRequest(
-                415,
-                "The body holds tensors as the Open Inference Protocol's binary extension has them (the header "
-                "'Inference-Header-Content-Length'), which this server does not know. Send them as JSON: "
-                "tritonclient does with set_data_from_numpy(…, binary_data=False).",
-            )
+    headers = dict(scope["headers"])
+    if b"inference-header-content-length" in headers:
+        raise BadRequest(
+            415,
+            "The body holds tensors as the Open Inference Protocol's binary extension has them (the header "
+            "'Inference-Header-Content-Length'), which this server does not know. Send them as JSON: "
+            "tritonclient and kserve do with set_data_from_numpy(…, binary_data=False).",
+        )
+    kind = headers.get(b"content-type", b"application/json")  # what is not said to be anything is read as JSON
     if kind != b"application/json" and kind.partition(b";")[0].strip().lower() != b"application/json":
         raise BadRequest(415, "The body has to be JSON. Send it with the header 'Content-Type: application/json'.")
-    if encoding not in (b"", b"identity", b"gzip", b"deflate"):
+    encoding = headers.get(b"content-encoding", b"identity").strip().lower()
+    if encoding not in (b"identity", b"gzip", b"deflate"):
         raise BadRequest(
             415, f"The body is encoded as '{encoding.decode('latin-1')}'. Send it as it is, or as gzip or deflate."
         )
+    length = int(headers.get(b"content-length", 0))
     if length > MAX_BYTES:
         raise _too_large(f"has {length:,} bytes")
     message = await receive()
@@ -115,7 +111,7 @@ async def read_body(scope: Scope, receive: Receive) -> bytes:
             raise _too_large("is larger")
     if message["type"] == "http.disconnect":
         raise ClientGone
-    return _inflate(body, encoding.decode()) if encoding in (b"gzip", b"deflate") else body
+    return body if encoding == b"identity" else _inflate(body, encoding.decode())
 
 
 def _inflate(body: bytes, encoding: str) -> bytes:
