@@ -4,6 +4,7 @@ from dataclasses import asdict
 
 from kfp import dsl
 
+from components.follow_up import follow_up
 from components.monitor import monitor
 from components.respond import respond
 from components.retrain import retrain
@@ -34,6 +35,7 @@ def monitoring(
         trials: How many parameter sets `tuned` tries.
         rollout: Share of the riders, 0 to 1, that a newly trained model is tried on before it becomes the champion.
     """
+    followed_up = follow_up(taxi=taxi)
     watched = monitor(source=source, taxi=taxi, month=month, rule=rule, training_months=training_months)
     # Conditions on the one value that a step returns: kfp's local runner takes any other for false.
     with dsl.If(watched.outputs["Output"] != "", name="watched"):
@@ -47,4 +49,4 @@ def monitoring(
                 trials=trials,
                 rollout=rollout,
             )
-    apply_policy(watched, responded, retrained)
+    apply_policy(followed_up, watched, responded, retrained)

@@ -120,7 +120,8 @@ _MEDIUM = Resources("250m", "512Mi")
 _LARGE = Resources("500m", "1Gi")
 
 #: By the step's name. Cached is what depends on nothing but its inputs: `plan` and `plan_scoring` look at the source,
-#: `evaluate`, `register`, `deploy`, `score` and `monitor` at the registry, `respond` and `retrain` act on the world.
+#: `evaluate`, `register`, `deploy`, `score` and `monitor` at the registry, `follow_up`, `respond` and `retrain` act on
+#: the world.
 #: Only `deploy` is never tried again: each try would let riders meet a version that the service may not take up.
 POLICIES = {
     "plan": Policy(cache=False, requests=_SMALL, limits=Resources("1", "512Mi"), minutes=10),
@@ -133,6 +134,9 @@ POLICIES = {
     "plan_scoring": Policy(cache=False, requests=_MEDIUM, limits=Resources("1", "1Gi"), minutes=10),
     "score": Policy(cache=False, requests=_MEDIUM, limits=Resources("2", "2Gi"), minutes=60),
     "monitor": Policy(cache=False, requests=_LARGE, limits=Resources("2", "4Gi"), minutes=60),
+    "follow_up": Policy(
+        cache=False, requests=_MEDIUM, limits=Resources("1", "1Gi"), minutes=10, starts_runs=True, alerts=True
+    ),
     "respond": Policy(cache=False, requests=_MEDIUM, limits=Resources("1", "1Gi"), minutes=10, alerts=True),
     "retrain": Policy(cache=False, requests=_SMALL, limits=Resources("1", "1Gi"), minutes=10, starts_runs=True),
 }

@@ -21,6 +21,8 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
@@ -31,7 +33,8 @@ from kfp_server_api import rest
 from requests.adapters import HTTPAdapter
 from requests.utils import get_environ_proxies, select_proxy
 
-from tripcast.errors import ClusterError, ClusterUnreachable, InvalidRequest
+from tripcast import errors
+from tripcast.errors import ClusterError, ClusterUnreachable, InvalidRequest, TripcastError
 from tripcast.settings import Settings
 
 #: States in which a run has ended without having done its work, or is about to.
@@ -54,7 +57,32 @@ _CLOCK_TICK = 1.1
 POD_KINDS = ("metadata-0-3-retry-system-container-impl", "metadata-0-4-retry-system-container-impl")
 
 #: The last line of a traceback that ends in one of tripcast's own errors.
-_EXPECTED_ERROR = re.compile(r"^tripcast\.errors\.\w+: (.+)$", re.MULTILINE)
+_EXPECTED_ERROR = re.compile(r"^tripcast\.errors\.(\w+): (.+)$", re.MULTILINE)
+
+#: What Argo Workflows calls the tries of a step.
+_TRY = re.compile(r"executor\(\d+\)")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a run failed.
+
+    Attributes:
+        step: The step that failed; None if the run failed before any of its steps.
+        reason: What the step said last, or Kubeflow Pipelines of the run; None if neither is known.
+        lasting: Whether another try of the step would end alike; None if its reason is not known.
+        tries: How often the step was tried; 0 if that is not known.
+    """
+
+    step: str | None
+    reason: str | None
+    lasting: bool | None = None
+    tries: int = 0
+
+    def __str__(self) -> str:
+        if self.step is None:
+            return f"The run failed before any of its steps{f' ({self.reason})' if self.reason else ''}."
+        return f"The step '{self.step}' failed: {self.reason or 'its log says why.'}"
 
 
 class Kubeflow:
@@ -233,7 +261,58 @@ class Kubeflow:
         """Have a run end where it is."""
         self._runs.run_service_terminate_run(run_id)
 
-    def failed_step_message(self, run_id: str, nodes: list[str]) -> str | None:
+    def runs(self, experiment_id: str) -> list[Any]:
+        """All runs of an experiment, the first one first: without their tasks, which ``run`` has."""
+        found = _pages(self._runs.run_service_list_runs, "runs", experiment_id=experiment_id)
+        return sorted(found, key=lambda run: (run.created_at, run.run_id))
+
+    def steps(self, run: Any) -> set[str]:
+        """The names of a run's steps, those within loops and conditions included; empty if its pipeline is gone."""
+        reference = run.pipeline_version_reference
+        if reference is None:
+            return set()
+        try:
+            version = self._pipelines.pipeline_service_get_pipeline_version(
+                reference.pipeline_id, reference.pipeline_version_id
+            )
+        except ClusterError as error:
+            if error.status == 404:
+                return set()
+            raise
+        spec = version.pipeline_spec.get("pipeline_spec", version.pipeline_spec)
+        dags = [spec["root"]["dag"], *(part["dag"] for part in spec["components"].values() if "dag" in part)]
+        return {
+            name
+            for dag in dags
+            for name, task in dag["tasks"].items()
+            if "dag" not in spec["components"][task["componentRef"]["name"]]
+        }
+
+    def failure(self, run: Any, steps: AbstractSet[str]) -> Failure:
+        """Why a run failed.
+
+        Args:
+            run: The run, with its tasks.
+            steps: The names of its steps: a workflow has other nodes, too.
+        """
+        tasks = (run.run_details and run.run_details.task_details) or []
+        failed = {task.display_name.removesuffix("-driver"): task for task in tasks if task.state == "FAILED"}
+        name = next((name for name in failed if name in steps), None)
+        if name is None:
+            return Failure(None, run.error.message if run.error and run.error.message else None)
+        pods = [failed[name], *(task for node, task in failed.items() if node.startswith("executor"))]
+        children = [child.pod_name for node in pods for child in node.child_tasks or [] if child.pod_name]
+        tries = sum(1 for node in failed if _TRY.fullmatch(node))
+        error = failed[name].error
+        if error and error.message:
+            return Failure(name, str(error.message), tries=tries)
+        said = self._last_words(run.run_id, children)
+        if said is None:
+            return Failure(name, None, tries=tries)
+        kind, reason = said
+        return Failure(name, reason, getattr(errors, kind, TripcastError).lasting, tries)
+
+    def _last_words(self, run_id: str, nodes: list[str]) -> tuple[str, str] | None:
         """What a failed step said last, read from its log.
 
         KFP 2.17 tells of a failed task no more than that it failed (kubeflow/pipelines #14007).
@@ -243,7 +322,7 @@ class Kubeflow:
             nodes: The workflow's nodes that may be its pod, as ``child_tasks`` name them.
 
         Returns:
-            The sentence, or None if no log is to be had or none ends in an error of tripcast.
+            The error's class and its sentence, or None if no log is to be had or none ends in an error of tripcast.
         """
         for node in nodes:
             workflow, _, unique = node.rpartition("-")
@@ -258,7 +337,8 @@ class Kubeflow:
                     except ClusterError:
                         continue
                     if said := _EXPECTED_ERROR.findall(log):
-                        return str(said[-1])
+                        kind, sentence = said[-1]
+                        return str(kind), str(sentence)
         return None
 
     def recurring_runs(self, name: str, experiment_id: str) -> list[Any]:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from kfp.dsl.graph_component import GraphComponent
 
 from pipelines.cluster.compilation import PIPELINES, compile_all, version_name
-from pipelines.policy import PARALLELISM
+from pipelines.policy import PARALLELISM, policy_of
 from pipelines.progress import StepEvent
 from tripcast.errors import ClusterError, ClusterUnreachable, InvalidRequest
 from tripcast.kubeflow import Kubeflow
@@ -237,7 +237,7 @@ def follow(
         if stopped and run.state in ("CANCELED", "FAILED"):
             raise ClusterError(f"The run was stopped by somebody: {link}")
         if run.state == "FAILED":
-            raise ClusterError(_failure(kubeflow, run, tasks, steps, link))
+            raise ClusterError(f"{_failure(kubeflow, run, steps)} The run: {link}")
         time.sleep(pause)
 
 
@@ -269,15 +269,12 @@ def _events(tasks: Sequence[Any], steps: set[str]) -> list[StepEvent]:
     return events
 
 
-def _failure(kubeflow: Kubeflow, run: Any, tasks: Sequence[Any], steps: set[str], link: str) -> str:
-    """One sentence on why a run failed."""
-    failed = {task.display_name.removesuffix("-driver"): task for task in tasks if task.state == "FAILED"}
-    name = next((name for name in failed if name in steps), None)
-    if name is None:
-        reason = f" ({run.error.message})" if run.error and run.error.message else ""
-        return f"The run failed before any of its steps{reason}: {link}"
-    error = failed[name].error
-    pods = [failed[name], *(task for node, task in failed.items() if node.startswith("executor"))]
-    children = [child.pod_name for node in pods for child in node.child_tasks or [] if child.pod_name]
-    said = error.message if error and error.message else kubeflow.failed_step_message(run.run_id, children)
-    return f"The step '{name}' failed: {said or 'its log says why.'} The run: {link}"
+def _failure(kubeflow: Kubeflow, run: Any, steps: set[str]) -> str:
+    """Why a run failed, and whether the policy of retries holds there."""
+    failure = kubeflow.failure(run, steps)
+    if failure.step is None or failure.lasting or failure.tries != 1 or not policy_of(failure.step).retries:
+        return str(failure)
+    return (
+        f"{failure} It was tried once: this Kubeflow overrules the retries of tripcast's steps "
+        "(docs/kubernetes.md, 'Retries and lifetimes'). Start the run again: what is finished comes from the cache."
+    )

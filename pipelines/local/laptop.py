@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import platform
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from pipelines.local.containers import Containers
 from pipelines.local.processes import Processes
 from pipelines.local.runner import LocalRun, run_locally
 from pipelines.progress import StepEvent
+from tripcast.errors import TripcastError
+from tripcast.monitoring.alerts import Alert, send, webhook_address
 from tripcast.settings import Settings
 from tripcast.storage.store import open_store
 
@@ -37,15 +41,36 @@ def run_here(
         The run, to read its outputs from.
 
     Raises:
-        TripcastError: As ``pipelines.local.run_locally``.
+        TripcastError: As ``pipelines.local.run_locally``; people are told of it, where a webhook is set.
         KeyboardInterrupt: If interrupted; no step is left running.
     """
     source = str(arguments.get("source", ""))
     folders = [Path(source)] if source.startswith("/") else []
+    store = open_store(settings.artifacts)
     # The home is the runs' own place; anywhere else gets copies.
-    store = open_store(settings.artifacts) if settings.artifacts != str(settings.home) else None
+    copies = store if settings.artifacts != str(settings.home) else None
     carried_out = Containers(settings, folders) if runner == "docker" else Processes()
-    return run_locally(pipeline, arguments, settings.runs, notify, carried_out, store)
+    failed: list[str] = []
+
+    def watch(event: StepEvent) -> None:
+        if event.state == "failed":
+            failed.append(event.label)
+        notify(event)
+
+    try:
+        return run_locally(pipeline, arguments, settings.runs, watch, carried_out, copies)
+    except TripcastError as error:
+        if failed and (webhook := webhook_address()):
+            send([_failed_run(str(pipeline.name), arguments, failed[0], str(error))], webhook, store)
+        raise
+
+
+def _failed_run(pipeline: str, arguments: Mapping[str, Any], step: str, sentence: str) -> Alert:
+    """What people are told of a run that failed here, if there is a webhook to tell them by."""
+    now = datetime.now(UTC)
+    taxi = str(arguments["taxi"])
+    what = f"{taxi.capitalize()} taxis: the run of '{pipeline}' on {platform.node()} failed at the step '{step}'."
+    return Alert(f"{taxi}/run/{pipeline}-{now:%Y-%m-%dT%H-%M-%S.%f}", what, f"{now:%Y-%m-%d %H:%M} UTC", sentence)
 
 
 def summarise_training(run: LocalRun) -> dict[str, Any]:

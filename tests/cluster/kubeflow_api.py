@@ -151,6 +151,7 @@ class KubeflowApi:
         yield "POST", f"{base}/pipelines", self._create_pipeline, "V2beta1Pipeline"
         yield "POST", f"{base}/pipelines/upload_version", self._upload_version, "V2beta1PipelineVersion"
         yield "GET", f"{base}/pipelines/([^/]+)/versions", self._list_versions, "V2beta1ListPipelineVersionsResponse"
+        yield "GET", f"{base}/pipelines/([^/]+)/versions/([^/]+)", self._get_version, "V2beta1PipelineVersion"
         yield "GET", f"{base}/runs", self._list_of("runs"), "V2beta1ListRunsResponse"
         yield "POST", f"{base}/runs", self._create_run, "V2beta1Run"
         yield "GET", f"{base}/runs/([^/:]+)", self._get_run, "V2beta1Run"
@@ -224,6 +225,9 @@ class KubeflowApi:
         self._find(self.pipelines, "pipeline_id", pipeline_id, "Pipeline")
         versions = [version for version in self.versions if version["pipeline_id"] == pipeline_id]
         return _page("pipeline_versions", versions, query)
+
+    def _get_version(self, pipeline_id: str, version_id: str, **_: Any) -> Json:
+        return self._find(self.versions, "pipeline_version_id", version_id, "PipelineVersion")
 
     def _upload_version(self, query: dict[str, str], body: bytes, headers: dict[str, str], **_: Any) -> Json:
         parts = message_from_bytes(f"Content-Type: {headers['content-type']}\r\n\r\n".encode() + body)

@@ -173,6 +173,29 @@ def test_the_log_is_also_read_through_the_pages(cluster, tripcast, monkeypatch):
     assert "The step 'ingest' failed: Too dirty." in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("step", "tries", "said"),
+    [("ingest", 1, True), ("ingest", 3, False), ("deploy", 1, False)],
+)
+def test_a_kubeflow_that_overrules_the_retries_is_told_of(cluster, tripcast, step, tries, said):
+    nodes = tuple((f"executor({number})", "FAILED") for number in range(tries))
+    cluster.script = (Frame("FAILED", ((step, "FAILED"), *nodes)),)
+
+    result = tripcast("submit", "training")
+
+    assert f"The step '{step}' failed" in result.stderr
+    assert ("It was tried once: this Kubeflow overrules" in result.stderr) is said
+
+
+def test_a_run_that_somebody_terminates_was_stopped_whatever_kubeflow_calls_its_end(cluster, tripcast):
+    cluster.script = (Frame("RUNNING"), Frame("CANCELING"), Frame("FAILED", (("plan", "FAILED"),)))
+
+    result = tripcast("submit", "training")
+
+    assert result.exit_code == 1
+    assert "The run was stopped by somebody" in result.stderr
+
+
 def test_a_failed_run_without_a_log_still_names_its_step(cluster, tripcast):
     cluster.script = (Frame("FAILED", (("plan", "SUCCEEDED"), ("validate", "FAILED"))),)
 
@@ -188,7 +211,7 @@ def test_a_run_that_fails_before_its_steps_says_so(cluster, tripcast):
     result = tripcast("submit", "training")
 
     assert result.exit_code == 1
-    assert "The run failed before any of its steps" in result.stderr
+    assert "The run failed before any of its steps. The run: http://" in result.stderr
 
 
 def test_a_stopped_run_is_no_success(cluster, tripcast):

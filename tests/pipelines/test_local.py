@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -13,11 +15,13 @@ from kfp import dsl
 from kfp.local import subprocess_task_handler
 
 from components.step import step
+from pipelines.local.laptop import run_here
 from pipelines.local.processes import Processes
 from pipelines.local.runner import StepFailed, run_locally
 from pipelines.progress import StepEvent
 from tripcast import __version__
 from tripcast.errors import SourceError
+from tripcast.settings import Settings
 
 
 @step
@@ -96,7 +100,7 @@ def versioned():
 
 
 @dsl.pipeline(name="missing")
-def missing():
+def missing(taxi: str = "green"):
     miss_a_month()
 
 
@@ -194,6 +198,32 @@ def test_an_error_of_tripcast_comes_back_as_itself(tmp_path):
     assert str(caught.value) == "There is no 2021-13.\nAsk for another."
 
 
+def test_people_are_told_of_a_run_that_fails_here(tmp_path, monkeypatch):
+    told: list[dict] = []
+
+    class Channel(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
+            pass
+
+    monkeypatch.setenv("TRIPCAST_HOME", str(tmp_path))
+    with HTTPServer(("127.0.0.1", 0), Channel) as server:
+        threading.Thread(target=server.serve_forever).start()
+        monkeypatch.setenv("TRIPCAST_ALERT_WEBHOOK", f"http://127.0.0.1:{server.server_port}")
+        with pytest.raises(SourceError):
+            run_here(missing, {"taxi": "green"}, Settings.load(), lambda event: None)
+        server.shutdown()
+
+    (alert,) = told
+    assert alert["text"].startswith("Green taxis: the run of 'missing' on ")
+    assert "failed at the step 'miss-a-month'." in alert["text"]
+    assert "There is no 2021-13." in alert["text"]
+
+
 def test_any_other_failure_names_the_step_the_reason_and_the_log(tmp_path):
     with pytest.raises(StepFailed, match=r"'break-down' failed: ZeroDivisionError: one by none.*log\.txt"):
         run_locally(breaking, {}, tmp_path, lambda event: None, Processes())
@@ -219,6 +249,7 @@ from pathlib import Path
 from kfp import dsl
 from components.step import step
 from pipelines.local.runner import run_locally
+from pipelines.local.laptop import run_here
 from pipelines.local.processes import Processes
 
 @step

@@ -232,9 +232,9 @@ def test_a_step_is_given_less_than_it_may_use(step):
     assert policy.limits.cpu.isdigit()  # it is a number of threads, too
 
 
-def test_only_the_step_that_starts_runs_may_and_only_the_one_that_alerts_knows_where():
-    assert [step for step, policy in POLICIES.items() if policy.starts_runs] == ["retrain"]
-    assert [step for step, policy in POLICIES.items() if policy.alerts] == ["respond"]
+def test_only_steps_that_start_runs_may_and_only_those_that_alert_know_where():
+    assert [step for step, policy in POLICIES.items() if policy.starts_runs] == ["follow_up", "retrain"]
+    assert [step for step, policy in POLICIES.items() if policy.alerts] == ["follow_up", "respond"]
 
 
 def test_the_manifests_give_what_the_steps_ask_for():

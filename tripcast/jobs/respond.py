@@ -84,6 +84,11 @@ def respond(taxi: str, month: str) -> Response:
     return Response(what, retrain)
 
 
+def retraining_name(taxi: str, month: str) -> str:
+    """The name of the runs that train what a month calls for."""
+    return f"retraining {taxi} {month}"
+
+
 def start_retraining(source: str, taxi: str, month: str, candidates: Sequence[str], trials: int, rollout: float) -> str:
     """Start the training that a window calls for, where Kubeflow Pipelines is there to run it.
 
@@ -117,7 +122,7 @@ def start_retraining(source: str, taxi: str, month: str, candidates: Sequence[st
         return f"Left to whoever runs the loop: train on {window.retraining.train}, test on {window.retraining.test}."
     run = start_run(
         "tripcast-training",
-        f"retraining {taxi} {month}",
+        retraining_name(taxi, month),
         model_name(taxi),
         training_arguments(window, source, taxi, candidates, trials, rollout),
         endpoint=settings.kfp_endpoint,

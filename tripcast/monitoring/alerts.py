@@ -143,6 +143,15 @@ def send(alerts: Sequence[Alert], webhook: str | None, outbox: Store) -> Deliver
     return Delivery(tuple(sent), tuple(waiting))
 
 
+def was_raised(key: str, outbox: Store) -> bool:
+    """Whether an alert was raised before, and is sent or waits.
+
+    Raises:
+        StorageError: If the outbox cannot be read.
+    """
+    return _name(key) in _keys(outbox, "waiting")
+
+
 def _post(session: requests.Session, webhook: str, alert: Alert) -> tuple[str | None, bool]:
     """Send an alert.
 
