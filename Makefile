@@ -25,22 +25,31 @@ serve: .venv/laptop ## Predict with the model of `make run`: a web service and a
 	@(sleep 3; $(BIN)/python -m webbrowser -t http://127.0.0.1:8080 >/dev/null 2>&1) &
 	$(BIN)/tripcast serve
 
-test: .venv/dev ## Run the tests; with TRIPCAST_TLC_DIR=folder also those on real months
-	$(BIN)/pytest
+# A file of tests is one process's work: what it starts for itself, such as a server, is started once.
+PYTEST := $(BIN)/pytest --numprocesses auto --dist loadfile
+test-fast: .venv/dev ## Run the tests that start no process, server, container or browser: a minute
+	$(PYTEST) tests/unit -m "not slow"
+
+test: .venv/dev ## Run all tests but those of a cluster; with TRIPCAST_TLC_DIR=folder also those on real months
+	$(PYTEST)
 
 e2e: .venv/dev ## Try everything on the cluster that kubectl is at, with an overlay in it: half an hour (docs/kubernetes.md)
 	$(BIN)/pytest -m e2e tests/e2e
 
-check: .venv/dev ## Lint, types, layers, and whether compiled/ is up to date
+check: .venv/dev ## Lint, types, layers, and whether compiled/ and docs/reference.md are up to date
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python compile.py --check
+	$(BIN)/python docs/reference.py --check
 
 format: .venv/dev ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+reference: .venv/dev ## Write docs/reference.md: steps, commands, settings and metrics
+	$(BIN)/python docs/reference.py
 
 compile: .venv/laptop ## Compile the pipelines to compiled/*.yaml
 	$(BIN)/python compile.py
