@@ -58,9 +58,10 @@ class Containers:
         self._folders = folders
         self._network = network
         self._root = settings.runs
-        self._name = uuid.uuid4().hex
+        self.name = uuid.uuid4().hex
         self._stopped = False
-        self._lock = threading.Lock()
+        # A signal's handler runs in a thread that may hold it already.
+        self._lock = threading.RLock()
 
     def prepare(self, root: Path) -> None:
         """Make sure that Docker answers, and that steps will be able to write to the home and to the runs' folder.
@@ -126,7 +127,7 @@ class Containers:
         container: Container = client.containers.create(
             image,
             command,
-            labels={_LABEL: self._name},
+            labels={_LABEL: self.name},
             user=f"{user}:{os.getgid() or _IMAGE_USER}",
             environment={
                 "OMP_NUM_THREADS": THREADS,
@@ -159,8 +160,12 @@ class Containers:
         """End every step that runs, and remove its container."""
         with self._lock:
             self._stopped = True
+        self.end(self.name)
+
+    def end(self, name: str) -> None:
+        """Remove the containers of a run, this one or another, which was killed."""
         with _docker() as client:
-            for container in client.containers.list(all=True, filters={"label": f"{_LABEL}={self._name}"}):
+            for container in client.containers.list(all=True, filters={"label": f"{_LABEL}={name}"}):
                 with contextlib.suppress(_docker_errors().APIError):  # the step's own thread removes it, too
                     container.remove(force=True, v=True)
 

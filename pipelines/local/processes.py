@@ -7,12 +7,14 @@ import os
 import signal
 import subprocess
 import threading
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from kfp import local
 from kfp.local import subprocess_task_handler
 
+from pipelines.local.leftovers import end_processes, step_lock
 from pipelines.local.runner import LineHandler, RunStep
 
 #: kfp runs two tasks of a fan-out at a time: each computes on half of the cores.
@@ -23,11 +25,18 @@ class Processes:
     """Runs each step as a process, in this very environment."""
 
     def __init__(self) -> None:
+        self.name = uuid.uuid4().hex
+        self._root = Path()
         self._running: set[subprocess.Popen[str]] = set()
         self._lock = threading.Lock()
 
     def prepare(self, root: Path) -> None:
         """Nothing has to be there beforehand."""
+        self._root = root
+
+    def end(self, name: str) -> None:
+        """End the steps of another run, which was killed."""
+        end_processes(self._root, name)
 
     def kfp_runner(self) -> local.SubprocessRunner:
         """What kfp is to be initialised with."""
@@ -48,16 +57,22 @@ class Processes:
             subprocess_task_handler.run_local_subprocess = original
 
     def _execute(self, command: list[str], environment: dict[str, str], say: LineHandler) -> int:
-        with subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,  # with universal newlines, so that each refresh of a progress bar is a line
-            errors="replace",
-            # A folder `tripcast` in the current one, the clone itself seen from above, is not the package.
-            env={"OMP_NUM_THREADS": THREADS, "PYTHONSAFEPATH": "1", **os.environ, **environment},
-            start_new_session=True,  # the command is a shell with the step below it: they are ended together
-        ) as process:
+        with (
+            step_lock(self._root, self.name) as lock,
+            subprocess.Popen(
+                command,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,  # with universal newlines, so that each refresh of a progress bar is a line
+                errors="replace",
+                # A folder `tripcast` in the current one, the clone itself seen from above, is not the package.
+                env={"OMP_NUM_THREADS": THREADS, "PYTHONSAFEPATH": "1", **os.environ, **environment},
+                start_new_session=True,  # the command is a shell with the step below it: they are ended together
+                pass_fds=(lock.fileno(),),
+            ) as process,
+        ):
+            lock.write(str(process.pid))
+            lock.flush()
             with self._lock:
                 self._running.add(process)
             assert process.stdout is not None

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import errno
 import json
 import logging
 import os
 import re
+import shutil
 import signal
 import threading
 import time
@@ -29,6 +31,7 @@ from kfp.dsl.graph_component import GraphComponent
 
 from pipelines.local.artifacts import RunArtifacts
 from pipelines.local.backend import NotHandedOn, as_protojson_writes, check_metadata
+from pipelines.local.leftovers import alive, clean_up
 from pipelines.progress import StepEvent
 from tripcast import errors
 from tripcast.storage.files import storage_errors
@@ -55,7 +58,13 @@ RunStep = Callable[[list[str], Execute], int]
 
 
 class Runner(Protocol):
-    """What carries out the steps of a run."""
+    """What carries out the steps of a run.
+
+    Attributes:
+        name: The run's own, to know again what it leaves behind.
+    """
+
+    name: str
 
     def prepare(self, root: Path) -> None:
         """Make sure that steps can run, with their files below a folder.
@@ -77,6 +86,9 @@ class Runner(Protocol):
 
     def stop(self) -> None:
         """End every step that runs."""
+
+    def end(self, name: str) -> None:
+        """End what is left of another run, which was killed."""
 
 
 class StepFailed(errors.TripcastError):
@@ -141,7 +153,8 @@ class LocalRun:
         parameters = executor_input.get("inputs", {}).get("parameterValues", {})
         step = folder.name
         label = " ".join([step, *(parameters[name] for name in _LABELS if name in parameters)])
-        folder.mkdir(parents=True, exist_ok=True)
+        with storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         log = folder / "log.txt"
 
         if self._stopped:
@@ -149,14 +162,14 @@ class LocalRun:
         started = time.monotonic()
         self._notify(StepEvent(step, label, "started"))
         failure: Exception | None = None
-        with log.open("w") as file:
+        with log.open("wb", buffering=0) as file:  # so that closing it writes nothing: the disk may be full
 
             def say(line: str) -> None:
                 if _PROGRESS.search(line):
                     self._notify(StepEvent(step, label, "progress", time.monotonic() - started, line.strip()))
                 else:
-                    file.write(line)
-                    file.flush()
+                    with storage_errors(log):
+                        file.write(line.encode())
 
             try:
                 code = execute(folder, say)
@@ -205,9 +218,13 @@ def run_locally(
     with storage_errors(root):
         root.mkdir(parents=True, exist_ok=True)
     runner.prepare(root)
+    with storage_errors(root):
+        clean_up(root, runner.end)
     run = LocalRun(root, notify, _published=RunArtifacts(store, root) if store else None)
     with (
         TemporaryDirectory(prefix="tripcast-") as scratch,
+        storage_errors(root),  # whatever writes there, kfp as well
+        alive(root, runner.name, Path(scratch)),
         runner.patched_kfp(run._run_step, Path(scratch)),
         _quiet_kfp(scratch),
         _stopping(run, runner),
@@ -283,6 +300,12 @@ def _failure(label: str, log: Path, code: int) -> Exception:
     if expected:
         kind: type[errors.TripcastError] = getattr(errors, expected[-1][1])
         return kind(text[expected[-1].end() :])
+    if f"[Errno {errno.ENOSPC}]" in text:
+        free = shutil.disk_usage(log.parent).free / 1e6
+        return errors.StorageError(
+            f"The step '{label}' found no space left on a disk ({free:,.0f} MB free at {log.parent}). Free some, "
+            "or name another home with --home, then run again."
+        )
     # A shell says of a child that a signal ended: 128 and the signal's number.
     if code > 128:
         return StepFailed(label, log, f"it was ended by signal {signal.Signals(code - 128).name}.")

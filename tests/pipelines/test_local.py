@@ -20,7 +20,7 @@ from pipelines.local.processes import Processes
 from pipelines.local.runner import StepFailed, run_locally
 from pipelines.progress import StepEvent
 from tripcast import __version__
-from tripcast.errors import SourceError
+from tripcast.errors import SourceError, StorageError
 from tripcast.settings import Settings
 
 
@@ -45,6 +45,17 @@ def miss_a_month() -> int:
 @step
 def break_down() -> int:
     raise ZeroDivisionError("one by none")
+
+
+@step
+def fill_the_disk(made: dsl.Output[dsl.Artifact]):
+    with open("/dev/full", "w") as file:
+        file.write("more than there is room for")
+
+
+@dsl.pipeline(name="filling")
+def filling():
+    fill_the_disk()
 
 
 @step
@@ -229,6 +240,23 @@ def test_any_other_failure_names_the_step_the_reason_and_the_log(tmp_path):
         run_locally(breaking, {}, tmp_path, lambda event: None, Processes())
 
 
+def test_a_full_disk_is_named(tmp_path):
+    with pytest.raises(StorageError, match=r"The step 'fill-the-disk' found no space left on a disk .* MB free"):
+        run_locally(filling, {}, tmp_path, lambda event: None, Processes())
+
+
+def test_a_log_that_finds_no_space_is_named(tmp_path, monkeypatch):
+    opened = Path.open
+
+    def open_full(path: Path, *how, **more):
+        return opened(Path("/dev/full") if path.name == "log.txt" else path, *how, **more)
+
+    monkeypatch.setattr(Path, "open", open_full)
+
+    with pytest.raises(StorageError, match=r"log\.txt cannot be written: No space left on device .* MB free"):
+        run_locally(shouting, {}, tmp_path, lambda event: None, Processes())
+
+
 def test_a_killed_step_fails_the_run(tmp_path):
     with pytest.raises(StepFailed, match="ended by signal SIGKILL"):
         run_locally(killed, {}, tmp_path, lambda event: None, Processes())
@@ -249,7 +277,6 @@ from pathlib import Path
 from kfp import dsl
 from components.step import step
 from pipelines.local.runner import run_locally
-from pipelines.local.laptop import run_here
 from pipelines.local.processes import Processes
 
 @step
@@ -265,6 +292,46 @@ def sleeping(marker: str):
 
 run_locally(sleeping, {"marker": sys.argv[1]}, Path(sys.argv[2]), lambda event: None, Processes())
 """
+
+
+def is_running(process_id: int) -> bool:
+    """Where nobody reaps orphans, an ended process stays behind as a zombie."""
+    process = Path(f"/proc/{process_id}/stat")
+    return process.exists() and process.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_a_killed_runs_step_and_temporary_files_end_with_the_next_run(tmp_path):
+    script, marker, scratch = tmp_path / "sleeping.py", tmp_path / "marker", tmp_path / "scratch"
+    script.write_text(SLEEPING)
+    scratch.mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd()), "TMPDIR": str(scratch)}
+    run = subprocess.Popen([sys.executable, script, marker, tmp_path / "run"], env=environment)
+    while not (marker.exists() and marker.read_text()):
+        time.sleep(0.05)
+    run.kill()
+    run.wait()
+    assert is_running(int(marker.read_text()))
+
+    run_locally(shouting, {}, tmp_path / "run", lambda event: None, Processes())
+
+    assert not is_running(int(marker.read_text()))
+    assert list(scratch.iterdir()) == []
+    assert list((tmp_path / "run" / ".running").iterdir()) == []
+
+
+def test_a_run_leaves_another_that_lives_alone(tmp_path):
+    script, marker = tmp_path / "sleeping.py", tmp_path / "marker"
+    script.write_text(SLEEPING)
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    run = subprocess.Popen([sys.executable, script, marker, tmp_path / "run"], env=environment, stderr=subprocess.PIPE)
+    while not (marker.exists() and marker.read_text()):
+        time.sleep(0.05)
+
+    run_locally(shouting, {}, tmp_path / "run", lambda event: None, Processes())
+
+    assert is_running(int(marker.read_text()))
+    run.send_signal(signal.SIGTERM)
+    run.communicate()
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
@@ -285,6 +352,4 @@ def test_an_interrupted_run_leaves_no_step_running(tmp_path, how):
 
     assert run.returncode != 0
     assert "KeyboardInterrupt" in errors
-    # Where nobody reaps orphans, an ended process stays behind as a zombie.
-    process = Path(f"/proc/{step_id}/stat")
-    assert not process.exists() or process.read_text().rpartition(")")[2].split()[0] == "Z"
+    assert not is_running(step_id)
