@@ -1,10 +1,13 @@
 """The registry on a real MLflow store: versions, aliases, the promotion record, and models that load without pickle."""
 
 import dataclasses
+import json
 import os
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import mlflow
@@ -15,7 +18,8 @@ import pytest
 from tests.conftest import make_trips
 from tripcast.errors import InvalidRequest, TrackingError
 from tripcast.models import Model
-from tripcast.registry.registry import DIGEST, EXPECTATION, EXPECTED_FROM, SHARE, Registry
+from tripcast.registry.promotions import PromotionEvent
+from tripcast.registry.registry import DIGEST, EXPECTATION, EXPECTED_FROM, JUDGED_AGAINST, SHARE, Registry
 from tripcast.registry.tracking import Tracker
 from tripcast.settings import Settings
 from tripcast.taxi.pyfunc import flavour
@@ -132,7 +136,7 @@ def test_a_rollback_without_a_champion_says_so(registry):
 def test_aliases_that_were_not_set_are_set_by_the_next_attempt(registry, register, monkeypatch):
     register(1)
     with monkeypatch.context() as patch:
-        patch.setattr(registry, "_set_aliases", lambda: None)  # as if the process had died between record and aliases
+        patch.setattr(registry, "_settle", lambda **_: None)  # as if the process had died between record and aliases
         registry.promote(1, "Better.")
     assert aliases(registry) == {}
 
@@ -165,7 +169,7 @@ def test_a_challenger_stands_beside_the_champion_on_its_share(with_champion):
 
     assert (move.action, move.version, move.replaced, move.share) == ("challenge", 2, None, 0.1)
     assert traffic(with_champion) == (1, 2, 0.1)
-    assert with_champion.share() == 0.1
+    assert with_champion.traffic().share == 0.1
     assert aliases(with_champion) == {"champion": 1, "challenger": 2}
 
 
@@ -273,7 +277,7 @@ def test_a_trial_whose_end_was_recorded_and_not_carried_out_is_ended_by_the_next
 ):
     with_champion.challenger(2, 0.1, "To compare.")
     with monkeypatch.context() as patch:
-        patch.setattr(with_champion, "_set_aliases", lambda: None)  # as if the process had died
+        patch.setattr(with_champion, "_settle", lambda **_: None)  # as if the process had died
         end_trial(with_champion, 2, better)
     assert traffic(with_champion) == (1, 2, 0.1)
 
@@ -416,3 +420,114 @@ def test_a_store_that_is_not_there_is_named(tmp_path):
 
     with pytest.raises(TrackingError, match=r"sqlite:////proc/nowhere/mlflow\.db"):
         Registry("tripcast-green", nowhere)
+
+
+@pytest.fixture
+def shelf(settings, registry, register):
+    """A registry of six versions, the first of them registered, the others beside it with its files; none serves."""
+    first, client = register(1), mlflow.MlflowClient()
+    source = client.get_model_version("tripcast-green", "1").source
+    for _ in range(5):
+        client.create_model_version("tripcast-green", source, first.run_id, tags=dict(first.tags))
+    return registry
+
+
+def test_moves_that_are_made_at_once_are_all_in_the_record_and_one_of_them_stands(settings, shelf):
+    start = threading.Barrier(4)
+
+    def promote(number):
+        registry = Registry("tripcast-green", settings)
+        start.wait()
+        return registry.promote(number, "At once.")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(promote, (2, 3, 4, 5)))
+
+    assert sorted(move.version for move in shelf.moves()) == [2, 3, 4, 5]
+    assert aliases(shelf) == {"champion": shelf.moves()[-1].version, "previous": shelf.moves()[-2].version}
+
+
+def test_two_rollbacks_at_once_undo_one_promotion(settings, shelf):
+    for number in (1, 2, 3):
+        shelf.promote(number, "Better.")
+    line = PromotionEvent("2026-11-01T00:00:00+00:00", "rollback", 2, 3, "Too slow.")
+    for part in ("00000000", "ffffffff"):
+        tag = f"tripcast.move.000004.{part}"
+        mlflow.MlflowClient().set_registered_model_tag("tripcast-green", tag, json.dumps(dataclasses.asdict(line)))
+
+    shelf.promote(4, "Better.")
+
+    assert aliases(shelf) == {"champion": 4, "previous": 2}
+
+
+def test_of_two_versions_that_were_judged_against_the_same_champion_only_one_takes_its_place(settings, shelf):
+    shelf.promote(1, "First.")
+    for number in (2, 3):
+        shelf.tag(number, JUDGED_AGAINST, "1")
+    assert shelf.promote(2, "Better than 1.", judged=True)
+
+    with pytest.raises(
+        InvalidRequest, match="version 3 was judged against version 1, and version 2 is the champion by n"
+    ):
+        shelf.promote(3, "Better than 1.", judged=True)
+    with pytest.raises(InvalidRequest, match="version 3 was judged against version 1"):
+        shelf.challenger(3, 0.1, "Better than 1.", judged=True)
+
+    assert aliases(shelf) == {"champion": 2, "previous": 1}
+    assert [move.version for move in shelf.moves()] == [1, 2]
+    assert shelf.promote(3, "By hand.")
+
+
+def test_a_judged_promotion_that_another_one_has_overtaken_is_void(shelf):
+    shelf.promote(1, "First.")
+    for number, part in ((2, "00000000"), (3, "ffffffff")):  # both were written when version 1 was the champion
+        line = PromotionEvent("2026-11-01T00:00:00+00:00", "promote", number, 1, "Better than 1.", judged=True)
+        tag = f"tripcast.move.000002.{part}"
+        mlflow.MlflowClient().set_registered_model_tag("tripcast-green", tag, json.dumps(dataclasses.asdict(line)))
+
+    shelf.promote(4, "Better.")
+
+    assert shelf.moves()[-1].replaced == 2
+    assert aliases(shelf) == {"champion": 4, "previous": 2}
+
+
+def test_a_version_that_was_deleted_in_mlflow_stands_in_nobody_s_way(shelf):
+    client = mlflow.MlflowClient()
+    for number in (1, 2):
+        shelf.promote(number, "Better.")
+    shelf.challenger(4, 0.1, "To compare.")
+    for number in ("2", "4"):
+        client.delete_model_version("tripcast-green", number)
+
+    shelf.promote(3, "Better.")
+    assert aliases(shelf) == {"champion": 3, "previous": 1}
+    assert shelf.rollback("Worse.").version == 1
+    assert aliases(shelf) == {"champion": 1}
+    shelf.promote(5, "Better.")
+    client.delete_model_version("tripcast-green", "1")
+    with pytest.raises(InvalidRequest, match="nothing to roll back to: every champion before version 5 is deleted"):
+        shelf.rollback("Worse.")
+    assert aliases(shelf) == {"champion": 5}
+    assert [move.action for move in shelf.moves()][-2:] == ["rollback", "promote"]
+
+
+def test_a_version_of_another_tool_is_never_promoted(shelf):
+    source = mlflow.MlflowClient().get_model_version("tripcast-green", "1").source
+    mlflow.MlflowClient().create_model_version("tripcast-green", source)
+    shelf.promote(1, "First.")
+
+    with pytest.raises(InvalidRequest, match="version 7 was not registered by tripcast"):
+        shelf.promote(7, "Why not.")
+    with pytest.raises(InvalidRequest, match="version 7 was not registered by tripcast"):
+        shelf.challenger(7, 0.1, "Why not.")
+    assert aliases(shelf) == {"champion": 1}
+
+
+def test_a_model_that_is_registered_again_says_what_was_found_last(settings, registry, register, make_model):
+    version = register(1)
+    with Tracker("tripcast-green", settings).pipeline_run("later", "later") as run_id:
+        later = {"tripcast.test_month": "2021-04", JUDGED_AGAINST: "3"}
+        again = registry.register(make_model(1), flavour=flavour("green"), run_id=run_id, tags=later)
+
+    assert again.number == version.number
+    assert registry.version(1).tags == again.tags == {**version.tags, **later}

@@ -11,7 +11,8 @@ from rich.table import Table
 from tripcast.settings import Settings
 
 if TYPE_CHECKING:
-    from tripcast.registry.registry import PromotionEvent, Version
+    from tripcast.registry.promotions import PromotionEvent
+    from tripcast.registry.registry import Version
 
 #: Columns of the candidates' table: the figure's name in the summary, the heading, and how it is written.
 _FIGURES = (

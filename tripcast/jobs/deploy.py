@@ -58,7 +58,8 @@ def deploy(registry: Registry, number: int, share: float, service_url: str | Non
     Raises:
         DeploymentError: If the service never says so; what served before is restored, and the reason is in the record.
             A version that served before stays.
-        InvalidRequest: If there is no such version, or the share is out of range.
+        InvalidRequest: If there is no such version, it was judged against another champion, or the share is out of
+            range.
     """
     tags = registry.version(number).tags
     now = _standing(registry)
@@ -67,12 +68,12 @@ def deploy(registry: Registry, number: int, share: float, service_url: str | Non
     reason = tags.get("tripcast.decision", "Deployed by a pipeline.")
     if share == 1 or now.champion is None or now.champion == number:
         arm, share = "champion", 0.0
-        registry.promote(number, reason)
+        registry.promote(number, reason, judged=True)
         sentence = f"Version {number} answers every rider."
     else:
         arm = "challenger"
         if (now.challenger, now.share) != (number, share):
-            registry.challenger(number, share, reason)
+            registry.challenger(number, share, reason, judged=True)
         sentence = f"Version {number} answers {share:.0%} of the riders, version {now.champion} the others."
     trouble = None
     if service_url is not None:

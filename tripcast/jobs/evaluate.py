@@ -22,7 +22,16 @@ from tripcast.models.training import TRIALS
 from tripcast.monitoring.quality import Expectation, judged, write_expectations
 from tripcast.monitoring.reference import Profile
 from tripcast.months import MonthUsed
-from tripcast.registry.registry import DIGEST, EXPECTATION, EXPECTED_FROM, SIMULATED, Registry, Version
+from tripcast.registry.registry import (
+    DIGEST,
+    EXPECTATION,
+    EXPECTED_FROM,
+    JUDGED_AGAINST,
+    NOBODY,
+    SIMULATED,
+    Registry,
+    Version,
+)
 from tripcast.registry.tracking import Tracker
 from tripcast.reports import TrainingContext, Way, model_card, training_report, training_summary
 from tripcast.settings import Settings
@@ -165,6 +174,7 @@ class Selection:
             "tripcast.notebook_rmse": self._notebook_rmse(),
             EXPECTATION: write_expectations(self.expectations[str(self.decision.winner)]),
             EXPECTED_FROM: self.named("test"),
+            JUDGED_AGAINST: str(self.champion.number) if self.champion else NOBODY,
             "tripcast.decision": self.decision.sentence,
             "tripcast.commit": settings.commit,
             "tripcast.image": settings.image,

@@ -1,7 +1,8 @@
 """The model registry: versions, the aliases that say which one serves, and the record of every promotion.
 
-The promotion record is the truth and the aliases are its projection: a move is written down first, then the aliases
-are set from the record, so a process that dies in between leaves nothing that the next one does not put right.
+The promotion record (``tripcast.registry.promotions``) is the truth and the aliases are its projection: a move is
+written down first, then the aliases are set from the record, so a process that dies in between leaves nothing that the
+next one does not put right. A version that was deleted in MLflow stays in the record, and no alias leads to it.
 
 ``champion`` serves, ``challenger`` stands beside it on a share of the traffic, and ``previous`` is what a rollback
 restores. The share is a tag of the registered model, projected from the record like the aliases.
@@ -9,19 +10,18 @@ restores. The share is a tag of the registered model, projected from the record 
 
 from __future__ import annotations
 
-import json
-import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
 import tripcast
-from tripcast.errors import InvalidRequest
+from tripcast.errors import InvalidRequest, TrackingError
 from tripcast.models import Model
+from tripcast.registry.promotions import PromotionEvent, PromotionLog
 from tripcast.registry.tracking import Tracker, tracking_errors
 from tripcast.settings import Settings
 
@@ -43,9 +43,12 @@ SIMULATED = "tripcast.simulated"
 #: Tag of the registered model: the challenger's share of the traffic, 0 to 1.
 SHARE = "tripcast.share"
 
-#: Tags of the registered model that hold the promotion record, numbered in order.
-_MOVE = "tripcast.move.{:06d}"
-_MOVE_PATTERN = re.compile(r"tripcast\.move\.\d{6}")
+#: Tag of a version: the number of the champion that it was judged against, or ``NOBODY``.
+JUDGED_AGAINST = "tripcast.judged_against"
+NOBODY = "nobody"
+
+#: How often the aliases are set, at most, while others write to the same record.
+_ATTEMPTS = 10
 
 
 @dataclass(frozen=True)
@@ -65,30 +68,6 @@ class Version:
     created: datetime
     run_id: str | None
     tags: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class PromotionEvent:
-    """A line of the promotion record.
-
-    Attributes:
-        at: When, as ISO 8601 in UTC.
-        action: ``promote``, ``rollback`` and ``depose`` change the champion; ``challenge`` sets a challenger beside it,
-            ``share`` changes that one's share and ``withdraw`` takes it away.
-        version: The version that became champion or challenger, or whose share it is, or that was withdrawn.
-        replaced: The champion or challenger before it; None if there was none, or none was replaced.
-        reason: Why, as a sentence.
-        share: The challenger's share of the traffic from then on, 0 to 1; None where the champion changed.
-        cause: What a move was made for that may be asked for again, and is to be made once; None for any other.
-    """
-
-    at: str
-    action: Literal["promote", "rollback", "depose", "challenge", "share", "withdraw"]
-    version: int
-    replaced: int | None
-    reason: str
-    share: float | None = None
-    cause: str | None = None
 
 
 @dataclass(frozen=True)
@@ -141,6 +120,7 @@ class Registry:
         self._uri = settings.tracking_uri
         self._tracker = Tracker(model, settings)
         self._client = self._tracker.client
+        self._log = PromotionLog(self._client, model, self._uri)
 
     def versions(self) -> list[Version]:
         """All versions, newest first."""
@@ -202,7 +182,7 @@ class Registry:
             return Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(folder)))
 
     def register(self, folder: Path, *, flavour: Flavour, run_id: str, tags: Mapping[str, str]) -> Version:
-        """Make a version of a model, or return the one that holds this very model already.
+        """Make a version of a model, or return the one that holds this very model already, with these tags.
 
         Args:
             folder: The model folder.
@@ -216,7 +196,10 @@ class Registry:
         digest = Model.load(folder).digest
         for version in self.versions():
             if version.tags.get(DIGEST) == digest:
-                return version
+                for tag, value in tags.items():
+                    if version.tags.get(tag) != value:
+                        self.tag(version.number, tag, value)
+                return replace(version, tags={**version.tags, **tags})
         with tracking_errors(self._uri, f"registering a version of {self.name}"):
             source, model_id = self._log_model(folder, flavour, run_id)
             self._make_registered_model(flavour.description)
@@ -257,51 +240,63 @@ class Registry:
 
     def moves(self) -> list[PromotionEvent]:
         """The promotion record, oldest first."""
-        with tracking_errors(self._uri, f"reading the promotion record of {self.name}"):
-            models = self._client.search_registered_models(f"name = '{self.name}'")
-        tags = dict(models[0].tags) if models else {}
-        return [PromotionEvent(**json.loads(tags[key])) for key in sorted(tags) if _MOVE_PATTERN.fullmatch(key)]
+        return self._log.events()
 
-    def promote(self, number: int, reason: str) -> PromotionEvent | None:
+    def promote(self, number: int, reason: str, *, judged: bool = False) -> PromotionEvent | None:
         """Make a version the champion.
 
         Args:
             number: The version.
             reason: Why, as a sentence; goes into the record.
+            judged: Whether because it was judged better than the champion: then it has to be this one still.
 
         Returns:
             The line of the record, or None if that version is the champion already.
 
         Raises:
-            InvalidRequest: If there is no such version.
+            InvalidRequest: If there is no such version, tripcast did not make it, or it was judged against another
+                champion.
         """
-        self.version(number)
-        moves = self.moves()
-        reign = _champion_history(moves)
+        version = self._servable(number)
+        champion = self._champion()
         move = None
-        if not reign or reign[-1] != number:
-            move = PromotionEvent(_now(), "promote", number, reign[-1] if reign else None, reason)
-            self._write(moves, move)
-        self._set_aliases()
+        if champion != number:
+            if judged:
+                self._check_judged(version, champion)
+            move = self._log.append("promote", number, champion, reason, judged=judged)
+        self._settle()
+        if move and not self._log.holds(move):
+            raise self._judged_otherwise(version, str(champion), self._champion())
         return move
 
     def rollback(self, reason: str) -> PromotionEvent:
         """Undo the last promotion that has not been undone: the champion before it serves again.
 
+        Versions that were deleted since are passed over.
+
         Args:
             reason: Why, as a sentence; goes into the record.
 
         Raises:
-            InvalidRequest: If there is no earlier champion to go back to.
+            InvalidRequest: If there is no earlier champion to go back to, or somebody else moved at the same time.
         """
-        moves = self.moves()
-        reign = _champion_history(moves)
-        if len(reign) < 2:
-            state = f"version {reign[-1]} is the first champion" if reign else "no version was ever promoted"
+        champions = self._log.champions()
+        there = {version.number for version in self.versions()}
+        earlier = [number for number in champions[:-1] if number in there and number != champions[-1]]
+        if not earlier:
+            state = "no version was ever promoted"
+            if champions:
+                state = f"version {champions[-1]} is the first champion"
+            if champions[:-1]:
+                state = f"every champion before version {champions[-1]} is deleted"
             raise InvalidRequest(f"{self.name} has nothing to roll back to: {state}.")
-        move = PromotionEvent(_now(), "rollback", reign[-2], reign[-1], reason)
-        self._write(moves, move)
-        self._set_aliases()
+        move = self._log.append("rollback", earlier[-1], champions[-1], reason)
+        self._settle()
+        if not self._log.holds(move):
+            raise InvalidRequest(
+                f"{self.name} was moved by somebody else at the same time: version {self._champion()} is the champion "
+                "now. Look at 'tripcast models', and roll back again if that is still wanted."
+            )
         return move
 
     def traffic(self) -> Traffic:
@@ -329,23 +324,21 @@ class Registry:
             challenger = None
         return Traffic(champion, challenger, _read_share(model.tags) if challenger else 0.0)
 
-    def share(self) -> float:
-        """The challenger's share of the traffic, 0 to 1; 0 where there is no challenger."""
-        return self.traffic().share
-
-    def challenger(self, number: int, share: float, reason: str) -> PromotionEvent:
+    def challenger(self, number: int, share: float, reason: str, *, judged: bool = False) -> PromotionEvent:
         """Set a version beside the champion, on a share of the traffic; it takes the place of another challenger.
 
         Args:
             number: The version.
             share: Of the riders, 0 to 1.
             reason: Why, as a sentence; goes into the record.
+            judged: Whether because it was judged against the champion: then it has to be this one still.
 
         Raises:
-            InvalidRequest: If there is no such version or champion, it is the champion, or the share is out of range.
+            InvalidRequest: If there is no such version or champion, it is the champion, tripcast did not make it, it
+                was judged against another champion, or the share is out of range.
         """
         _check_share(share)
-        self.version(number)
+        version = self._servable(number)
         traffic = self.traffic()
         if traffic.champion is None:
             raise InvalidRequest(
@@ -353,10 +346,14 @@ class Registry:
             )
         if traffic.champion.number == number:
             raise InvalidRequest(f"{self.name} version {number} is the champion: challenge it with another version.")
+        if judged:
+            self._check_judged(version, traffic.champion.number)
         replaced = traffic.challenger.number if traffic.challenger else None
-        return self._record(
-            PromotionEvent(_now(), "challenge", number, replaced if replaced != number else None, reason, float(share))
+        move = self._log.append(
+            "challenge", number, replaced if replaced != number else None, reason, share=float(share)
         )
+        self._settle(champions=False)
+        return move
 
     def set_share(self, share: float, reason: str) -> PromotionEvent:
         """Change the challenger's share of the traffic.
@@ -370,10 +367,12 @@ class Registry:
         """
         _check_share(share)
         number = self._current_challenger()
-        recorded = _challenge(self.moves())
+        recorded = self._log.challenger()
         # A challenger that a person made with MLflow's own means enters the record here.
         action: Literal["share", "challenge"] = "share" if recorded and recorded[0] == number else "challenge"
-        return self._record(PromotionEvent(_now(), action, number, None, reason, float(share)))
+        move = self._log.append(action, number, None, reason, share=float(share))
+        self._settle(champions=False)
+        return move
 
     def withdraw(self, reason: str) -> PromotionEvent:
         """Take the challenger away: the champion answers everyone.
@@ -384,7 +383,9 @@ class Registry:
         Raises:
             InvalidRequest: If there is no challenger.
         """
-        return self._record(PromotionEvent(_now(), "withdraw", self._current_challenger(), None, reason, 0.0))
+        move = self._log.append("withdraw", self._current_challenger(), None, reason, share=0.0)
+        self._settle(champions=False)
+        return move
 
     def end_trial(self, number: int, champion: int, *, better: bool, reason: str, cause: str) -> PromotionEvent | None:
         """End a challenger's trial: it becomes the champion, or it is withdrawn; once for the same cause.
@@ -400,20 +401,17 @@ class Registry:
             The line of the record; None if it is there already, or another version is on trial or champion by now:
             somebody else has decided.
         """
-        moves = self.moves()
         traffic = self.traffic()
         standing = tuple(version and version.number for version in (traffic.challenger, traffic.champion))
-        if standing != (number, champion) or any(move.cause == cause for move in moves):
-            # One that died after writing the record left the aliases as they were.
-            self._set_aliases()
-            return None
-        if better:
-            move = PromotionEvent(_now(), "promote", number, champion, reason, cause=cause)
-        else:
-            move = PromotionEvent(_now(), "withdraw", number, None, reason, 0.0, cause)
-        self._write(moves, move)
-        self._set_aliases()
-        return move
+        move = None
+        if standing == (number, champion) and not any(move.cause == cause for move in self.moves()):
+            if better:
+                move = self._log.append("promote", number, champion, reason, cause=cause, judged=True)
+            else:
+                move = self._log.append("withdraw", number, None, reason, share=0.0, cause=cause)
+        # Also where there is nothing to write: one that died after writing left the aliases as they were.
+        self._settle()
+        return move if move and self._log.holds(move) else None
 
     def expect(self, number: int, expectation: str, test_month: str) -> None:
         """Say anew what error is to be expected of a version.
@@ -443,10 +441,34 @@ class Registry:
             raise InvalidRequest(f"{self.name} has no challenger: set one beside the champion first.")
         return challenger.number
 
-    def _record(self, move: PromotionEvent) -> PromotionEvent:
-        self._write(self.moves(), move)
-        self._set_challenger()
-        return move
+    def _champion(self) -> int | None:
+        champions = self._log.champions()
+        return champions[-1] if champions else None
+
+    def _servable(self, number: int) -> Version:
+        """A version that the service can load."""
+        version = self.version(number)
+        if DIGEST not in version.tags:
+            raise InvalidRequest(
+                f"{self.name} version {number} was not registered by tripcast (it has no tag {DIGEST}), so nothing "
+                "here can load it. Register the model with tripcast."
+            )
+        return version
+
+    def _check_judged(self, version: Version, champion: int | None) -> None:
+        """Refuse a version that was judged against another champion, as far as it says against which."""
+        against = version.tags.get(JUDGED_AGAINST)
+        if against is not None and against != str(champion or NOBODY):
+            raise self._judged_otherwise(version, against, champion)
+
+    def _judged_otherwise(self, version: Version, against: str, champion: int | None) -> InvalidRequest:
+        judged = "when there was no champion" if against == NOBODY else f"against version {against}"
+        now = f"version {champion} is" if champion else "none is"
+        return InvalidRequest(
+            f"{self.name} version {version.number} was judged {judged}, and {now} the champion by now: whether it is "
+            f"better than that is not known. Train again, or promote it all the same: tripcast promote "
+            f"{version.number}."
+        )
 
     def remove_champion(self, reason: str) -> PromotionEvent:
         """Undo the first promotion of all: there is no champion, as before it.
@@ -457,23 +479,42 @@ class Registry:
         Raises:
             InvalidRequest: If another champion came before: roll back to that one.
         """
-        moves = self.moves()
-        reign = _champion_history(moves)
-        if len(reign) != 1:
-            raise InvalidRequest(f"{self.name} has had {len(reign)} champions: only the first of all can be deposed.")
-        move = PromotionEvent(_now(), "depose", reign[0], None, reason)
-        self._write(moves, move)
-        self._set_aliases()
+        champions = self._log.champions()
+        if len(champions) != 1:
+            raise InvalidRequest(
+                f"{self.name} has had {len(champions)} champions: only the first of all can be deposed."
+            )
+        move = self._log.append("depose", champions[0], None, reason)
+        self._settle()
         return move
 
-    def _write(self, moves: list[PromotionEvent], move: PromotionEvent) -> None:
-        with tracking_errors(self._uri, f"writing the promotion record of {self.name}"):
-            self._client.set_registered_model_tag(self.name, _MOVE.format(len(moves) + 1), json.dumps(asdict(move)))
+    def _settle(self, *, champions: bool = True) -> None:
+        """Point the aliases at what the record says; again, if somebody else writes meanwhile.
 
-    def _set_aliases(self) -> None:
-        """Point the aliases at what the record says."""
-        reign = _champion_history(self.moves())
-        wanted = dict(zip(("champion", "previous"), reversed(reign), strict=False))
+        Args:
+            champions: Whether the champion's, too; where only the challenger moved, a champion that a person made with
+                MLflow's own means stays.
+        """
+        for attempt in range(1, _ATTEMPTS + 1):
+            moves = self._log.events()
+            try:
+                if champions:
+                    self._set_champions()
+                self._set_challenger()
+            except TrackingError:  # perhaps because another one sets the same alias at this moment
+                if attempt == _ATTEMPTS:
+                    raise
+            else:
+                if self._log.events() == moves:
+                    return
+
+    def _set_champions(self) -> None:
+        there = {version.number for version in self.versions()}
+        champions = self._log.champions()
+        earlier = [number for number in champions[:-1] if number in there and number != champions[-1]]
+        wanted = {"champion": champions[-1]} if champions and champions[-1] in there else {}
+        if earlier:
+            wanted["previous"] = earlier[-1]
         with tracking_errors(self._uri, f"setting the aliases of {self.name}"):
             present = dict(self._client.get_registered_model(self.name).aliases)
             for alias in {"champion", "previous"} & set(present) - set(wanted):
@@ -481,7 +522,6 @@ class Registry:
             for alias, number in wanted.items():
                 if int(present.get(alias, 0)) != number:
                     self._client.set_registered_model_alias(self.name, alias, str(number))
-        self._set_challenger()
 
     def _set_challenger(self) -> None:
         """Set the challenger and its share to what the record says.
@@ -489,7 +529,9 @@ class Registry:
         One that a person made with MLflow's own means stays until it becomes champion, is replaced or is withdrawn.
         """
         moves = self.moves()
-        challenge = _challenge(moves)
+        challenge = self._log.challenger()
+        if challenge and challenge[0] not in {version.number for version in self.versions()}:
+            challenge = None
         with tracking_errors(self._uri, f"setting the challenger of {self.name}"):
             model = self._client.get_registered_model(self.name)
             present = model.aliases.get("challenger")
@@ -502,28 +544,6 @@ class Registry:
                 self._client.delete_registered_model_alias(self.name, "challenger")
                 if SHARE in model.tags:
                     self._client.delete_registered_model_tag(self.name, SHARE)
-
-
-def _champion_history(moves: list[PromotionEvent]) -> list[int]:
-    """The line of champions that led to the one in service: promotions, less those that were rolled back."""
-    reign: list[int] = []
-    for move in moves:
-        if move.action == "promote":
-            reign.append(move.version)
-        elif move.action in ("rollback", "depose"):
-            reign.pop()
-    return reign
-
-
-def _challenge(moves: list[PromotionEvent]) -> tuple[int, float] | None:
-    """The challenger and its share. A challenger that becomes champion has ceased to be one."""
-    challenge: tuple[int, float] | None = None
-    for move in moves:
-        if move.action in ("challenge", "share"):
-            challenge = (move.version, move.share or 0.0)
-        elif move.action == "withdraw" or (challenge and move.version == challenge[0]):
-            challenge = None
-    return challenge
 
 
 def _check_share(share: float) -> None:
@@ -548,7 +568,3 @@ def _version(entity: ModelVersion, aliases: list[str]) -> Version:
         run_id=entity.run_id,
         tags=dict(entity.tags),
     )
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,163 @@
+"""The promotion record: every move of champion and challenger, and what serves because of them.
+
+The record is a list of events in tags of the registered model, which MLflow has on every kind of store. A tag's name is
+a number, one more than the greatest there was, and a random part: two that write at once never overwrite each other,
+and everybody reads their events in the same order. Where two such moves contradict each other, the later one in that
+order is *void*: it was decided on a state that was no longer so.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Literal
+from uuid import uuid4
+
+from tripcast.registry.tracking import tracking_errors
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_TAG = "tripcast.move.{:06d}.{}"
+#: Those of before tripcast 0.2 have no random part.
+_TAG_PATTERN = re.compile(r"tripcast\.move\.(\d{6})(\.[0-9a-f]{8})?")
+
+
+@dataclass(frozen=True)
+class PromotionEvent:
+    """A line of the promotion record.
+
+    Attributes:
+        at: When, as ISO 8601 in UTC.
+        action: ``promote``, ``rollback`` and ``depose`` change the champion; ``challenge`` sets a challenger beside it,
+            ``share`` changes that one's share and ``withdraw`` takes it away.
+        version: The version that became champion or challenger, or whose share it is, or that was withdrawn.
+        replaced: The champion or challenger before it; None if there was none, or none was replaced.
+        reason: Why, as a sentence.
+        share: The challenger's share of the traffic from then on, 0 to 1; None where the champion changed.
+        cause: What a move was made for that may be asked for again, and is to be made once; None for any other.
+        judged: Whether a promotion rests on a judgement against ``replaced``, so that it is void if that is not the
+            champion.
+    """
+
+    at: str
+    action: Literal["promote", "rollback", "depose", "challenge", "share", "withdraw"]
+    version: int
+    replaced: int | None
+    reason: str
+    share: float | None = None
+    cause: str | None = None
+    judged: bool = False
+
+
+class PromotionLog:
+    """The promotion record of one registered model.
+
+    Args:
+        client: MLflow's.
+        model: The registered model's name.
+        uri: Where MLflow's store is, for errors.
+    """
+
+    def __init__(self, client: MlflowClient, model: str, uri: str) -> None:
+        self._client = client
+        self._model = model
+        self._uri = uri
+
+    def events(self) -> list[PromotionEvent]:
+        """All events, oldest first, void ones among them.
+
+        Raises:
+            TrackingError: If the store cannot be reached.
+        """
+        tags = self._tags()
+        return [PromotionEvent(**json.loads(tags[key])) for key in sorted(tags)]
+
+    def append(
+        self,
+        action: Literal["promote", "rollback", "depose", "challenge", "share", "withdraw"],
+        version: int,
+        replaced: int | None,
+        reason: str,
+        *,
+        share: float | None = None,
+        cause: str | None = None,
+        judged: bool = False,
+    ) -> PromotionEvent:
+        """Write an event down; arguments as ``PromotionEvent``.
+
+        Raises:
+            TrackingError: If the store cannot be reached.
+        """
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        event = PromotionEvent(now, action, version, replaced, reason, share, cause, judged)
+        last = max((int(key.split(".")[2]) for key in self._tags()), default=0)
+        key = _TAG.format(last + 1, uuid4().hex[:8])
+        with tracking_errors(self._uri, f"writing the promotion record of {self._model}"):
+            self._client.set_registered_model_tag(self._model, key, json.dumps(asdict(event)))
+        return event
+
+    def holds(self, event: PromotionEvent) -> bool:
+        """Whether an event of the record is not void."""
+        return event in _replay(self.events()).valid
+
+    def champions(self) -> list[int]:
+        """The line of champions that led to the one in service: promotions, less those that were undone."""
+        return _replay(self.events()).champions
+
+    def challenger(self) -> tuple[int, float] | None:
+        """The challenger and its share of the traffic; None if there is none."""
+        return _replay(self.events()).challenger
+
+    def _tags(self) -> dict[str, str]:
+        with tracking_errors(self._uri, f"reading the promotion record of {self._model}"):
+            models = self._client.search_registered_models(f"name = '{self._model}'")
+        tags = dict(models[0].tags) if models else {}
+        return {key: value for key, value in tags.items() if _TAG_PATTERN.fullmatch(key)}
+
+
+@dataclass
+class _Standing:
+    """What a record comes to."""
+
+    champions: list[int]
+    challenger: tuple[int, float] | None
+    valid: list[PromotionEvent]
+
+
+def _replay(events: Sequence[PromotionEvent]) -> _Standing:
+    standing = _Standing([], None, [])
+    for event in events:
+        if _apply(event, standing):
+            standing.valid.append(event)
+            # A challenger that becomes champion has ceased to be one.
+            if event.share is None and standing.challenger and standing.challenger[0] == event.version:
+                standing.challenger = None
+    return standing
+
+
+def _apply(event: PromotionEvent, standing: _Standing) -> bool:
+    """Let an event change what stands; whether it is not void."""
+    champion = standing.champions[-1] if standing.champions else None
+    challenger = standing.challenger[0] if standing.challenger else None
+    match event.action:
+        case "promote" if not event.judged or event.replaced == champion:
+            standing.champions.append(event.version)
+        case "rollback" if event.replaced == champion and event.version in standing.champions[:-1]:
+            standing.champions.pop()
+            while standing.champions[-1] != event.version:
+                standing.champions.pop()
+        case "depose" if standing.champions == [event.version]:
+            standing.champions.clear()
+        case "challenge":
+            standing.challenger = (event.version, event.share or 0.0)
+        case "share" if event.version == challenger:
+            standing.challenger = (event.version, event.share or 0.0)
+        case "withdraw" if challenger in (None, event.version):
+            standing.challenger = None
+        case _:
+            return False
+    return True
