@@ -82,28 +82,40 @@ def test_the_same_again_comes_from_the_cache_and_changes_nothing(cluster: Cluste
 
 
 def test_wrong_input_fails_at_its_step_by_its_sentence_and_is_not_tried_again(cluster: Cluster):
-    failed = cluster.train("e2e wrong input", source="s3://there-is-no-such-bucket-of-tripcast")
+    failed = cluster.train("e2e wrong input", candidates="crystal_ball")
 
     assert failed.returncode == 1
     assert "The step 'plan' failed:" in failed.stderr
-    assert "there-is-no-such-bucket-of-tripcast" in failed.stderr
+    assert "crystal_ball" in failed.stderr
     assert "Traceback" not in failed.stderr
     assert len(cluster.step_pods(run_id(failed.stdout), "plan")) == 1
 
 
-def test_a_step_whose_pod_is_lost_is_done_again_by_another(cluster: Cluster):
-    started = cluster.train("e2e lost pod", "--no-wait", candidates="lightgbm", train_months=str(cluster.months[1]))
-    run = run_id(started.stdout)
+def test_a_step_whose_pod_is_lost_or_whose_process_is_killed_is_tried_again(cluster: Cluster):
+    source = cluster.source.replace("trips=8000", "trips=60000")
+    run = run_id(cluster.train("e2e lost and killed", "--no-wait", source=source).stdout)
 
-    def training() -> list[str]:
+    def training() -> set[str]:
         pods = cluster.step_pods(run, "train")
-        return [pod["metadata"]["name"] for pod in pods if pod["status"]["phase"] in ("Pending", "Running")]
+        return {pod["metadata"]["name"] for pod in pods if pod["status"]["phase"] == "Running"}
 
-    [lost] = wait_until(training, 10 * MINUTES, "Training")
+    def kill() -> str:
+        for name in training() - {lost}:
+            code = "import os, signal; os.kill(-1, signal.SIGKILL)"  # all but the first process and this one
+            kubectl("exec", name, "--namespace", "kubeflow", "--container", "main", "--", "python", "-c", code)
+            return name
+        return ""
+
+    lost = wait_until(training, 20 * MINUTES, "Training").pop()
     kubectl("delete", "pod", lost, "--namespace", "kubeflow", "--grace-period=0", "--force")
+    killed = wait_until(kill, 5 * MINUTES, "Another try")
+    ended = wait_until(lambda: cluster.ended(run), 20 * MINUTES, "The end of the run")
+    tries = {pod["metadata"]["name"]: pod["status"]["phase"] for pod in cluster.step_pods(run, "train")}
 
-    assert wait_until(lambda: cluster.ended(run), 15 * MINUTES, "The end of the run") == "SUCCEEDED"
-    assert lost not in {pod["metadata"]["name"] for pod in cluster.step_pods(run, "train")}
+    assert ended == "SUCCEEDED", tries
+    assert tries.pop(killed) == "Failed"
+    assert lost not in tries
+    assert list(tries.values()) == ["Succeeded"] * 2
 
 
 def test_a_schedule_fires(cluster: Cluster):
