@@ -46,7 +46,7 @@ def test_contributions_are_those_of_lightgbms_own_package(trained, booster, rows
 
 
 def test_contributions_to_rows_of_another_width_are_refused(booster, rows):
-    with pytest.raises(ValueError, match=r"features in data \(2\)"):
+    with pytest.raises(ValueError, match="3 features are expected in a row, and not 2"):
         booster.contributions(rows[:, :2])
 
 
@@ -60,7 +60,7 @@ def test_no_rows_have_no_predictions(booster, rows):
 
 
 def test_rows_of_another_width_are_refused(booster, rows):
-    with pytest.raises(ValueError, match=r"features in data \(2\) is not the same as it was in training data \(3\)"):
+    with pytest.raises(ValueError, match="3 features are expected in a row, and not 2"):
         booster.predict(rows[:, :2], 1)
 
 
@@ -84,10 +84,26 @@ def test_a_damaged_text_is_refused(booster, damage):
         Booster(damage(booster.text), FEATURES)
 
 
-@pytest.mark.parametrize("features", [("north", "east", "hour"), ("east", "north"), (*FEATURES, "weekday")])
-def test_other_features_than_the_trees_were_grown_on_are_refused(booster, features):
-    with pytest.raises(ValueError, match="other features"):
-        Booster(booster.text, features)
+def test_trees_pick_their_features_out_of_wider_rows(booster, rows):
+    wide = Booster(booster.text, ("hour", "weekday", "east", "north"))
+    wider = np.column_stack([rows[:, 2], np.full(len(rows), np.nan), rows[:, :2]]).astype(np.float32)
+    np.testing.assert_array_equal(wide.predict(wider, 1), booster.predict(rows, 1))
+    contributions = wide.contributions(wider)
+    np.testing.assert_array_equal(contributions[:, [2, 3, 0, 4]], booster.contributions(rows))
+    assert not contributions[:, 1].any()
+    wide.row[:] = wider[5].data
+    assert wide.predict_row() == booster.predict(rows[5:6], 1)[0]
+
+
+def test_boosters_may_share_a_row(booster, rows):
+    other = Booster(booster.text, FEATURES, shares=booster)
+    booster.row[:] = rows[3].data
+    assert other.predict_row() == booster.predict_row() == booster.predict(rows[3:4], 1)[0]
+
+
+def test_other_features_than_the_trees_were_grown_on_are_refused(booster):
+    with pytest.raises(ValueError, match="other features: hour"):
+        Booster(booster.text, ("east", "north", "weekday"))
 
 
 def test_a_booster_frees_its_memory(booster):

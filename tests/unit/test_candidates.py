@@ -54,7 +54,8 @@ MONTHLY = """
                 {**settings, "objective": "regression", "verbose": -1, "deterministic": True, "seed": 1},
                 month, parameters["rounds"], init_model=trees,
             )
-        return Boosted(tables, Booster(trees.model_to_string().encode(), FEATURES), parameters["level"])
+        booster = Booster(trees.model_to_string().encode(), FEATURES)
+        return Boosted(tables, booster, parameters["level"], booster, parameters["zones_level"])
 """
 
 

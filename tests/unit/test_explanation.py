@@ -60,7 +60,7 @@ def test_the_difference_between_two_plans_is_put_down_to_the_distance(boosted):
 
 
 def test_every_feature_has_its_share_in_what_is_told():
-    assert set(SHARES) | {"estimate"} == set(FEATURES)
+    assert set(SHARES) | {"estimate", "usual_estimate"} == set(FEATURES)
     assert {sum(shares) for shares in SHARES.values()} == {1}
 
 

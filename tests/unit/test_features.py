@@ -65,11 +65,48 @@ def test_a_holiday_has_the_hours_of_a_weekend(tables, holiday, working_day):
     assert column(other, "hour_pace") != sunday
 
 
-def test_the_map_puts_zones_as_far_apart_as_trips_are_long(tables):
-    rows = tables(trips_of([1, 1, 4], [10, 2, 9], [9.0, 1.0, 5.0]))
-    apart = np.hypot(column(rows, "east"), column(rows, "north"))
-    np.testing.assert_allclose(apart, [9.4, 1.4, 5.4], atol=0.5)
+def test_zones_lie_where_they_are_on_axes_along_the_avenues(tables):
+    """From Penn Station (186) up the avenues to Lincoln Square East (142), and across them to Kips Bay (137)."""
+    up, across, back = tables(trips_of([186, 186, 137], [142, 137, 186], [2.0, 1.0, 1.0]))
+    east, north, crow_flight, taxicab = (FEATURES.index(name) for name in ("east", "north", "crow_flight", "taxicab"))
+    assert up[north] == pytest.approx(1.65, abs=0.1)
+    assert abs(up[east]) < 0.4
+    assert across[east] == pytest.approx(1.2, abs=0.1)
+    assert abs(across[north]) < 0.4
+    assert up[crow_flight] == pytest.approx(np.hypot(0.51, 1.57), abs=0.02)
+    assert up[taxicab] == pytest.approx(abs(up[east]) + abs(up[north]), abs=0.01)
+    assert across[[crow_flight, taxicab]].tolist() == back[[crow_flight, taxicab]].tolist()
+
+
+@pytest.mark.parametrize("zone", [0, 264, 265, 300])
+def test_where_a_zone_is_no_place_the_usual_miles_stand_in(tables, zone):
+    rows = tables(trips_of([zone, 5], [5, zone], [3.0, 3.0]))
+    assert np.isnan(column(rows, "east")).all()
+    for name in ("crow_flight", "taxicab"):
+        np.testing.assert_array_equal(column(rows, name), column(rows, "usual_miles"))
+
+
+def test_what_is_usual_of_two_zones_is_what_trips_between_them_have(tables):
+    rows = tables(trips_of([1, 1, 4], [10, 2, 9], [9.0, np.nan, 5.0]))
     np.testing.assert_allclose(column(rows, "usual_miles"), [9.4, 1.4, 5.4], atol=0.1)
+    again = tables(trips_of([1, 1, 4], [10, 2, 9], column(rows, "usual_miles")))
+    for usual, of_miles in (("usual_minutes", "minutes_for_miles"), ("usual_estimate", "estimate")):
+        np.testing.assert_allclose(column(rows, usual), column(again, of_miles), rtol=1e-5)
+
+
+def test_trips_of_long_ago_are_told_from_recent_ones(month):
+    old = replace(month, pickup_datetime=month.pickup_datetime - np.timedelta64(100, "D"))
+    both = Trips(
+        *(
+            np.concatenate([getattr(trips, name) for trips in (old, month)])
+            for name in ("pickup_datetime", "pickup_zone", "dropoff_zone", "trip_distance_miles", "duration_minutes")
+        )
+    )
+    features = OutOfFold(both)
+    recent = column(features[:], "recent")
+    assert recent[: len(old) - 200].tolist() == [0] * (len(old) - 200)
+    assert recent[len(old) :].tolist() == [1] * len(month)
+    assert column(features.tables(month[:10]), "recent").tolist() == [1] * 10
 
 
 def test_a_slow_zone_has_a_slow_pace(tables):
@@ -89,7 +126,7 @@ def test_an_unbelievable_distance_is_a_missing_one(tables, miles):
     np.testing.assert_array_equal(dirty, missing)
     assert np.isnan(column(dirty, "miles"))
     usual = tables(trips_of([2], [6], [column(dirty, "usual_miles")[0]]))
-    assert column(dirty, "estimate") == column(usual, "estimate")
+    assert column(dirty, "estimate") == pytest.approx(column(usual, "estimate"), rel=1e-6)
 
 
 def test_absurd_distances_do_not_enter_what_is_usual(month):
@@ -109,7 +146,7 @@ def test_a_pair_of_vanishing_distances_still_has_features():
     tables = OutOfFold(trips).tables
     row = np.empty(len(FEATURES), np.float32)
     tables.write_row(row.data, Trip(1, 1, 60.0, 0))
-    assert row[FEATURES.index("miles_to_usual")] == 6000
+    assert row[FEATURES.index("miles_to_usual")] == pytest.approx(6000, rel=1e-3)
     np.testing.assert_array_max_ulp(row, tables(trips_of([1], [1], [60.0], start=np.datetime64(0, "us")))[0], maxulp=1)
 
 

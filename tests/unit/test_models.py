@@ -8,6 +8,7 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
+import lightgbm as lgb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,9 +21,9 @@ from sklearn.linear_model import LinearRegression
 from tests.conftest import make_trips
 from tripcast.errors import StorageError
 from tripcast.models import CANDIDATES, Model
-from tripcast.models.model import Manifest
 from tripcast.models.training import train
 from tripcast.taxi.candidates import lightgbm, linear
+from tripcast.taxi.features import FEATURES, OutOfFold
 from tripcast.taxi.trips import Trip, Trips
 from tripcast.taxi.ways import METERED, PLANNED, ZONES_ONLY, as_asked
 
@@ -135,18 +136,50 @@ def test_the_less_is_known_of_the_distance_the_wider_is_the_interval(models):
     assert width[ZONES_ONLY] > 1.2 * width[PLANNED] > 1.2 * 1.1 * width[METERED]
 
 
-def test_a_model_of_format_1_answers_in_every_way(models):
-    """It knew two intervals: for trips with a plausible distance, and for those without."""
-    today, trips = models["lightgbm"], make_trips(100, seed=1)
-    known, unknown = today.manifest.intervals["metered"], today.manifest.intervals["zones_only"]
-    old = replace(
-        today, manifest=replace(today.manifest, format=1, intervals={"measured": known, "unmeasured": unknown})
+#: What the trees of model format 1 looked at, in their order.
+FEATURES_OF_FORMAT_1 = (
+    *("pickup_pace", "dropoff_pace", "pair_pace", "usual_miles", "pickup_x", "pickup_y", "dropoff_x", "dropoff_y"),
+    *("east", "north", "miles", "miles_to_usual", "hour_of_day", "weekday", "hour_pace", "minutes_for_miles"),
+    "estimate",
+)
+
+
+def test_a_folder_of_format_1_still_answers_in_every_way(models, tmp_path):
+    """It had one booster, of other features, and two intervals: for a plausible distance, and for none."""
+    trips, manifest = make_trips(1000), models["lightgbm"].manifest
+    features = OutOfFold(trips)
+    columns = [FEATURES.index(name) for name in FEATURES_OF_FORMAT_1]
+    data = lgb.Dataset(
+        features[:][:, columns], trips.duration_minutes, feature_name=list(FEATURES_OF_FORMAT_1), params={"verbose": -1}
     )
-    assert Manifest.from_json(old.manifest.to_json()) == old.manifest
-    for way, same_as in (("zones_only", "zones_only"), ("planned", "metered"), ("metered", "metered")):
-        asked = as_asked(trips)[way]
-        found = old.predict(asked, metered=way == METERED)
-        np.testing.assert_array_equal(found.upper, today.predict(asked, metered=same_as == METERED).upper)
+    trees = lgb.train({"verbose": -1}, data, num_boost_round=20)
+    predictor = lightgbm.load(
+        {"booster.txt": trees.model_to_string().encode(), **features.tables.files()}, {"level": 1.1}
+    )
+    known, unknown = manifest.intervals["metered"], manifest.intervals["zones_only"]
+    Model(
+        replace(
+            manifest,
+            format=1,
+            parameters={"level": 1.1},
+            intervals={"measured": known, "unmeasured": unknown},
+            files={name: sha256(content).hexdigest() for name, content in predictor.files().items()},
+        ),
+        predictor,
+    ).save(tmp_path)
+
+    model = Model.load(tmp_path)
+
+    for way, asked in as_asked(make_trips(50, seed=1)).items():
+        found = model.predict(asked, metered=way == METERED)
+        expected = 1.1 * trees.predict(features.tables(asked)[:, columns])
+        np.testing.assert_allclose(found.minutes, expected, rtol=1e-9)
+        ends = (unknown if way == ZONES_ONLY else known).around(found.minutes)[1]
+        np.testing.assert_allclose(found.upper, np.maximum(np.minimum(ends, 60), found.minutes))
+        second = int(asked.pickup_datetime[7].astype("datetime64[s]").astype(int))
+        zones = int(asked.pickup_zone[7]), int(asked.dropoff_zone[7])
+        one = model.predict_one(Trip(*zones, float(asked.trip_distance_miles[7]), second), metered=way == METERED)
+        assert one == pytest.approx((found.minutes[7], found.lower[7], found.upper[7]), rel=1e-5)
 
 
 def test_a_saved_model_predicts_the_same(model, tmp_path):
@@ -236,6 +269,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from tripcast.models import Model
+from tripcast.taxi.features import FEATURES, OutOfFold
 from tripcast.taxi.trips import Trip, Trips
 one = Trips(np.array(["2021-02-03T04:05"], "M8[us]"), np.array([41], "i2"), np.array([42], "i2"), np.array([1.5]))
 model = Model.load(Path(sys.argv[1]))

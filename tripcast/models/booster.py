@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import weakref
 from collections.abc import Callable, Sequence
 from ctypes import POINTER, byref, c_char_p, c_double, c_int, c_int32, c_int64, c_void_p
@@ -36,7 +37,6 @@ _ROW_MAJOR = 1
 _SIGNATURES = {
     "LGBM_BoosterLoadModelFromString": [c_char_p, POINTER(c_int), POINTER(c_void_p)],
     "LGBM_BoosterFree": [c_void_p],
-    "LGBM_BoosterValidateFeatureNames": [c_void_p, POINTER(c_char_p), c_int],
     "LGBM_BoosterPredictForMat": [
         *(c_void_p, c_void_p, c_int, c_int32, c_int32, c_int),
         *(c_int, c_int, c_int, c_char_p, POINTER(c_int64), c_void_p),
@@ -54,33 +54,39 @@ class Booster:
 
     Args:
         text: The trees in LightGBM's text format.
-        features: The names of the features that they are expected to look at, in order.
+        features: The names of the columns of the rows to come. The trees were grown on these, or on some of them, which
+            are picked out.
+        shares: Another booster for rows of the same columns, whose ``row`` is to be this one's, too.
 
     Attributes:
         text: The same text.
         row: float32 (features,), to be filled before ``predict_row``.
 
     Raises:
-        ValueError: If the text cannot be read, or the features are others.
+        ValueError: If the text cannot be read, or the trees look at other features.
     """
 
-    def __init__(self, text: bytes, features: Sequence[str]) -> None:
+    def __init__(self, text: bytes, features: Sequence[str], shares: Booster | None = None) -> None:
         self.text = text
-        self._features = len(features)
         # On a truncated text LightGBM ends the process.
         if not text.startswith(b"tree\n") or b"\nend of trees\n" not in text:
             raise ValueError("the trees are not LightGBM's text format, or not all of it")
         self._handle, fast = c_void_p(), c_void_p()
         _call("LGBM_BoosterLoadModelFromString", text, byref(c_int()), byref(self._handle))
         weakref.finalize(self, _call, "LGBM_BoosterFree", self._handle)
-        names = (c_char_p * self._features)(*(name.encode() for name in features))
-        try:
-            _call("LGBM_BoosterValidateFeatureNames", self._handle, names, self._features)
-        except ValueError as trouble:
-            raise ValueError(f"the trees look at other features: {trouble}") from trouble
-
-        row = np.zeros(self._features, np.float32)
-        self.row = cast("memoryview[float]", row.data)
+        names = _feature_names(text)
+        unknown = sorted(set(names) - set(features))
+        if unknown:
+            raise ValueError(f"the trees look at other features: {', '.join(unknown)}")
+        self._features = len(names)
+        self._width = len(features)
+        #: Where the trees' features are among the columns; None if they are these.
+        self._columns = None if names == list(features) else [features.index(name) for name in names]
+        self._values: npt.NDArray[np.float32] = (
+            np.zeros(len(features), np.float32) if shares is None else shares._values
+        )
+        self.row = cast("memoryview[float]", self._values.data)
+        self._own = self._values if self._columns is None else np.zeros(len(names), np.float32)
         _call(
             "LGBM_BoosterPredictForMatSingleRowFastInit",
             *(self._handle, _C_API_PREDICT_NORMAL, _FIRST_TREE, _ALL_TREES),
@@ -88,7 +94,7 @@ class Booster:
         )
         weakref.finalize(self, _call, "LGBM_FastConfigFree", fast)
         self._count, self._result = c_int64(), c_double()
-        addresses = (c_void_p(row.ctypes.data), c_void_p(ctypes.addressof(self._count)))
+        addresses = (c_void_p(self._own.ctypes.data), c_void_p(ctypes.addressof(self._count)))
         function = _library().LGBM_BoosterPredictForMatSingleRowFast
         self._predict_row: Callable[[], int] = partial(
             function, fast, *addresses, c_void_p(ctypes.addressof(self._result))
@@ -121,17 +127,24 @@ class Booster:
             rows: Features, (n, features).
 
         Returns:
-            (n, features + 1); the last column is the mean prediction, and a row's sum is its prediction.
+            (n, features + 1); the last column is the mean prediction, and a row's sum is its prediction. Features that
+            the trees were not grown on add nothing.
 
         Raises:
             ValueError: If the rows are of another width.
         """
         found = np.empty((len(rows), self._features + 1))
         self._predict(rows, _C_API_PREDICT_CONTRIB, 1, found)
-        return found
+        if self._columns is None:
+            return found
+        of_all = np.zeros((len(rows), self._width + 1))
+        of_all[:, [*self._columns, self._width]] = found
+        return of_all
 
     def _predict(self, rows: npt.NDArray[np.float32], kind: int, threads: int, found: npt.NDArray[np.float64]) -> None:
-        rows = np.ascontiguousarray(rows, np.float32)
+        if rows.shape[1] != self._width:
+            raise ValueError(f"{self._width} features are expected in a row, and not {rows.shape[1]}")
+        rows = np.ascontiguousarray(rows if self._columns is None else rows[:, self._columns], np.float32)
         _call(
             "LGBM_BoosterPredictForMat",
             *(self._handle, rows.ctypes.data, _C_API_DTYPE_FLOAT32, *rows.shape, _ROW_MAJOR),
@@ -141,6 +154,8 @@ class Booster:
 
     def predict_row(self) -> float:
         """The sum over all trees for the features in ``row``."""
+        if self._columns is not None:
+            self._own[:] = self._values[self._columns]
         if self._predict_row():
             raise ValueError(_last_error())
         return self._result.value
@@ -163,6 +178,14 @@ def _library() -> ctypes.CDLL:
 def _call(name: str, *arguments: object) -> None:
     if getattr(_library(), name)(*arguments):
         raise ValueError(_last_error())
+
+
+def _feature_names(text: bytes) -> list[str]:
+    """The features that trees were grown on, in order."""
+    found = re.search(rb"^feature_names=(.*)$", text, re.MULTILINE)
+    if not found:
+        raise ValueError("the trees do not say which features they look at")
+    return found[1].decode().split(" ")
 
 
 def _last_error() -> str:

@@ -25,7 +25,7 @@ from tripcast.models.interpolation import interpolator
 from tripcast.models.intervals import Interval
 from tripcast.storage.files import storage_errors
 from tripcast.taxi.trips import LONGEST_MINUTES, SHORTEST_MINUTES, Trip, Trips
-from tripcast.taxi.ways import METERED, PLANNED, WAYS, ZONES_ONLY, way_of, ways_of
+from tripcast.taxi.ways import METERED, PLANNED, ZONES_ONLY
 
 Floats = npt.NDArray[np.float64]
 
@@ -100,11 +100,20 @@ class Search:
 class Predictor(Protocol):
     """A fitted candidate."""
 
-    def predict(self, trips: Trips) -> Floats:
-        """Durations in minutes, (n,), finite for any trips."""
+    def predict(self, trips: Trips, metered: bool = False) -> Floats:
+        """Durations in minutes, (n,), finite for any trips; arguments as ``Model.predict``."""
 
-    def predict_one(self, trip: Trip) -> float:
+    def predict_one(self, trip: Trip, metered: bool = False) -> float:
         """The duration of one trip in minutes, the same as ``predict`` computes."""
+
+    def groups(self, trips: Trips, metered: bool) -> npt.NDArray[np.str_]:
+        """To which group each trip belongs, (n,): the trips of a group share an interval.
+
+        A group is named by its way of asking (``tripcast.taxi.ways``), or by that, a slash and what sets it apart.
+        """
+
+    def group_of(self, trip: Trip, metered: bool) -> str:
+        """To which group the trip belongs that was predicted last, as ``groups`` tells of many."""
 
     def files(self) -> dict[str, bytes]:
         """All that is needed to load it again, by file name."""
@@ -212,7 +221,8 @@ class Manifest:
         trips: How many trips it was fitted to.
         first_pickup: ISO time of the earliest of them, New York local time.
         last_pickup: ISO time of the latest.
-        intervals: The 10-90 % interval by the way in which a trip is asked for (``tripcast.taxi.ways``).
+        intervals: The 10-90 % interval by the way in which a trip is asked for (``tripcast.taxi.ways``), and by group
+            of trips within it.
         calibration: How it did on held-out trips, asked for with their metered distances.
         files: SHA-256 of each further file in the folder, by name.
         loads_as: Which of tripcast's own candidates loads the files; None if ``candidate`` does itself.
@@ -236,11 +246,12 @@ class Manifest:
         """Which of tripcast's own candidates loads the files."""
         return self.loads_as or self.candidate
 
-    @property
-    def interval_of_way(self) -> dict[str, Interval]:
-        """The interval for each of ``tripcast.taxi.ways.WAYS``, whatever the format."""
-        names = _INTERVALS_OF_FORMAT_1 if self.format == 1 else {way: way for way in WAYS}
-        return {way: self.intervals[name] for way, name in names.items()}
+    def interval_of(self, group: str) -> Interval:
+        """The interval of a group of trips (``Predictor.groups``): that of its whole way if it has none of its own."""
+        way = group.partition("/")[0]
+        if self.format == 1:
+            return self.intervals[_INTERVALS_OF_FORMAT_1[way]]
+        return self.intervals.get(group) or self.intervals[way]
 
     @property
     def train_months(self) -> list[str]:
@@ -292,7 +303,8 @@ class Model:
             The durations as the candidate computes them, no shorter than six seconds, and their 10-90 % intervals,
             which keep to the contract's 1 to 60 minutes unless the duration itself lies outside.
         """
-        return with_interval(self.manifest.interval_of_way, ways_of(trips, metered), self.predictor.predict(trips))
+        groups = self.predictor.groups(trips, metered)
+        return with_interval(self.manifest.interval_of, groups, self.predictor.predict(trips, metered))
 
     def predict_one(self, trip: Trip, metered: bool = False) -> tuple[float, float, float]:
         """Predict one trip, in a few microseconds: the same as ``predict``, to the precision of float32 features.
@@ -306,22 +318,18 @@ class Model:
         Returns:
             The duration and the lower and upper end of its 10-90 % interval, in minutes.
         """
-        minutes = self.predictor.predict_one(trip)
+        minutes = self.predictor.predict_one(trip, metered)
         # Comparisons: min and max take ten times as long, a fifth of the whole.
         minutes = _FLOOR if minutes < _FLOOR else minutes  # what is no number stays none
-        below, above = self._ends[way_of(trip.trip_distance_miles, metered)]
+        below, above = self._ends[self.predictor.group_of(trip, metered)]
         lower, upper = minutes + below(minutes), minutes + above(minutes)
         lower = lower if lower > SHORTEST_MINUTES else float(SHORTEST_MINUTES)
         upper = upper if upper < LONGEST_MINUTES else float(LONGEST_MINUTES)
         return minutes, lower if lower < minutes else minutes, upper if upper > minutes else minutes
 
     @cached_property
-    def _ends(self) -> dict[str, tuple[Callable[[float], float], Callable[[float], float]]]:
-        """What to add to a predicted duration for either end of its interval, by the way in which it is asked for."""
-        return {
-            name: (interpolator(of.predicted, of.lower), interpolator(of.predicted, of.upper))
-            for name, of in self.manifest.interval_of_way.items()
-        }
+    def _ends(self) -> _Ends:
+        return _Ends(self.manifest)
 
     @cached_property
     def digest(self) -> str:
@@ -367,19 +375,33 @@ class Model:
         return cls(manifest, predictor)
 
 
-def with_interval(intervals: Mapping[str, Interval], ways: npt.NDArray[np.str_], minutes: Floats) -> Prediction:
+class _Ends(dict[str, tuple[Callable[[float], float], Callable[[float], float]]]):
+    """What to add to a predicted duration for either end of its interval, by group of trips."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        super().__init__()
+        self._manifest = manifest
+
+    def __missing__(self, group: str) -> tuple[Callable[[float], float], Callable[[float], float]]:
+        of = self._manifest.interval_of(group)
+        self[group] = interpolator(of.predicted, of.lower), interpolator(of.predicted, of.upper)
+        return self[group]
+
+
+def with_interval(interval_of: Callable[[str], Interval], groups: npt.NDArray[np.str_], minutes: Floats) -> Prediction:
     """Put the intervals around predicted durations.
 
     Args:
-        intervals: By way.
-        ways: In which way each trip is asked for, (n,).
+        interval_of: The interval of a group.
+        groups: The group of each trip, (n,).
         minutes: What the candidate computed for the trips, (n,).
     """
     minutes = np.maximum(minutes, _FLOOR)
     lower, upper = np.empty_like(minutes), np.empty_like(minutes)
-    for way in np.unique(ways).tolist():
-        rows = ways == way
-        lower[rows], upper[rows] = intervals[way].around(minutes[rows])
+    names, place = np.unique(groups, return_inverse=True)
+    for number, name in enumerate(names.tolist()):
+        rows = place == number
+        lower[rows], upper[rows] = interval_of(name).around(minutes[rows])
     # The ends keep to what the contract allows, and around the duration even where that does not.
     lower = np.minimum(np.maximum(lower, SHORTEST_MINUTES), minutes)
     upper = np.maximum(np.minimum(upper, LONGEST_MINUTES), minutes)

@@ -36,7 +36,7 @@ from tripcast.models.model import (
 )
 from tripcast.storage.files import storage_errors
 from tripcast.taxi.trips import Trips, read_trips
-from tripcast.taxi.ways import METERED, as_asked, ways_of
+from tripcast.taxi.ways import METERED, as_asked
 
 #: The file beside a model that holds the trials of its search.
 TRIALS = "trials.json"
@@ -49,6 +49,10 @@ _EARLIER = 0.85
 
 #: The rehearsal takes no more than this many trips, the latest: more would hardly change what is chosen.
 _HOLDOUT_TRIPS = 300_000
+
+
+#: Groups of fewer held-out trips than this have no interval of their own.
+_ENOUGH = 150
 
 
 def train(
@@ -256,9 +260,16 @@ def _calibrate(predictor: Predictor, trips: Trips) -> tuple[dict[str, Interval],
     """The interval of each way of asking for the trips, and how the predictor did when asked with the meter."""
     actual = trips.duration_minutes
     assert actual is not None
-    predicted = {way: predictor.predict(asked) for way, asked in as_asked(trips).items()}
-    intervals = {way: Interval.calibrate(minutes, actual) for way, minutes in predicted.items()}
-    prediction = with_interval(intervals, ways_of(trips, metered=True), predicted[METERED])
+    intervals = {}
+    for way, asked in as_asked(trips).items():
+        predicted, groups = predictor.predict(asked, way == METERED), predictor.groups(asked, way == METERED)
+        intervals[way] = Interval.calibrate(predicted, actual)
+        for group in np.unique(groups).tolist():
+            rows = groups == group
+            if group.startswith(f"{way}/") and rows.sum() >= _ENOUGH:
+                intervals[group] = Interval.calibrate(predicted[rows], actual[rows])
+    # The last of the ways is that with the meter.
+    prediction = with_interval(lambda group: intervals.get(group) or intervals[METERED], groups, predicted)
     errors = prediction.minutes - actual
     return intervals, Calibration(
         trips=len(trips),

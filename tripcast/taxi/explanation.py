@@ -2,7 +2,8 @@
 
 LightGBM says what each feature adds to a prediction (``Booster.contributions``). A feature belongs to one of four
 groups, which people know by name, or to several: ``estimate`` multiplies the usual minutes for the miles with the pace
-at that hour, from there and to there, and its contribution is shared out as its logarithm is, which is a sum.
+at that hour, from there and to there, and its contribution is shared out as its logarithm is, which is a sum. So is
+that of ``usual_estimate``, which is the same without what was said of the distance.
 """
 
 from __future__ import annotations
@@ -31,14 +32,19 @@ SHARES = {
     "dropoff_y": (0, 0, 0, 1),
     "east": (1, 0, 0, 0),
     "north": (1, 0, 0, 0),
+    "crow_flight": (1, 0, 0, 0),
+    "taxicab": (1, 0, 0, 0),
+    "recent": (0, 1, 0, 0),
+    "usual_minutes": (1, 0, 0, 0),
     "miles": (1, 0, 0, 0),
     "miles_to_usual": (1, 0, 0, 0),
+    "miles_to_crow_flight": (1, 0, 0, 0),
     "hour_of_day": (0, 1, 0, 0),
     "weekday": (0, 1, 0, 0),
     "hour_pace": (0, 1, 0, 0),
     "minutes_for_miles": (1, 0, 0, 0),
 }
-_ESTIMATE = FEATURES.index("estimate")
+_ESTIMATE, _USUAL_ESTIMATE = FEATURES.index("estimate"), FEATURES.index("usual_estimate")
 _OTHERS = [FEATURES.index(name) for name in SHARES]
 
 
@@ -75,12 +81,13 @@ def explain(model: Model, trip: Trip, minutes: float) -> Explanation | None:
     predictor = model.predictor
     if not isinstance(predictor, Boosted):
         return None
-    trips = Trips.of([trip])
-    contributions = predictor.level * predictor.booster.contributions(predictor.tables(trips))[0]
+    contributions = predictor.contributions(trip)
     average = float(contributions[-1])
     groups = contributions[_OTHERS] @ np.array(list(SHARES.values()))
-    effects = predictor.tables.effects(trips)[0] - [np.log(average), 0, 0, 0]
-    groups += _share_out(contributions[_ESTIMATE], effects, most=average)
+    for place, miles in ((_ESTIMATE, trip.trip_distance_miles), (_USUAL_ESTIMATE, np.nan)):
+        asked = Trips.of([trip._replace(trip_distance_miles=miles)])
+        effects = predictor.tables.effects(asked)[0] - [np.log(average), 0, 0, 0]
+        groups += _share_out(contributions[place], effects, most=average)
     # The contract's bounds, between which predictions are kept, are nobody's contribution.
     moved = groups.sum()
     if moved:

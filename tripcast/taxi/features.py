@@ -1,9 +1,9 @@
 """Features of a trip: what a model sees, computed by one function for training, batch scoring and the service.
 
-Two things are learned from past trips. The *geography* rests on distances alone: how far apart zones usually are, and a
-map of the city drawn from that. The *pace* rests on durations as well: how much longer than usual trips of that length
-take from a zone, to a zone, between a pair of zones, and at an hour. Whoever trains on the pace of a trip that helped
-to measure it learns the answer, so training rows get theirs from trips of other days (``OutOfFold``).
+Where zones lie is known. Two things are learned from past trips. The *geography* rests on distances alone: how far
+apart zones usually are. The *pace* rests on durations as well: how much longer than usual trips of that length take
+from a zone, to a zone, between a pair of zones, and at an hour. Whoever trains on the pace of a trip that helped to
+measure it learns the answer, so training rows get theirs from trips of other days (``OutOfFold``).
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from io import BytesIO
 from math import exp, log, nan
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tripcast.models.interpolation import interpolator
 from tripcast.taxi.trips import Trip, Trips
-from tripcast.taxi.zones import LAST_ZONE
+from tripcast.taxi.zones import LAST_ZONE, PLACES
 
 Floats = npt.NDArray[np.float64]
 Matrix = npt.NDArray[np.float32]
+Halves = npt.NDArray[np.float16]
 Integers = npt.NDArray[np.intp]
 
 #: Trips last an hour at most, and hardly a taxi does a mile a minute for an hour: a longer distance is an error.
@@ -30,7 +32,14 @@ PLAUSIBLE_MILES = 60.0
 #: Meters count hundredths of a mile: no way is shorter, whatever a record says.
 _METER_STEP = 0.01
 
-#: The columns that depend on the two zones alone, then all others.
+#: Manhattan's avenues run 29 degrees east of north, and most streets of a trip along or across them.
+_AVENUES = np.deg2rad(29)
+
+#: Two places in one zone, or in zones beside each other, are about this far apart at least, in miles.
+_NEAREST = 0.3
+
+#: The columns that depend on the two zones alone. Places are miles across and along the avenues; ``crow_flight`` is the
+#: straight line between them, ``taxicab`` the way along and across the avenues.
 PAIR_FEATURES = (
     "pickup_pace",
     "dropoff_pace",
@@ -42,18 +51,30 @@ PAIR_FEATURES = (
     "dropoff_y",
     "east",
     "north",
+    "crow_flight",
+    "taxicab",
 )
+#: The columns that depend on what is said of the distance.
+MILES_FEATURES = ("miles", "miles_to_usual", "minutes_for_miles", "estimate", "miles_to_crow_flight")
+#: All columns. Those that do not depend on what is said of the distance come first.
 FEATURES = (
     *PAIR_FEATURES,
-    "miles",
-    "miles_to_usual",
     "hour_of_day",
     "weekday",
     "hour_pace",
-    "minutes_for_miles",
-    "estimate",
+    "recent",
+    "usual_minutes",
+    "usual_estimate",
+    *MILES_FEATURES,
 )
-_USUAL_MILES = FEATURES.index("usual_miles")
+#: Where the pair's usual miles are.
+USUAL_MILES = FEATURES.index("usual_miles")
+_CROW_FLIGHT = FEATURES.index("crow_flight")
+_RECENT = FEATURES.index("recent")
+
+#: Trips of this many days before the last one are recent. Older ones show where and when streets are slow, and these
+#: how slow they are now.
+RECENT_DAYS = 100
 
 #: Training rows take their pace from the days of the other folds.
 FOLDS = 5
@@ -160,21 +181,21 @@ class _Clock:
 
 @dataclass(frozen=True)
 class Geography:
-    """Where zones lie and how far apart, learned from the distances of trips; no duration enters.
+    """Where zones lie and how far apart, the latter learned from the distances of trips; no duration enters.
 
     Attributes:
-        usual_miles: float32 (266, 266), from pickup to dropoff zone: the median of the pair's trips, drawn towards the
+        usual_miles: float16 (266, 266), from pickup to dropoff zone: the median of the pair's trips, drawn towards the
             shortest way over other pairs, which stands in where a pair has no trips.
-        places: float32 (266, 2), a map in miles: classical multidimensional scaling of the shortest ways (Torgerson
-            1952, Multidimensional scaling: I, Psychometrika 17, 401-419). NaN where a zone has no trips.
+        places: float32 (266, 2), miles across and along the avenues. NaN for what is not a place, and then the usual
+            miles stand in for those between places.
     """
 
-    usual_miles: Matrix
+    usual_miles: Halves
     places: Matrix
 
     @classmethod
     def fit(cls, trips: Trips) -> Geography:
-        """Learn from trips; those without a believable distance are left out."""
+        """Learn from trips; those without a plausible distance are left out."""
         trips = trips[has_plausible_distance(trips)]
         count, median = _medians(_pair(trips), trips.trip_distance_miles)
         count, median = count.reshape(_ZONES, _ZONES), median.reshape(_ZONES, _ZONES)
@@ -184,7 +205,7 @@ class Geography:
         anywhere = np.median(trips.trip_distance_miles) if len(trips) else 1.0
         usual = np.where((count > 0) | (np.isfinite(usual) & (usual > 0)), usual, anywhere)
         usual = np.maximum(usual, _METER_STEP)
-        return cls(usual.astype(np.float32), _places(ways, busiest=int(count.sum(axis=0).argmax())))
+        return cls(usual.astype(np.float16), _PLACES)
 
 
 def _medians(group: Integers, values: Floats) -> tuple[Floats, Floats]:
@@ -212,19 +233,16 @@ def _shortest_ways(count: Floats, median: Floats) -> Floats:
     return miles
 
 
-def _places(ways: Floats, busiest: int) -> Matrix:
+def _places() -> Matrix:
+    """The zones' centroids on axes across and along the avenues, (266, 2)."""
     places = np.full((_ZONES, 2), np.nan)
-    known = np.flatnonzero(np.isfinite(ways[busiest]))
-    if len(known) > 2:
-        squares = np.square(ways[np.ix_(known, known)])
-        means = squares.mean(axis=0)
-        centred = -0.5 * (squares - means[:, None] - means[None, :] + means.mean())
-        values, vectors = np.linalg.eigh(centred)
-        axes = vectors[:, [-1, -2]] * np.sqrt(np.maximum(values[[-1, -2]], 0))
-        axes *= np.sign(axes[np.abs(axes).argmax(axis=0), [0, 1]])  # a map has no left and right of its own
-        # To hundredths of a mile: closer than trips can tell, and wide of what linear algebra libraries disagree about.
-        places[known] = np.round(axes, 2)
+    turn = np.array([[np.cos(_AVENUES), np.sin(_AVENUES)], [-np.sin(_AVENUES), np.cos(_AVENUES)]])
+    for zone, place in PLACES.items():
+        places[zone] = np.round(place @ turn, 2)
     return places.astype(np.float32)
+
+
+_PLACES = _places()
 
 
 @dataclass(frozen=True)
@@ -238,7 +256,7 @@ class Pace:
         half_hour: float32 (96,), of a working day, then of a free one.
         pickup: float32 (266,), by pickup zone.
         dropoff: float32 (266,), by dropoff zone.
-        pair: float32 (266 * 266,), by pickup zone times 266 plus dropoff zone.
+        pair: float16 (266 * 266,), by pickup zone times 266 plus dropoff zone.
         pickup_hour: float32 (266 * 48,), by pickup zone times 48 plus hour of the kind of day.
         dropoff_hour: float32 (266 * 48,), by dropoff zone times 48 plus hour of the kind of day.
     """
@@ -247,7 +265,7 @@ class Pace:
     half_hour: Matrix
     pickup: Matrix
     dropoff: Matrix
-    pair: Matrix
+    pair: Halves
     pickup_hour: Matrix
     dropoff_hour: Matrix
 
@@ -300,8 +318,15 @@ class PaceFit:
         zone_hours = _ZONES * _HOURS
         pickup_hour = _shrunken_means(pickups.astype(np.int32) * _HOURS + hours, left, zone_hours, _PRIOR_ZONE_HOUR)
         dropoff_hour = _shrunken_means(dropoffs.astype(np.int32) * _HOURS + hours, left, zone_hours, _PRIOR_ZONE_HOUR)
-        effects = (for_miles, half_hour, pickup, dropoff, pair, pickup_hour, dropoff_hour)
-        return Pace(*(effect.astype(np.float32) for effect in effects))
+        return Pace(
+            for_miles.astype(np.float32),
+            half_hour.astype(np.float32),
+            pickup.astype(np.float32),
+            dropoff.astype(np.float32),
+            pair.astype(np.float16),  # the largest tables by far, and three digits are more than trips can tell
+            pickup_hour.astype(np.float32),
+            dropoff_hour.astype(np.float32),
+        )
 
 
 def _shrunken_means(
@@ -324,7 +349,8 @@ def _curve(miles: Matrix, minutes: Matrix) -> Floats:
     seen = np.flatnonzero(weight > 1)
     if not len(seen):
         return np.full(len(knots), np.log(10.0))  # no trip to learn from: any plausible duration will do
-    return np.interp(knots, knots[seen], total[seen] / weight[seen])
+    # More miles never take less time, whatever a few odd trips say.
+    return np.interp(knots, knots[seen], np.maximum.accumulate(total[seen] / weight[seen]))
 
 
 class FeatureTables:
@@ -340,22 +366,29 @@ class FeatureTables:
         self.pace = pace
         pickup, dropoff = np.divmod(np.arange(_PAIRS), _ZONES)
         start, end = geography.places[pickup], geography.places[dropoff]
+        usual = geography.usual_miles.ravel().astype(np.float32)
+        way = end - start
+        crow_flight, taxicab = np.hypot(*way.T), np.abs(way).sum(axis=1)
         self._pair_features = np.column_stack(
             [
                 pace.pickup[pickup],
                 pace.dropoff[dropoff],
                 pace.pair,
-                geography.usual_miles.ravel(),
+                usual,
                 start,
                 end,
-                end - start,
+                way,
+                np.where(np.isnan(crow_flight), usual, np.maximum(crow_flight, _NEAREST)),
+                np.where(np.isnan(taxicab), usual, taxicab),
             ]
         )
         self._zone_pace = self._pair_features[:, :3].sum(axis=1)
         self._knots = np.log(_KNOTS)
+        self._usual_for_miles = np.interp(np.log(usual), self._knots, pace.for_miles)
         # The same again for one trip: an item of a memoryview is a plain number, which one of an array is not.
         self._pair_items = self._pair_features.ravel().data
         self._zone_pace_items = self._zone_pace.data
+        self._usual_for_miles_items = self._usual_for_miles.data
         self._half_hour_items = pace.half_hour.data
         self._pickup_hour_items = pace.pickup_hour.data
         self._dropoff_hour_items = pace.dropoff_hour.data
@@ -368,8 +401,10 @@ class FeatureTables:
             trips: Any trips; durations are not looked at.
 
         Returns:
-            float32 (n, 17), columns as in ``FEATURES``. An unbelievable distance is NaN, and the pair's usual one
-            stands in for it in the estimate. ``estimate`` is in minutes: the exponential of the sum of all effects.
+            float32 (n, 23), columns as in ``FEATURES``. An implausible distance is NaN, and the pair's usual one stands
+            in for it in the estimate. ``estimate`` is in minutes: the exponential of the sum of all effects.
+            ``usual_minutes`` and ``usual_estimate`` are ``minutes_for_miles`` and ``estimate`` of the pair's usual
+            distance. ``recent`` is 1: the trips to predict are.
         """
         clock = _Clock.of(trips)
         pickup, dropoff = _zone(trips.pickup_zone), _zone(trips.dropoff_zone)
@@ -377,23 +412,36 @@ class FeatureTables:
         rows: Matrix = np.empty((len(trips), len(FEATURES)), np.float32)
         shared = len(PAIR_FEATURES)
         rows[:, :shared] = self._pair_features[pair]
-        usual = rows[:, _USUAL_MILES]
-        miles = np.where(has_plausible_distance(trips), trips.trip_distance_miles, np.nan)
-        for_miles = np.interp(np.log(np.where(np.isnan(miles), usual, miles)), self._knots, self.pace.for_miles)
-        rows[:, shared] = miles
-        rows[:, shared + 1] = miles / usual
-        rows[:, shared + 2] = clock.second / 3600
-        rows[:, shared + 3] = clock.weekday
-        rows[:, shared + 4] = hour_pace = self.pace.half_hour[clock.half_hour]
-        rows[:, shared + 5] = np.exp(for_miles)
-        rows[:, shared + 6] = np.exp(
-            for_miles
-            + self._zone_pace[pair]
+        known = has_plausible_distance(trips)
+        miles = np.where(known, trips.trip_distance_miles, np.nan)
+        usual_for_miles = self._usual_for_miles[pair]
+        for_miles = np.where(
+            known, np.interp(np.log(np.where(known, miles, 1)), self._knots, self.pace.for_miles), usual_for_miles
+        )
+        rows[:, shared] = clock.second / 3600
+        rows[:, shared + 1] = clock.weekday
+        rows[:, shared + 2] = hour_pace = self.pace.half_hour[clock.half_hour]
+        rows[:, shared + 3] = 1
+        pace = (
+            self._zone_pace[pair]
             + hour_pace
             + self.pace.pickup_hour[pickup * _HOURS + clock.hour]
             + self.pace.dropoff_hour[dropoff * _HOURS + clock.hour]
         )
+        rows[:, shared + 4] = np.exp(usual_for_miles)
+        rows[:, shared + 5] = np.exp(usual_for_miles + pace)
+        rows[:, shared + 6] = miles
+        rows[:, shared + 7] = miles / rows[:, USUAL_MILES]
+        rows[:, shared + 8] = np.exp(for_miles)
+        rows[:, shared + 9] = np.exp(for_miles + pace)
+        rows[:, shared + 10] = miles / rows[:, _CROW_FLIGHT]
         return rows
+
+    def usual_miles(self, trips: Trips) -> Floats:
+        """The usual miles of each trip's pair of zones, (n,)."""
+        pair = _zone(trips.pickup_zone) * _ZONES + _zone(trips.dropoff_zone)
+        usual: Floats = self.geography.usual_miles.ravel()[pair].astype(np.float64)
+        return usual
 
     def effects(self, trips: Trips) -> Floats:
         """What ``estimate`` is made of: the log minutes for the miles, the hour, the pickup and the dropoff zone.
@@ -406,8 +454,7 @@ class FeatureTables:
         clock, pace = _Clock.of(trips), self.pace
         pickup, dropoff = _zone(trips.pickup_zone), _zone(trips.dropoff_zone)
         pair = pickup * _ZONES + dropoff
-        usual = self.geography.usual_miles.ravel()[pair]
-        miles = np.where(has_plausible_distance(trips), trips.trip_distance_miles, usual)
+        miles = np.where(has_plausible_distance(trips), trips.trip_distance_miles, self.usual_miles(trips))
         hour = (
             pace.half_hour[clock.half_hour]
             + pace.pickup_hour[pickup * _HOURS + clock.hour]
@@ -426,7 +473,7 @@ class FeatureTables:
         """The features of one trip, as ``__call__`` computes them, to the precision of float32.
 
         Args:
-            row: Where they go, float32 (17,).
+            row: Where they go, float32 (23,).
             trip: The trip.
         """
         pickup_zone, dropoff_zone, trip_distance_miles, pickup = trip
@@ -439,23 +486,30 @@ class FeatureTables:
         pair = start * _ZONES + end
         shared = len(PAIR_FEATURES)
         row[:shared] = self._pair_items[pair * shared : (pair + 1) * shared]
-        usual = row[_USUAL_MILES]
-        known = 0 < trip_distance_miles <= PLAUSIBLE_MILES
-        miles = trip_distance_miles if known else nan
-        for_miles = self._for_miles(log(miles if known else usual))
-        row[shared] = miles
-        row[shared + 1] = miles / usual
-        row[shared + 2] = second / 3600
-        row[shared + 3] = (day + 3) % 7
-        row[shared + 4] = hour_pace = self._half_hour_items[second // 1800 + 48 * free]
-        row[shared + 5] = exp(for_miles)
-        row[shared + 6] = exp(
-            for_miles
-            + self._zone_pace_items[pair]
+        row[shared] = second / 3600
+        row[shared + 1] = (day + 3) % 7
+        row[shared + 2] = hour_pace = self._half_hour_items[second // 1800 + 48 * free]
+        row[shared + 3] = 1
+        pace = (
+            self._zone_pace_items[pair]
             + hour_pace
             + self._pickup_hour_items[start * _HOURS + hour]
             + self._dropoff_hour_items[end * _HOURS + hour]
         )
+        usual_for_miles = self._usual_for_miles_items[pair]
+        row[shared + 4] = usual_minutes = exp(usual_for_miles)
+        row[shared + 5] = usual_estimate = exp(usual_for_miles + pace)
+        if 0 < trip_distance_miles <= PLAUSIBLE_MILES:
+            for_miles = self._for_miles(log(trip_distance_miles))
+            row[shared + 6] = trip_distance_miles
+            row[shared + 7] = trip_distance_miles / row[USUAL_MILES]
+            row[shared + 8] = exp(for_miles)
+            row[shared + 9] = exp(for_miles + pace)
+            row[shared + 10] = trip_distance_miles / row[_CROW_FLIGHT]
+        else:
+            row[shared + 6] = row[shared + 7] = row[shared + 10] = nan
+            row[shared + 8] = usual_minutes
+            row[shared + 9] = usual_estimate
 
     def files(self) -> dict[str, bytes]:
         """Each table as the content of a ``.npy`` file, by the file's name."""
@@ -479,7 +533,7 @@ class FeatureTables:
             ValueError: If a file is not a table.
         """
 
-        def read(part: type[Geography] | type[Pace]) -> list[Matrix]:
+        def read(part: type[Geography] | type[Pace]) -> list[Any]:
             return [np.load(BytesIO(files[f"{table.name}.npy"]), allow_pickle=False) for table in fields(part)]
 
         return cls(Geography(*read(Geography)), Pace(*read(Pace)))
@@ -501,6 +555,8 @@ class OutOfFold:
         folds = min(FOLDS, len(days))
         self._trips = trips
         self._fold = (day % folds).astype(np.int8)
+        last = trips.pickup_datetime.max()
+        self._recent = trips.pickup_datetime > last - np.timedelta64(RECENT_DAYS, "D")
         geography = Geography.fit(trips)
         pace = PaceFit(trips, self._fold)
         self._parts = [FeatureTables(geography, pace.without(fold)) for fold in range(folds)]
@@ -510,10 +566,11 @@ class OutOfFold:
         return len(self._trips)
 
     def __getitem__(self, rows: slice | Integers) -> Matrix:
-        """The features of some training trips, float32 (rows, 17)."""
+        """The features of some training trips, float32 (rows, 23)."""
         trips, fold = self._trips[rows], self._fold[rows]
         features: Matrix = np.empty((len(trips), len(FEATURES)), np.float32)
         for number, tables in enumerate(self._parts):
             members = fold == number
             features[members] = tables(trips[members])
+        features[:, _RECENT] = self._recent[rows]
         return features

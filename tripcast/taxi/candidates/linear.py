@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from tripcast.models.model import Search
 from tripcast.taxi.trips import Trip, Trips
+from tripcast.taxi.ways import way_of, ways_of
 
 Floats = npt.NDArray[np.float64]
 
@@ -48,7 +49,7 @@ class Linear:
     pairs: npt.NDArray[np.int64]
     minutes: Floats
 
-    def predict(self, trips: Trips) -> Floats:
+    def predict(self, trips: Trips, metered: bool = False) -> Floats:
         """Durations in minutes, (n,); they may be negative, as the notebook's may. No distance counts as none."""
         miles = np.nan_to_num(trips.trip_distance_miles, nan=0, posinf=0, neginf=0)
         pairs = _pair(trips)
@@ -56,13 +57,21 @@ class Linear:
         known = np.where(self.pairs[place] == pairs, self.minutes[place], 0)
         return known + self.per_mile * miles + self.intercept
 
-    def predict_one(self, trip: Trip) -> float:
+    def predict_one(self, trip: Trip, metered: bool = False) -> float:
         """The duration of one trip in minutes, as ``predict`` computes it; the time of the pickup is not looked at."""
         pickup_zone, dropoff_zone, miles, _ = trip
         miles = miles if isfinite(miles) else 0.0
         start = pickup_zone if 0 < pickup_zone < _ZONES else 0
         end = dropoff_zone if 0 < dropoff_zone < _ZONES else 0
         return self._minutes_of_pair.get(start * _ZONES + end, 0.0) + self.per_mile * miles + self.intercept
+
+    def groups(self, trips: Trips, metered: bool) -> npt.NDArray[np.str_]:
+        """The interval group of each trip, (n,): its way of asking."""
+        return ways_of(trips, metered)
+
+    def group_of(self, trip: Trip, metered: bool) -> str:
+        """The interval group of a trip."""
+        return way_of(trip.trip_distance_miles, metered)
 
     @cached_property
     def _minutes_of_pair(self) -> dict[int, float]:
