@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from tripcast.storage.store import Store, sha256_of
@@ -51,11 +50,10 @@ class RunArtifacts:
             for entry in list_of_one["artifacts"]
             if Path(entry["uri"]).exists()
         ]
-        with self._lock, TemporaryDirectory() as scratch:
+        with self._lock:
             self._listed += artifacts
-            listing = Path(scratch) / "artifacts.json"
-            listing.write_text(json.dumps(self._listed, indent=1) + "\n")
-            self._store.put(listing, f"runs/{place.parts[0]}/artifacts.json", "application/json")
+            listing = json.dumps(self._listed, indent=1) + "\n"
+            self._store.write(f"runs/{place.parts[0]}/artifacts.json", listing.encode(), "application/json")
 
     def _keep(self, name: str, kind: str, entry: dict[str, Any], place: Path) -> dict[str, Any]:
         path = Path(entry["uri"])

@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from tripcast import http
 from tripcast.errors import StorageError
 from tripcast.monitoring import alerts
 from tripcast.monitoring.alerts import Alert, Delivery, send, webhook_address
@@ -64,7 +65,7 @@ class Channel:
 
 @pytest.fixture
 def channel(monkeypatch):
-    monkeypatch.setattr(alerts, "_PAUSE", 0.0)
+    monkeypatch.setattr(http, "_PAUSE", 0.0)
     channel = Channel()
     yield channel
     channel.close()
@@ -73,7 +74,7 @@ def channel(monkeypatch):
 @pytest.fixture
 def nobody(monkeypatch):
     """The address of a port on which nobody listens."""
-    monkeypatch.setattr(alerts, "_PAUSE", 0.0)
+    monkeypatch.setattr(http, "_PAUSE", 0.0)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{taken.getsockname()[1]}/services/{SECRET}"

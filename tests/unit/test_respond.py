@@ -13,6 +13,7 @@ import pytest
 
 from tests.unit.conftest import TOWN
 from tests.unit.test_alerts import Channel
+from tripcast import http
 from tripcast.errors import InvalidRequest
 from tripcast.jobs.monitor import load_valid_trips
 from tripcast.jobs.respond import respond, start_retraining, training_arguments
@@ -32,7 +33,7 @@ FAST = f"{TOWN}&slower_streets=2021-03:1.6"
 @pytest.fixture
 def channel(monkeypatch):
     """A webhook to which alerts go."""
-    monkeypatch.setattr(alerts, "_PAUSE", 0.0)
+    monkeypatch.setattr(http, "_PAUSE", 0.0)
     channel = Channel()
     monkeypatch.setenv("TRIPCAST_ALERT_WEBHOOK", channel.url)
     yield channel

@@ -47,6 +47,14 @@ def test_what_is_removed_is_gone_and_its_neighbours_stay(store: Store, tmp_path:
     assert file.read_text() == "content"
 
 
+def test_bytes_are_read_as_they_were_written(store: Store) -> None:
+    content = bytes(range(256))
+    assert store.write("alerts/a.json", content) == f"{store.uri}/alerts/a.json"
+    assert store.read("alerts/a.json") == content
+    with pytest.raises(StorageError, match=r"There is no .*alerts/b"):
+        store.read("alerts/b.json")
+
+
 def test_a_key_can_be_kept_again_after_it_was_removed(store: Store, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("content")

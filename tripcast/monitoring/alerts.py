@@ -19,19 +19,19 @@ Source:
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+import msgspec
+
 from tripcast.errors import StorageError
+from tripcast.http import http_session
 
 if TYPE_CHECKING:
     import requests
@@ -46,9 +46,8 @@ WEBHOOK = "TRIPCAST_ALERT_WEBHOOK"
 #: Seconds to wait for a connection, and for the answer.
 _TIMEOUT = (5.0, 10.0)
 
-#: How often an alert is sent again in one call, and the seconds before the first repetition, which then double.
+#: How often an alert is sent again in one call.
 _RETRIES = 3
-_PAUSE = 0.5
 
 #: The longest wait, in seconds, that a server may ask for with Retry-After.
 _LONGEST_WAIT = 30
@@ -129,7 +128,7 @@ def send(alerts: Sequence[Alert], webhook: str | None, outbox: Store) -> Deliver
     waiting = [alert.key for alert in due]
     if webhook is None:
         return Delivery((), tuple(waiting))
-    with _session() as session, _quiet_urllib3():
+    with http_session(_RETRIES, _LONGEST_WAIT, sends=True) as session, _quiet_urllib3():
         for alert in due:
             trouble, answers = _post(session, webhook, alert)
             if trouble is None:
@@ -171,26 +170,6 @@ def _post(session: requests.Session, webhook: str, alert: Alert) -> tuple[str | 
         return f"did not answer ({type(trouble).__name__})", False
 
 
-def _session() -> requests.Session:
-    import requests
-    from requests.adapters import HTTPAdapter
-    from urllib3.util import Retry
-
-    patience = Retry(
-        _RETRIES,
-        read=0,  # the message has arrived, only the answer is late
-        backoff_factor=_PAUSE,
-        status_forcelist=(429, 500, 502, 503, 504),
-        allowed_methods=("POST",),
-        raise_on_status=False,
-        retry_after_max=_LONGEST_WAIT,
-    )
-    session = requests.Session()
-    for scheme in ("http://", "https://"):
-        session.mount(scheme, HTTPAdapter(max_retries=patience))
-    return session
-
-
 @contextmanager
 def _quiet_urllib3() -> Iterator[None]:
     """Keep urllib3 from logging the address, which it does at each retry; other threads may log as they like."""
@@ -230,19 +209,12 @@ def _keys(outbox: Store, state: str) -> list[str]:
 
 
 def _keep(outbox: Store, state: str, alert: Alert) -> None:
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / "alert.json"
-        file.write_text(json.dumps(asdict(alert), indent=1) + "\n", encoding="utf-8")
-        outbox.put(file, f"alerts/{state}/{_name(alert.key)}", "application/json")
+    outbox.write(f"alerts/{state}/{_name(alert.key)}", msgspec.json.encode(alert), "application/json")
 
 
 def _load(outbox: Store, name: str) -> Alert:
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / "alert.json"
-        outbox.get(f"alerts/waiting/{name}", file)
-        try:
-            return Alert(**json.loads(file.read_text(encoding="utf-8")))
-        except (TypeError, ValueError) as trouble:
-            raise StorageError(
-                f"{outbox.uri}/alerts/waiting/{name} is not an alert ({trouble}). Look at it, then remove it."
-            ) from trouble
+    key = f"alerts/waiting/{name}"
+    try:
+        return msgspec.json.decode(outbox.read(key), type=Alert)
+    except msgspec.MsgspecError as trouble:
+        raise StorageError(f"{outbox.uri}/{key} is not an alert ({trouble}). Look at it, then remove it.") from trouble

@@ -12,12 +12,12 @@ So whoever comes back to a window, after a crash or by mistake, finds out what i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
+
+import msgspec
 
 from tripcast.errors import StorageError
 from tripcast.monitoring.rule import Incident, WindowResult
@@ -180,19 +180,13 @@ class History:
         return self._read(key) if key in self._store.list(key) else None
 
     def _read(self, key: str) -> dict[str, Any]:
-        with TemporaryDirectory() as folder:
-            file = Path(folder) / "record.json"
-            self._store.get(key, file)
-            try:
-                entries = json.loads(file.read_text(encoding="utf-8"))
-            except ValueError as trouble:
-                raise StorageError(
-                    f"{self._store.uri}/{key} is not JSON ({trouble}). Look at it, then remove it."
-                ) from trouble
-        return dict(entries)
+        try:
+            return msgspec.json.decode(self._store.read(key), type=dict[str, Any])
+        except msgspec.MsgspecError as trouble:
+            raise StorageError(
+                f"{self._store.uri}/{key} is not JSON ({trouble}). Look at it, then remove it."
+            ) from trouble
 
     def _write(self, month: str, name: str, entries: Mapping[str, Any]) -> None:
-        with TemporaryDirectory() as folder:
-            file = Path(folder) / name
-            file.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
-            self._store.put(file, f"{self._prefix}{month}/{name}", "application/json")
+        text = msgspec.json.format(msgspec.json.encode(entries), indent=1)
+        self._store.write(f"{self._prefix}{month}/{name}", text + b"\n", "application/json")

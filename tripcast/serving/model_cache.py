@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tripcast.errors import StorageError
-from tripcast.storage.files import storage_errors
+from tripcast.storage.files import atomic_write, storage_errors
 
 #: Folders of downloads that are under way begin like this.
 _SCRATCH = ".download-"
@@ -129,11 +129,8 @@ class ModelCache:
         Raises:
             StorageError: If it cannot be written.
         """
-        part = self._file.with_name(f".{self._file.name}.part")
-        with storage_errors(self._file):
-            self.folder.mkdir(parents=True, exist_ok=True)
+        with atomic_write(self._file) as part:
             part.write_text(json.dumps(deployment.to_dict(), indent=1) + "\n", encoding="utf-8")
-            part.replace(self._file)
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:

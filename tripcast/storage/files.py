@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +35,28 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 
 @contextmanager
+def atomic_write(file: Path) -> Iterator[Path]:
+    """A name beside a file's, whose content takes the file's name when the body has succeeded.
+
+    Other processes may be writing the same file: each under a name of its own, the last one stays.
+
+    Args:
+        file: What appears whole, or not at all; its folder is made if missing.
+
+    Raises:
+        StorageError: If it cannot be written.
+    """
+    with storage_errors(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_name(f".{file.name}.{os.getpid()}.part")
+        try:
+            yield part
+            part.replace(file)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+@contextmanager
 def parquet_writer(file: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
     """Write a parquet file that appears under its name whole, or not at all.
 
@@ -42,15 +65,7 @@ def parquet_writer(file: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
     """
     import pyarrow.parquet as pq
 
-    part = file.with_name(f".{file.name}.part")
-    with storage_errors(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            # Neither dictionaries, statistics nor compression: benchmarks/ingest has what they would cost.
-            with pq.ParquetWriter(
-                part, schema, use_dictionary=False, write_statistics=False, compression="none"
-            ) as writer:
-                yield writer
-            part.replace(file)
-        finally:
-            part.unlink(missing_ok=True)
+    # Neither dictionaries, statistics nor compression: benchmarks/ingest has what they would cost.
+    options = {"use_dictionary": False, "write_statistics": False, "compression": "none"}
+    with atomic_write(file) as part, pq.ParquetWriter(part, schema, **options) as writer:
+        yield writer

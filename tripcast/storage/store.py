@@ -15,11 +15,12 @@ from contextlib import contextmanager
 from functools import cached_property
 from hashlib import file_digest
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 from tripcast.errors import InvalidRequest, StorageError
 from tripcast.storage import s3
-from tripcast.storage.files import storage_errors
+from tripcast.storage.files import atomic_write, storage_errors
 
 #: How often a request to S3 is tried: through a restart of the store; and before there is anything to lose.
 _ATTEMPTS = 10
@@ -59,6 +60,21 @@ class Store(Protocol):
         Raises:
             StorageError: If there is none, it is damaged, the store does not answer, or the file cannot be written.
         """
+
+    def write(self, key: str, content: bytes, content_type: str | None = None) -> str:
+        """Keep bytes under a key; arguments, result and errors as ``put``."""
+        with TemporaryDirectory() as folder:
+            file = Path(folder) / "content"
+            with storage_errors(file):
+                file.write_bytes(content)
+            return self.put(file, key, content_type)
+
+    def read(self, key: str) -> bytes:
+        """The bytes that are kept under a key; errors as ``get``."""
+        with TemporaryDirectory() as folder:
+            file = Path(folder) / "content"
+            self.get(key, file)
+            return file.read_bytes()
 
     def list(self, prefix: str) -> list[str]:
         """The keys that begin with a prefix, in order.
@@ -112,7 +128,7 @@ def sha256_of(file: Path) -> str:
         return file_digest(opened, "sha256").hexdigest()
 
 
-class FolderStore:
+class FolderStore(Store):
     """A folder as a store.
 
     Args:
@@ -132,16 +148,10 @@ class FolderStore:
         """See ``Store``: links the file where the file system can, and copies it otherwise."""
         kept = self._folder / key
         with storage_errors(kept):
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            if kept.exists() and filecmp.cmp(file, kept, shallow=False):
-                return str(kept)
-            # Another process may be keeping the same file: each under a name of its own, the last one stays.
-            part = kept.with_name(f".{kept.name}.{os.getpid()}.part")
-            try:
+            there = kept.exists() and filecmp.cmp(file, kept, shallow=False)
+        if not there:
+            with atomic_write(kept) as part:
                 _link_or_copy(file, part)
-                part.replace(kept)
-            finally:
-                part.unlink(missing_ok=True)
         return str(kept)
 
     def get(self, key: str, file: Path) -> None:
@@ -149,7 +159,7 @@ class FolderStore:
         kept = self._folder / key
         if not kept.is_file():
             raise StorageError(f"There is no {kept}. Check TRIPCAST_ARTIFACTS.")
-        with storage_errors(file), _in_part(file) as part:
+        with atomic_write(file) as part:
             shutil.copyfile(kept, part)
 
     def list(self, prefix: str) -> list[str]:
@@ -166,7 +176,7 @@ class FolderStore:
             kept.unlink(missing_ok=True)
 
 
-class S3Store:
+class S3Store(Store):
     """A prefix in an S3 bucket as a store.
 
     Large files go up in parts; the store checks the SHA-256 of each, and shows the object when all are there. Every
@@ -208,7 +218,7 @@ class S3Store:
     def get(self, key: str, file: Path) -> None:
         """See ``Store``."""
         place = f"{self.uri}/{key}"
-        with storage_errors(file), _in_part(file) as part:
+        with atomic_write(file) as part:
             with self._errors(f"{place} cannot be fetched"):
                 digest = self._digest(key)
                 if digest is not None:
@@ -252,18 +262,6 @@ class S3Store:
     def _errors(self, doing: str) -> Iterator[None]:
         with s3.s3_errors(doing, self.uri, refused=StorageError, unreachable=StorageError):
             yield
-
-
-@contextmanager
-def _in_part(file: Path) -> Iterator[Path]:
-    """A name beside a file's, whose content takes the file's name when the body has succeeded."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
-    try:
-        yield part
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _link_or_copy(file: Path, to: Path) -> None:

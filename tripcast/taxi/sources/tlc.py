@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tripcast.errors import SourceError, SourceUnreachable
+from tripcast.http import http_session
 from tripcast.months import Month
 from tripcast.storage.files import storage_errors
 from tripcast.taxi.sources.downloads import Download, progress
@@ -58,7 +59,7 @@ class TLC:
 
         url, download = self._place(taxi, month)
         try:
-            with self._session() as session, session.head(url, timeout=_TIMEOUT) as answer:
+            with http_session(self._retries, _LONGEST_WAIT) as session, session.head(url, timeout=_TIMEOUT) as answer:
                 _refuse_missing(answer, url, _named(taxi, month))
                 answer.raise_for_status()
                 return _edition(answer) or answer.headers.get("Content-Length", "")
@@ -76,7 +77,7 @@ class TLC:
 
         url, download = self._place(taxi, month)
         try:
-            with self._session() as session:
+            with http_session(self._retries, _LONGEST_WAIT) as session:
                 self._download(session, url, download, _named(taxi, month))
         except requests.RequestException as trouble:
             _copy_or_raise(url, download, _named(taxi, month), trouble)
@@ -86,22 +87,6 @@ class TLC:
         """Where a month is published, and where it is kept here."""
         name = f"{taxi}_tripdata_{month}.parquet"
         return f"{self._base_url}/{name}", Download(self._downloads / "tlc" / name)
-
-    def _session(self) -> requests.Session:
-        import requests
-        from requests.adapters import HTTPAdapter
-        from urllib3.util import Retry
-
-        session = requests.Session()
-        patience = Retry(
-            self._retries,
-            backoff_factor=0.5,
-            status_forcelist=(429, 500, 502, 503, 504),
-            retry_after_max=_LONGEST_WAIT,
-        )
-        for scheme in ("http://", "https://"):
-            session.mount(scheme, HTTPAdapter(max_retries=patience))
-        return session
 
     def _download(self, session: requests.Session, url: str, download: Download, what: str) -> None:
         """Ask again until the whole file is here; tries that bring something do not count as retries."""
