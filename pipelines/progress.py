@@ -10,9 +10,10 @@ from typing import Literal
 
 from rich.console import Console
 from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
-from tqdm import tqdm
 
 
 @dataclass(frozen=True)
@@ -104,27 +105,33 @@ class MonthsProgress:
     """
 
     def __init__(self, months: int) -> None:
-        self._bar = tqdm(total=months, unit="month", bar_format="{l_bar}{bar}| {n}/{total} [{elapsed}<{remaining}]")
+        self._console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self._bar = Bar(*columns, TimeRemainingColumn(), console=self._console, disable=not self._console.is_terminal)
+        self._months = self._bar.add_task("", total=months)
         self._begun = False
 
     def __enter__(self) -> MonthsProgress:
+        self._bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None:
-            self._bar.update()
-        self._bar.close()
+            self._bar.advance(self._months)
+        self._bar.stop()
 
     def month(self, month: str) -> None:
         """The next month begins, so the one before is over."""
         if self._begun:
-            self._bar.update()
+            self._bar.advance(self._months)
         self._begun = True
-        self._bar.set_description(month)
+        self._bar.update(self._months, description=month)
+        if not self._console.is_terminal:
+            self._console.print(month, highlight=False)
 
     def step(self, event: StepEvent) -> None:
         """Something happened to a task of a run."""
         if event.state == "started":
-            self._bar.set_description(event.label)
+            self._bar.update(self._months, description=event.label)

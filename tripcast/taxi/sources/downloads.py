@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tripcast.storage.files import storage_errors
+
+#: How often a download's progress is shown: each time is a line of a step's log.
+_SECONDS_BETWEEN_LINES = 1.0
 
 
 class Download:
@@ -77,9 +82,14 @@ def progress(url: str, total: int | None, done: int = 0) -> Iterator[Callable[[i
     Yields:
         A function to call with the number of bytes that have just arrived.
     """
-    from tqdm import tqdm
+    name, here, shown = url.rpartition("/")[2], done, 0.0
 
-    # A refresh a second: in a step's log each one is a line.
-    name = url.rpartition("/")[2]
-    with tqdm(desc=name, total=total, initial=done, unit="B", unit_scale=True, mininterval=1, ascii=" =") as bar:
-        yield bar.update
+    def arrived(count: int) -> None:
+        nonlocal here, shown
+        here += count
+        if here == total or time.monotonic() - shown >= _SECONDS_BETWEEN_LINES:
+            shown = time.monotonic()
+            share = f"{here / total:4.0%}| of {total / 1e6:,.1f} MB" if total else f"{here / 1e6:,.1f} MB"
+            print(f"{name}: {share}", file=sys.stderr, flush=True)
+
+    yield arrived
