@@ -1,0 +1,15 @@
+"""Months of parcels come from a folder of CSV files, ``2021-01.csv``."""
+
+from pathlib import Path
+
+from tripcast.taxi.sources.folder import Folder as Source
+
+TAXIS = ("green",)
+
+
+def open_source(text: str, downloads: Path) -> Source:
+    return Source(Path(text))
+
+
+def is_simulated(text: str) -> bool:
+    return False

@@ -1,0 +1,56 @@
+"""Parcels as columns. Where the general half says minutes, these are hours: the unit is a word."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+SHORTEST_MINUTES, LONGEST_MINUTES = 1, 60
+DEPOTS = ("north", "east", "south")
+
+
+class Trip(NamedTuple):
+    """One parcel that is not delivered yet."""
+
+    depot: int
+    kilometres: float
+    kilograms: float
+    pickup: int
+
+
+@dataclass(frozen=True)
+class Trips:
+    """Parcels, as columns of equal length n; ``duration_minutes`` is None while they are on their way."""
+
+    pickup_datetime: np.ndarray
+    depot: np.ndarray
+    kilometres: np.ndarray
+    kilograms: np.ndarray
+    duration_minutes: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.depot)
+
+    def __getitem__(self, rows) -> Trips:
+        columns = (getattr(self, column.name) for column in fields(self))
+        return Trips(*(None if column is None else column[rows] for column in columns))
+
+
+SCHEMA = pa.schema(
+    {
+        "pickup_datetime": pa.timestamp("us"),
+        "depot": pa.int8(),
+        "kilometres": pa.float64(),
+        "kilograms": pa.float64(),
+        "duration_minutes": pa.float64(),
+    }
+)
+
+
+def read_trips(files) -> Trips:
+    table = pq.ParquetDataset([str(file) for file in files]).read()
+    return Trips(**{name: table[name].to_numpy() for name in SCHEMA.names})
