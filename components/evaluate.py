@@ -14,6 +14,9 @@ def evaluate(
     models: Input[List[Model]],  # noqa: UP006
     train_trips: Input[Dataset],
     test_trips: Input[Dataset],
+    proven_gain: float,
+    trial_share: float,
+    refit: bool,
     winner: Output[Model],
     metrics: Output[Metrics],
     report: Output[HTML],
@@ -28,6 +31,9 @@ def evaluate(
         models: The candidates.
         train_trips: Good trips of the training months, which monitoring is to compare later ones with.
         test_trips: Good trips of the test month.
+        proven_gain: The reduction of RMSE that the whole confidence interval has to show, as a share of the champion's.
+        trial_share: Of the riders, 0 to 1, for the trial of a winner whose gain may be chance; 0 refuses it.
+        refit: Whether a winner that is rolled out learns from the test month, too, where that is safe.
         winner: The best candidate's model folder; metadata: its MLflow run, the reason of the decision, and the tags of
             the version to be.
         metrics: The winner's errors in minutes, and its gain over the champion.
@@ -36,19 +42,22 @@ def evaluate(
         decision: The decision and every figure behind it, as JSON.
 
     Returns:
-        Whether the winner is to be registered and promoted.
+        Whether the winner is to be registered, and to answer riders.
     """
     from pathlib import Path
 
     from tripcast.jobs.evaluate import Candidate, renew_expectation, select, track
     from tripcast.jobs.handover import Trained, from_metadata, to_metadata
+    from tripcast.jobs.refit import learn_latest
 
     candidates = [Candidate.open(Path(model.path), from_metadata(Trained, model.metadata)) for model in models]
     folders = {"train_trips": Path(train_trips.path), "test_trips": Path(test_trips.path)}
-    selection = select(taxi, pipeline_run, candidates, **folders)
+    selection = select(taxi, pipeline_run, candidates, **folders, proven_gain=proven_gain, tries=trial_share > 0)
+    if refit:
+        selection = learn_latest(selection, **folders)
     tracked = track(selection, report=Path(report.path), summary=Path(summary.path), document=Path(decision.path))
     renew_expectation(selection)
     winner.metadata.update(to_metadata(selection.hand_on_winner(Path(winner.path), tracked)))
     for name, value in selection.metrics.items():
         metrics.log_metric(name, value)
-    return selection.decision.promote
+    return selection.rolls_out

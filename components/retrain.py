@@ -4,7 +4,9 @@ from components.step import step
 
 
 @step
-def retrain(source: str, taxi: str, month: str, candidates: list[str], trials: int, rollout: float) -> str:
+def retrain(
+    source: str, taxi: str, month: str, candidates: list[str], trials: int, rollout: float, canary_minutes: float
+) -> str:
     """Start the training that a watched month calls for, as a run of its own; once.
 
     Args:
@@ -13,11 +15,15 @@ def retrain(source: str, taxi: str, month: str, candidates: list[str], trials: i
         month: The month that was watched.
         candidates: The candidates to train, by name.
         trials: How many parameter sets `tuned` tries.
-        rollout: Share of the riders that the winner is tried on, 0 to 1.
+        rollout: Share of the riders, 0 to 1, on whom a winner is tried whose gain may be chance.
+        canary_minutes: How long a winner whose gain is proven answers a few riders first.
 
     Returns:
         What was started. Without Kubeflow Pipelines, nothing: `tripcast loop` trains in place.
     """
-    from tripcast.jobs.respond import start_retraining
+    from tripcast.jobs.respond import LoopOptions, start_retraining
 
-    return start_retraining(source, taxi, month, candidates, trials, rollout)
+    options = LoopOptions(
+        source, taxi, candidates=candidates, trials=trials, rollout=rollout, canary_minutes=canary_minutes
+    )
+    return start_retraining(options, month)

@@ -22,8 +22,9 @@ def monitoring(
     candidates: list[str] = ["linear", "lightgbm"],  # noqa: B006 (kfp reads it as a default, and copies it)
     trials: int = 20,
     rollout: float = 0.1,
+    canary_minutes: float = 2.0,
 ) -> None:
-    """Watch a month, decide by the rule, and carry that out: alert, promote or withdraw the challenger, retrain.
+    """Watch a month, decide by the rule, and carry that out: alert, end a trial, undo a promotion, train a candidate.
 
     Args:
         source: Where months come from: `tlc` (the publisher), `s3://bucket/prefix`, a folder or `simulated`.
@@ -33,14 +34,15 @@ def monitoring(
         training_months: On how many months, at most, to train anew.
         candidates: Which models to train anew: `linear`, `lightgbm`, `tuned`.
         trials: How many parameter sets `tuned` tries.
-        rollout: Share of the riders, 0 to 1, that a newly trained model is tried on before it becomes the champion.
+        rollout: Share of the riders, 0 to 1, on whom a winner is tried whose gain may be chance.
+        canary_minutes: How long a winner whose gain is proven answers a few riders before it becomes the champion.
     """
     followed_up = follow_up(taxi=taxi)
     watched = monitor(source=source, taxi=taxi, month=month, rule=rule, training_months=training_months)
     # Conditions on the one value that a step returns: kfp's local runner takes any other for false.
     with dsl.If(watched.outputs["Output"] != "", name="watched"):
         responded = respond(taxi=taxi, month=watched.outputs["Output"])
-        with dsl.If(responded.output == True, name="worse"):  # noqa: E712 (kfp builds the condition from it)
+        with dsl.If(responded.output == True, name="learning"):  # noqa: E712 (kfp builds the condition from it)
             retrained = retrain(
                 source=source,
                 taxi=taxi,
@@ -48,5 +50,6 @@ def monitoring(
                 candidates=candidates,
                 trials=trials,
                 rollout=rollout,
+                canary_minutes=canary_minutes,
             )
     apply_policy(followed_up, watched, responded, retrained)

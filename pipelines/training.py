@@ -21,6 +21,10 @@ def training(
     candidates: list[str] = ["linear", "lightgbm"],  # noqa: B006 (kfp reads it as a default, and copies it)
     trials: int = 20,
     rollout: float = 1.0,
+    trial_rollout: float = 0.0,
+    proven_gain: float = 0.0,
+    refit: bool = False,
+    canary_minutes: float = 0.0,
 ) -> None:
     """Train candidates on months of taxi trips, judge them on a later month beside the champion, let the winner serve.
 
@@ -32,6 +36,10 @@ def training(
         candidates: Which models to train: `linear`, `lightgbm`, `tuned`.
         trials: How many parameter sets `tuned` tries.
         rollout: Share of the riders that the winner answers, 0 to 1: 1 makes it the champion, less the challenger.
+        trial_rollout: The same, of a winner whose gain may be chance; 0 refuses it.
+        proven_gain: The reduction of RMSE that has to be proven, as a share of the champion's, 0 to 1.
+        refit: Whether the winner learns from the test month, too, before it serves.
+        canary_minutes: How long a new champion answers a few riders first, while the service's health is watched.
     """
     planned = plan(source=source, taxi=taxi, train=train_months, test=test_month, candidates=candidates)
     with dsl.ParallelFor(planned.output, name="months", parallelism=PARALLELISM) as item:
@@ -45,8 +53,18 @@ def training(
         models=dsl.Collected(trained.outputs["model"]),
         train_trips=validated.outputs["train_trips"],
         test_trips=validated.outputs["test_trips"],
+        proven_gain=proven_gain,
+        trial_share=trial_rollout,
+        refit=refit,
     )
     with dsl.If(evaluated.outputs["Output"] == True, name="promoted"):  # noqa: E712 (kfp builds the condition from it)
         registered = register(taxi=taxi, winner=evaluated.outputs["winner"])
-        deployed = deploy(taxi=taxi, version=registered.output, share=rollout)
+        deployed = deploy(
+            taxi=taxi,
+            version=registered.output,
+            decision=evaluated.outputs["decision"],
+            share=rollout,
+            trial_share=trial_rollout,
+            canary_minutes=canary_minutes,
+        )
     apply_policy(planned, ingested, validated, trained, evaluated, registered, deployed)

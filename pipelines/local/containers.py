@@ -14,11 +14,13 @@ import threading
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from pipelines.local.executor import Command, LineHandler
+from kfp import local
+from kfp.local import docker_task_handler
+
 from pipelines.local.processes import THREADS
+from pipelines.local.runner import LineHandler, RunStep
 from tripcast.errors import InvalidRequest
 from tripcast.settings import Settings
 
@@ -73,29 +75,58 @@ class Containers:
         self._root = root
         _chown_to_image_user([self._home, *self._home.rglob("*"), root])
 
-    def run(self, command: Command, on_line: LineHandler) -> int:
-        """Carry a step out, and return its exit code.
+    def kfp_runner(self) -> local.DockerRunner:
+        """What kfp is to be initialised with."""
+        return local.DockerRunner()
+
+    @contextlib.contextmanager
+    def patched_kfp(self, run_step: RunStep, scratch: Path) -> Iterator[None]:
+        """Start steps here while the body runs, not in kfp's private function of the same signature.
 
         Raises:
             InvalidRequest: If the steps' image is neither here nor to be pulled.
         """
-        folder = command.folder
-        _chown_to_image_user(path for path in (folder, *folder.parents) if path.is_relative_to(self._root))
-        with _docker() as client, TemporaryDirectory(dir=os.environ.get("TMPDIR")) as temporary:
-            Path(temporary).chmod(0o1777)
-            return self._run(client, command, temporary, on_line)
+        temporary = scratch / "tmp"
+        temporary.mkdir()
+        temporary.chmod(0o1777)
 
-    def _run(self, client: DockerClient, command: Command, temporary: str, on_line: LineHandler) -> int:
-        binds = {str(folder): {"bind": str(folder), "mode": "ro"} for folder in self._folders}
-        binds |= {str(folder): {"bind": str(folder), "mode": "rw"} for folder in (self._home, self._root)}
-        binds[temporary] = {"bind": "/tmp", "mode": "rw"}
-        image = command.image
+        def replacement(
+            client: DockerClient, image: str, command: list[str], volumes: dict[str, Any], **rest: Any
+        ) -> int:
+            binds = {**volumes, str(self._home): {"bind": str(self._home), "mode": "rw"}}
+            binds |= {str(folder): {"bind": str(folder), "mode": "ro"} for folder in self._folders}
+            binds[str(temporary)] = {"bind": "/tmp", "mode": "rw"}
+            environment = rest.get("environment", {})
+
+            def execute(folder: Path, say: LineHandler) -> int:
+                _chown_to_image_user(path for path in (folder, *folder.parents) if path.is_relative_to(self._root))
+                return self._execute(client, image, command, binds, environment, say)
+
+            return run_step(command, execute)
+
+        original = docker_task_handler.run_docker_container
+        docker_task_handler.run_docker_container = replacement
+        try:
+            yield
+        finally:
+            docker_task_handler.run_docker_container = original
+            self.stop()
+
+    def _execute(
+        self,
+        client: DockerClient,
+        image: str,
+        command: list[str],
+        binds: dict[str, Any],
+        environment: dict[str, str],
+        say: LineHandler,
+    ) -> int:
         digest = _image_id(client, image)
         passed_on = {name: value for name, value in os.environ.items() if _PASSED_ON.fullmatch(name)}
         user = os.getuid() or _IMAGE_USER
         container: Container = client.containers.create(
             image,
-            command.arguments,
+            command,
             labels={_LABEL: self.name},
             user=f"{user}:{os.getgid() or _IMAGE_USER}",
             environment={
@@ -103,7 +134,7 @@ class Containers:
                 **passed_on,
                 "TRIPCAST_HOME": str(self._home),
                 "TRIPCAST_IMAGE": f"{image}@{digest}",
-                **command.environment,
+                **environment,
             },
             volumes=binds,
             network_mode=self._network,
@@ -119,7 +150,7 @@ class Containers:
                     return 1
                 container.start()
             for line in _lines(container.logs(stream=True, follow=True)):
-                on_line(line)
+                say(line)
             return int(container.wait()["StatusCode"])
         finally:
             with contextlib.suppress(_docker_errors().NotFound):  # `stop` was faster

@@ -6,7 +6,7 @@ On a cluster the monitoring pipeline starts the training itself, as a run of its
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from pipelines.local.laptop import run_here, summarise_training
 from pipelines.monitoring import monitoring
 from pipelines.progress import StepEvent
 from pipelines.training import training
-from tripcast.jobs.respond import training_arguments
+from tripcast.jobs.respond import LoopOptions
 from tripcast.monitoring.history import History, Window
 from tripcast.settings import Settings
 from tripcast.storage.store import open_store
@@ -40,15 +40,9 @@ class Turn:
 
 
 def turn(
-    source: str,
-    taxi: str,
+    options: LoopOptions,
     month: str,
     *,
-    rule: Mapping[str, float],
-    training_months: int,
-    candidates: Sequence[str],
-    trials: int,
-    rollout: float,
     settings: Settings,
     notify: Callable[[StepEvent], None],
     runner: str = "process",
@@ -56,14 +50,8 @@ def turn(
     """Take one turn. Doing it again does nothing twice; one that was cut short is finished.
 
     Args:
-        source: Where months come from.
-        taxi: ``green`` or ``yellow``.
+        options: How the loop decides and learns.
         month: The month to watch, or ``next``.
-        rule: Thresholds of the rule that differ from its own.
-        training_months: On how many months, at most, to train anew.
-        candidates: Which models to train anew.
-        trials: How many parameter sets a search tries.
-        rollout: Share of the riders that a newly trained model is tried on, 0 to 1.
         settings: Where everything is kept.
         notify: Called with everything that happens, from several threads.
         runner: What a step is: ``process`` or ``docker``.
@@ -75,25 +63,22 @@ def turn(
         TripcastError: If a step fails.
         KeyboardInterrupt: If interrupted.
     """
-    again = {"candidates": list(candidates), "trials": trials, "rollout": rollout}
-    arguments = {"source": source, "taxi": taxi, "month": month, "rule": dict(rule), "training_months": training_months}
-    watched = run_here(monitoring, arguments | again, settings, notify, runner)
+    watched = run_here(monitoring, {**asdict(options), "month": month}, settings, notify, runner)
     outputs = watched.output("monitor")
     if not outputs["Output"]:
         return None
     # A browser shows a page only under a page's name; the artifact has none.
     report = watched.folder / "report.html"
     report.hardlink_to(outputs["report"])
-    history = History(open_store(settings.artifacts), taxi)
+    history = History(open_store(settings.artifacts), options.taxi)
     window = history.window(outputs["Output"])
     assert window is not None
-    trained, runs = history.get_retraining(window.month), [watched.folder]
+    trained, runs = history.get_retraining(window), [watched.folder]
     if window.retraining and trained is None:
-        asked_for = training_arguments(window, source, taxi, candidates, trials, rollout)
-        run = run_here(training, asked_for, settings, notify, runner)
+        run = run_here(training, options.training_arguments(window), settings, notify, runner)
         trained = summarise_training(run)
-        history.save_retraining(window.month, trained)
+        history.save_retraining(window, trained)
         runs.append(run.folder)
-    responded = history.get_response(window.month)
+    responded = history.get_response(window)
     assert responded is not None
     return Turn(window, responded["what"], trained, report, runs)

@@ -1,8 +1,13 @@
-"""Replay: the loop over past months, as if they came one by one, and what would have come of not retraining.
+"""Replay: the loop over past months, as if they came one by one, and what would have come of other ways.
 
 The first version is trained on the first months and judged on the next. Then each month is lived through: what serves
-predicts its trips, and at its end the loop takes its turn, with the very pipelines that run in earnest. A replay has a
-home of its own, so no real registry, service or webhook sees anything of it.
+predicts its trips, and at its end the loop takes its turn on each month that has been published by then, with the very
+pipelines that run in earnest. The publisher may be late by months. A replay has a home of its own, so no real registry,
+service or webhook sees anything of it.
+
+Beside the system stand the first version, had it served for ever; the notebook's model, trained on the same months; and
+the *reference*, trained anew each month on the latest published months, one of which is kept back to choose among the
+candidates by: it asks nobody, and pays for nothing. Regret is the system's error over the reference's.
 
 What riders were answered in a month with a challenger is a mixture: its share of the squared error is the challenger's.
 
@@ -15,13 +20,16 @@ from __future__ import annotations
 import json
 import math
 import os
+import resource
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from pipelines.local.laptop import run_here, summarise_training
 from pipelines.local.loop import Turn, turn
@@ -30,12 +38,14 @@ from pipelines.training import training
 from tripcast.errors import ContractError, InvalidRequest, SourceError, SourceUnreachable
 from tripcast.jobs.monitor import load_valid_trips
 from tripcast.jobs.plan import find_months
+from tripcast.jobs.respond import LoopOptions
 from tripcast.models import Model
+from tripcast.models.training import train
 from tripcast.monitoring.quality import measure, score
 from tripcast.monitoring.rule import Rule
 from tripcast.months import Month, parse_months
 from tripcast.registry.registry import Registry
-from tripcast.reports.replay import Event, Replay, ReplayMonth, replay_page
+from tripcast.reports.replay import Event, EventKind, Replay, ReplayMonth, replay_page
 from tripcast.settings import Settings
 from tripcast.storage.files import storage_errors
 from tripcast.taxi import model_name
@@ -58,37 +68,28 @@ class ReplayPlan:
     """What is to be lived through.
 
     Attributes:
-        source: Where months come from.
-        taxi: ``green`` or ``yellow``.
+        options: How the loop decides and learns; ``linear``, the notebook's model, is among its candidates.
         train: The months that the first version learns from.
         test: The month that it is judged on.
         months: The months to live through.
-        rule: The thresholds.
-        training_months: On how many months, at most, to train anew.
-        candidates: Which models are trained; ``linear``, the notebook's, is among them.
-        trials: How many parameter sets a search tries.
-        rollout: Share of the riders that a newly trained model is tried on, 0 to 1.
+        published_after: How many months after its end a month is published.
     """
 
-    source: str
-    taxi: str
+    options: LoopOptions
     train: Sequence[str]
     test: str
     months: Sequence[str]
-    rule: Rule = field(default_factory=Rule)
-    training_months: int = 3
-    candidates: Sequence[str] = ("linear", "lightgbm")
-    trials: int = 20
-    rollout: float = 0.1
+    published_after: int = 0
 
     @classmethod
-    def plan(cls, months: str, train: str | None, **told: Any) -> ReplayPlan:
+    def plan(cls, months: str, train: str | None, options: LoopOptions, published_after: int = 0) -> ReplayPlan:
         """Say which months are for what.
 
         Args:
             months: All of them, as a person writes them.
             train: Those that the first version learns from; None for the first one.
-            told: The other attributes.
+            options: How the loop decides and learns.
+            published_after: How many months after its end a month is published.
 
         Raises:
             InvalidRequest: If there are too few months, or those to train on are not the first ones.
@@ -105,7 +106,13 @@ class ReplayPlan:
                 f"A replay of {', '.join(every)} has nothing to live through: it needs {len(first)} to train on, one "
                 "to judge on, and at least one more."
             )
-        return cls(train=first, test=every[len(first)], months=every[len(first) + 1 :], **told)
+        return cls(options, first, every[len(first)], every[len(first) + 1 :], published_after)
+
+    def published_before(self, month: str) -> list[str]:
+        """The months, of those to test on and to live through, that are out when a month begins."""
+        first = Month.parse(month)
+        known = (Month.parse(each) for each in (self.test, *self.months))
+        return [str(each) for each in known if _later(each, self.published_after) < first]
 
 
 def replay(
@@ -126,7 +133,7 @@ def replay(
         TripcastError: If a step fails, a month is missing, or no first version can be had.
         KeyboardInterrupt: If interrupted; the same call goes on.
     """
-    home = settings.home / "replays" / f"{story.taxi}-{_identity(story, settings)}"
+    home = settings.home / "replays" / f"{story.options.taxi}-{_identity(story, settings)}"
     with storage_errors(home):
         home.mkdir(parents=True, exist_ok=True)
         downloads = home / "downloads"
@@ -142,13 +149,15 @@ def replay(
             arrived(month)
             lived.append(_live(story, month, own, notify))
     found = Replay(
-        subject=f"{story.taxi} taxi",
-        source=story.source,
+        subject=f"{story.options.taxi} taxi",
+        source=story.options.source,
         train_months=story.train,
         test_month=story.test,
-        rollout_share=story.rollout,
-        rule=story.rule,
-        months=lived,
+        rollout_share=story.options.rollout,
+        rule=Rule.from_dict(story.options.rule),
+        published_after=story.published_after,
+        months=[month for month, _ in lived],
+        processor_seconds=sum(seconds for _, seconds in lived),
     )
     page = home / "replay.html"
     with storage_errors(page):
@@ -156,10 +165,16 @@ def replay(
     return found, page
 
 
+def _later(month: Month, months: int) -> Month:
+    for _ in range(months):
+        month = month.next()
+    return month
+
+
 def _identity(story: ReplayPlan, settings: Settings) -> str:
     """What tells this replay from any other, sixteen hexadecimal digits."""
     months = [Month.parse(month) for month in (*story.train, story.test, *story.months)]
-    revisions = find_months(open_source(story.source, settings.downloads), story.taxi, months)
+    revisions = find_months(open_source(story.options.source, settings.downloads), story.options.taxi, months)
     return sha256(json.dumps([asdict(story), list(revisions.values())]).encode()).hexdigest()[:16]
 
 
@@ -181,14 +196,14 @@ def _train_first(story: ReplayPlan, settings: Settings, notify: Callable[[StepEv
     done = settings.home / "first.json"
     if done.exists():
         return
+    options = story.options
     arguments = {
-        "source": story.source,
-        "taxi": story.taxi,
+        "source": options.source,
+        "taxi": options.taxi,
         "train_months": ",".join(story.train),
         "test_month": story.test,
-        "candidates": list(story.candidates),
-        "trials": story.trials,
-        "rollout": 1.0,
+        "candidates": list(options.candidates),
+        "trials": options.trials,
     }
     run = run_here(training, arguments, settings, notify)
     document = summarise_training(run)
@@ -208,56 +223,67 @@ def _notebook(run: Path) -> Path:
     )
 
 
-def _live(story: ReplayPlan, month: str, settings: Settings, notify: Callable[[StepEvent], None]) -> ReplayMonth:
-    """Live through a month, or remember it."""
+def _live(
+    story: ReplayPlan, month: str, settings: Settings, notify: Callable[[StepEvent], None]
+) -> tuple[ReplayMonth, float]:
+    """Live through a month, or remember it; and the seconds of processor time that the loop took."""
     file = settings.home / "months" / f"{month}.json"
     if file.exists():
         entries = json.loads(file.read_text(encoding="utf-8"))
-        return ReplayMonth(**{**entries, "events": tuple(Event(**event) for event in entries["events"])})
-    # Written down before the month's turn, which may change it.
+        events = tuple(Event(**event) for event in entries["month"]["events"])
+        return ReplayMonth(**{**entries["month"], "events": events}), entries["processor_seconds"]
+    registry = Registry(model_name(story.options.taxi), settings)
+    # Written down before the turns at the month's end, which may change it.
     before = settings.home / "months" / f"{month}-began.json"
     if not before.exists():
-        traffic = Registry(model_name(story.taxi), settings).traffic()
+        traffic = registry.traffic()
         assert traffic.champion is not None
         challenger = traffic.challenger.number if traffic.challenger else None
         _write(before, {"champion": traffic.champion.number, "challenger": challenger, "share": traffic.share})
     serving = json.loads(before.read_text(encoding="utf-8"))
-    taken = turn(
-        story.source,
-        story.taxi,
-        month,
-        rule=asdict(story.rule),
-        training_months=story.training_months,
-        candidates=story.candidates,
-        trials=story.trials,
-        rollout=story.rollout,
-        settings=settings,
-        notify=notify,
-    )
-    assert taken is not None
+    started = _processor_seconds()
+    taken = []
+    for published in _published_at_the_end(story, month):
+        took = turn(story.options, published, settings=settings, notify=notify)
+        assert took is not None
+        taken.append(took)
+    seconds = _processor_seconds() - started
     lived = ReplayMonth(
         month=month,
         **_errors(story, month, serving, settings),
         served_version=serving["champion"],
         challenger_version=serving["challenger"],
         challenger_share=serving["share"],
-        events=tuple(_events(taken, story.rollout)),
+        events=tuple(event for took in taken for event in _events(took)),
     )
-    _write(file, asdict(lived))
-    for run in taken.runs:
+    _write(file, {"month": asdict(lived), "processor_seconds": seconds})
+    for run in (run for took in taken for run in took.runs):
         shutil.rmtree(run)
-    return lived
+    return lived, seconds
+
+
+def _published_at_the_end(story: ReplayPlan, month: str) -> list[str]:
+    """The lived months that are published after the beginning of a month, and before that of the next one lived."""
+    place = story.months.index(month)
+    following = story.months[place + 1] if place + 1 < len(story.months) else str(Month.parse(month).next())
+    return [
+        each for each in story.published_before(following) if each not in (story.test, *story.published_before(month))
+    ]
+
+
+def _processor_seconds() -> float:
+    """Of this process and of those that it has waited for."""
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 def _errors(story: ReplayPlan, month: str, serving: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
     """The RMSE of the system and of what it is compared with, minutes; None where the month's data is broken."""
-    try:
-        _, trips = load_valid_trips(story.source, story.taxi, Month.parse(month), settings)
-    except SourceUnreachable:
-        raise
-    except (ContractError, SourceError):
-        return {"trips": 0, "system_rmse": None, "trained_once_rmse": None, "notebook_rmse": None}
-    registry = Registry(model_name(story.taxi), settings)
+    trips = _trips(story, month, settings)
+    if trips is None:
+        nothing = dict.fromkeys(("system_rmse", "trained_once_rmse", "retrained_monthly_rmse", "notebook_rmse"))
+        return {"trips": 0, **nothing}
+    registry = Registry(model_name(story.options.taxi), settings)
     squared = _rmse(registry.load(registry.version(serving["champion"])), trips) ** 2
     if serving["challenger"]:
         challengers = _rmse(registry.load(registry.version(serving["challenger"])), trips) ** 2
@@ -266,8 +292,45 @@ def _errors(story: ReplayPlan, month: str, serving: Mapping[str, Any], settings:
         "trips": len(trips),
         "system_rmse": math.sqrt(squared),
         "trained_once_rmse": _rmse(Model.load(settings.home / "trained-once"), trips),
+        "retrained_monthly_rmse": _rmse(_reference(story, month, settings), trips),
         "notebook_rmse": _rmse(Model.load(settings.home / "notebook"), trips),
     }
+
+
+def _reference(story: ReplayPlan, month: str, settings: Settings) -> Model:
+    """What would serve in a month, were the best candidate taken each month without asking.
+
+    Trained on the sound months that are published when the month begins, the latest of which chooses among the
+    candidates: with no more of them than the first version had, that is the first version.
+    """
+    sound: dict[str, Trips] = {}
+    for each in reversed([*story.train, *story.published_before(month)]):
+        if len(sound) <= story.options.training_months and (trips := _trips(story, each, settings)) is not None:
+            sound[each] = trips
+    kept_back, *training = sound
+    if kept_back == story.test or not training:
+        return Model.load(settings.home / "trained-once")
+    folder = settings.home / "reference" / "-".join([*reversed(training), kept_back])
+    if not (folder / "manifest.json").exists():
+        learned = Trips(
+            *(np.concatenate([getattr(sound[each], column.name) for each in training]) for column in fields(Trips))
+        )
+        candidates = (
+            train(name, learned, taxi=story.options.taxi, data=dict.fromkeys(training, ""), trials=story.options.trials)
+            for name in story.options.candidates
+        )
+        min(candidates, key=lambda model: _rmse(model, sound[kept_back])).save(folder)
+    return Model.load(folder)
+
+
+def _trips(story: ReplayPlan, month: str, settings: Settings) -> Trips | None:
+    """The good trips of a month; None where its data is broken."""
+    try:
+        return load_valid_trips(story.options.source, story.options.taxi, Month.parse(month), settings)[1]
+    except SourceUnreachable:
+        raise
+    except (ContractError, SourceError):
+        return None
 
 
 def _rmse(model: Model, trips: Trips) -> float:
@@ -275,28 +338,32 @@ def _rmse(model: Model, trips: Trips) -> float:
     return quality.rmse.value
 
 
-def _events(taken: Turn, rollout: float) -> Iterator[Event]:
-    """What happened in a month, in order."""
+def _events(taken: Turn) -> Iterator[Event]:
+    """What happened in a turn, in order."""
     window, trained = taken.window, taken.trained
     for incident in window.incidents:
         if incident.kind == "data":
             yield Event("data", incident.sentence)
         elif incident.since == window.month:  # people are told once
             yield Event("alert", incident.sentence)
+    if window.comparison and window.comparison.relapse:
+        yield Event("relapse", window.comparison.relapse)
     if window.trial:
         kinds = {"promote": "promote", "withdraw": "withdraw", "wait": "challenge"}
         yield Event(kinds[window.trial.verdict], window.trial.reason)  # type: ignore[arg-type]
-    if window.retraining:
-        months = f"It trains on {window.retraining.train}, and is judged on {window.retraining.test}."
-        yield Event("retrain", f"{window.reason} {months}")
     if trained:
-        if trained["decision"] != "refused":
-            yield Event(
-                "promote" if rollout == 1 else "challenge",
-                " ".join([trained["reason"], trained.get("serves", "")]).strip(),
-            )
-        else:
-            yield Event("refuse", trained["reason"])
+        kind = _OUTCOMES[trained["decision"]]
+        learned = f"It learned from {', '.join(trained['learned'])}." if trained.get("learned") else ""
+        yield Event(kind, " ".join(filter(None, [trained["reason"], learned, trained.get("serves", "")])))
+
+
+#: What comes of a training, as an event.
+_OUTCOMES: Mapping[str, EventKind] = {
+    "promoted": "promote",
+    "trial": "challenge",
+    "refused": "refuse",
+    "unchanged": "refuse",
+}
 
 
 def _write(file: Path, entries: Mapping[str, Any]) -> None:

@@ -1,9 +1,9 @@
 """Running a pipeline on this machine: kfp's local runner, with what it lacks.
 
 kfp prints every step's log to standard output, forgets the reason of a failure and leaves running steps behind when
-it is interrupted. So steps are carried out by an executor of tripcast's (``pipelines/local/executor.py``), in the
-place of kfp's handler of subprocesses. That is private to kfp, which is therefore pinned exactly;
-tests/pipelines/test_local.py fails if it changes.
+it is interrupted. So tripcast puts functions of its own in the place of those that start a step's process or container
+(``pipelines/processes.py``, ``pipelines/containers.py``). They are private to kfp, which is therefore pinned exactly;
+tests/pipelines/test_local.py and tests/containers/test_containers.py fail if they change.
 """
 
 from __future__ import annotations
@@ -24,14 +24,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Protocol
 
 from kfp import local
 from kfp.dsl.graph_component import GraphComponent
 
 from pipelines.local.artifacts import RunArtifacts
-from pipelines.local.backend import NotHandedOn, as_handed_on, check_output
-from pipelines.local.executor import Command, Executor, patched_kfp
+from pipelines.local.backend import NotHandedOn, as_protojson_writes, check_metadata
 from pipelines.local.leftovers import alive, clean_up
 from pipelines.progress import StepEvent
 from tripcast import errors
@@ -46,6 +45,50 @@ _PROGRESS = re.compile(r"\d+%\|")
 
 #: Parameters that tell the tasks of a fan-out apart.
 _LABELS = ("month", "candidate")
+
+
+#: Takes a line of a step's output.
+LineHandler = Callable[[str], None]
+
+#: Carries out a step's command, given the step's folder, and gives the exit code.
+Execute = Callable[[Path, LineHandler], int]
+
+#: Runs a step, given its command and what carries it out; gives the exit code.
+RunStep = Callable[[list[str], Execute], int]
+
+
+class Runner(Protocol):
+    """What carries out the steps of a run.
+
+    Attributes:
+        name: The run's own, to know again what it leaves behind.
+    """
+
+    name: str
+
+    def prepare(self, root: Path) -> None:
+        """Make sure that steps can run, with their files below a folder.
+
+        Raises:
+            TripcastError: If they cannot.
+        """
+
+    def kfp_runner(self) -> Any:
+        """What kfp is to be initialised with."""
+
+    def patched_kfp(self, run_step: RunStep, scratch: Path) -> contextlib.AbstractContextManager[None]:
+        """Have kfp's steps run by a function, and started by this, while the body runs.
+
+        Args:
+            run_step: The function.
+            scratch: A folder for temporary files of the run.
+        """
+
+    def stop(self) -> None:
+        """End every step that runs."""
+
+    def end(self, name: str) -> None:
+        """End what is left of another run, which was killed."""
 
 
 class StepFailed(errors.TripcastError):
@@ -70,7 +113,6 @@ class LocalRun:
     """
 
     root: Path
-    _executor: Executor
     _notify: Callable[[StepEvent], None]
     _folder: Path | None = None
     _published: RunArtifacts | None = None
@@ -101,10 +143,11 @@ class LocalRun:
             return {**artifacts, **output.get("parameterValues", {})}
         raise KeyError(f"The step '{step}' did not run.")
 
-    def _run_step(self, image: str, arguments: list[str], environment: dict[str, str]) -> int:
-        """Have a step carried out, watch it, and return its exit code."""
-        place = arguments.index("--executor_input") + 1
-        executor_input = json.loads(arguments[place])
+    def _run_step(self, command: list[str], execute: Execute) -> int:
+        """Have a step's command carried out, watch it, and give its exit code."""
+        told = command.index("--executor_input") + 1
+        executor_input = as_protojson_writes(json.loads(command[told]))
+        command[told] = json.dumps(executor_input)
         folder = Path(executor_input["outputs"]["outputFile"]).parent
         self._folder = self.root / folder.relative_to(self.root).parts[0]
         parameters = executor_input.get("inputs", {}).get("parameterValues", {})
@@ -121,7 +164,7 @@ class LocalRun:
         failure: Exception | None = None
         with log.open("wb", buffering=0) as file:  # so that closing it writes nothing: the disk may be full
 
-            def on_line(line: str) -> None:
+            def say(line: str) -> None:
                 if _PROGRESS.search(line):
                     self._notify(StepEvent(step, label, "progress", time.monotonic() - started, line.strip()))
                 else:
@@ -129,12 +172,10 @@ class LocalRun:
                         file.write(line.encode())
 
             try:
-                executor_input = as_handed_on(executor_input)
-                told = [*arguments[:place], json.dumps(executor_input), *arguments[place + 1 :]]
-                code = self._executor.run(Command(image, told, environment, folder), on_line)
+                code = execute(folder, say)
                 output = folder / "executor_output.json"  # not there after a step without outputs
                 if code == 0 and output.is_file():
-                    check_output(json.loads(output.read_text()))
+                    check_metadata(json.loads(output.read_text()))
                     if self._published:
                         self._published.publish(folder, executor_input)
             except NotHandedOn as refusal:
@@ -153,7 +194,7 @@ def run_locally(
     arguments: dict[str, Any],
     root: Path,
     notify: Callable[[StepEvent], None],
-    executor: Executor,
+    runner: Runner,
     store: Store | None = None,
 ) -> LocalRun:
     """Run a pipeline on this machine and wait for its end.
@@ -163,7 +204,7 @@ def run_locally(
         arguments: Its parameters, by name.
         root: Folder in which the run gets a folder of its own; made if it is not there.
         notify: Called with everything that happens, from several threads.
-        executor: What carries the steps out.
+        runner: What carries the steps out.
         store: Where every step's artifacts go as well, when it has succeeded; None keeps them in the folder alone.
 
     Returns:
@@ -176,20 +217,19 @@ def run_locally(
     """
     with storage_errors(root):
         root.mkdir(parents=True, exist_ok=True)
-    executor.prepare(root)
+    runner.prepare(root)
     with storage_errors(root):
-        clean_up(root, executor.end)
-    run = LocalRun(root, executor, notify, _published=RunArtifacts(store, root) if store else None)
+        clean_up(root, runner.end)
+    run = LocalRun(root, notify, _published=RunArtifacts(store, root) if store else None)
     with (
         TemporaryDirectory(prefix="tripcast-") as scratch,
         storage_errors(root),  # whatever writes there, kfp as well
-        alive(root, executor.name, Path(scratch)),
-        patched_kfp(run._run_step),
+        alive(root, runner.name, Path(scratch)),
+        runner.patched_kfp(run._run_step, Path(scratch)),
         _quiet_kfp(scratch),
-        _stopping(run),
+        _stopping(run, runner),
     ):
-        runner = local.SubprocessRunner(use_venv=False)  # the one whose handler is replaced
-        local.init(runner=runner, pipeline_root=str(root), workspace_root=scratch + "/workspace")
+        local.init(runner=runner.kfp_runner(), pipeline_root=str(root), workspace_root=scratch + "/workspace")
         try:
             _for_this_machine(pipeline)(**arguments)
         except RuntimeError:
@@ -236,12 +276,12 @@ def _quiet_kfp(scratch: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _stopping(run: LocalRun) -> Iterator[None]:
+def _stopping(run: LocalRun, runner: Runner) -> Iterator[None]:
     """On Ctrl-C or SIGTERM, end the steps that run before anything waits for them, and start no more."""
 
     def stop(signum: int, frame: object) -> None:
         run._stopped = True
-        run._executor.stop()
+        runner.stop()
         raise KeyboardInterrupt
 
     signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()

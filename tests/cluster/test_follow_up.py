@@ -101,7 +101,10 @@ def test_a_failed_retraining_is_started_anew_with_its_own_parameters_until_it_ha
     second = uploaded.runs[-1]
     assert [run["display_name"] for run in uploaded.runs] == [RETRAINING] * 2
     assert second["runtime_config"]["parameters"] == ARGUMENTS
-    assert History(store, "green").get_retraining("2021-06") == {"run": second["run_id"], "failed": [first["run_id"]]}
+    history = History(store, "green")
+    window = history.window("2021-06")
+    assert window is not None
+    assert history.get_retraining(window) == {"run": second["run_id"], "failed": [first["run_id"]]}
 
 
 def test_it_is_started_so_often_and_then_people_are_told(uploaded, store, tmp_path):

@@ -23,7 +23,7 @@ import yaml
 
 from components.step import IMAGE
 from pipelines.cluster.compilation import PIPELINES, compile_all
-from pipelines.local.backend import as_handed_on, check_output
+from pipelines.local.backend import as_protojson_writes, check_metadata
 
 CITY = "simulated?trips=4000&seed=7"
 TAXI = "yellow"  # nobody else's here: its registry is empty
@@ -140,8 +140,8 @@ class Cluster:
         }
         executor_input = {
             "inputs": {
-                "parameterValues": parameters,
-                "artifacts": {key: {"artifacts": entries} for key, entries in artifacts.items()},
+                "parameterValues": as_protojson_writes(parameters),
+                "artifacts": {key: {"artifacts": as_protojson_writes(entries)} for key, entries in artifacts.items()},
             },
             "outputs": {
                 "parameters": {key: {"outputFile": f"/tmp/kfp/outputs/{key}"} for key in outputs.get("parameters", {})},
@@ -157,10 +157,10 @@ class Cluster:
         for path in (scratch, *scratch.rglob("*")):
             path.chmod(0o777 if path.is_dir() else 0o444)  # as the launcher, who is the step's user, may write there
 
-        log = self._execute(label, container, json.dumps(as_handed_on(executor_input)), scratch)
+        log = self._execute(label, container, json.dumps(executor_input), scratch)
 
         written = json.loads((task_root / "output_metadata.json").read_text())
-        check_output(written)
+        check_metadata(written)
         for key, produced in written.get("artifacts", {}).items():
             made[key] |= {
                 part: value for part, value in produced["artifacts"][0].items() if part in ("uri", "metadata")

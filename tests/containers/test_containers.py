@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 from kfp import dsl
+from kfp.local import docker_task_handler
 
 from components.step import IMAGE, step
 from pipelines.local.containers import Containers
-from pipelines.local.executor import Command
 from pipelines.local.runner import StepFailed, run_locally
 from tripcast.errors import InvalidRequest, SourceError
 from tripcast.settings import Settings
@@ -150,13 +150,25 @@ def test_two_hundred_failing_containers_are_two_hundred_failures(home, engine):
     folder = home / "runs" / "run" / "step"
     folder.mkdir(parents=True)
     containers.prepare(home / "runs")
+    with (
+        containers.patched_kfp(lambda command, execute: execute(folder, lambda line: None), home),
+        ThreadPoolExecutor(4) as pool,
+    ):
 
-    def exit_with(code: int) -> int:
-        return containers.run(Command(IMAGE, ["sh", "-c", f"exit {code}"], {}, folder), lambda line: None)
+        def exit_with(code: int) -> int:
+            return docker_task_handler.run_docker_container(engine, IMAGE, ["sh", "-c", f"exit {code}"], {})
 
-    expected = [1 + number % 125 for number in range(200)]
-    with ThreadPoolExecutor(4) as pool:
+        expected = [1 + number % 125 for number in range(200)]
         assert list(pool.map(exit_with, expected)) == expected
+
+
+def test_kfps_own_function_is_put_back_and_takes_what_ours_takes(home, engine):
+    before = docker_task_handler.run_docker_container
+
+    run(telling)
+
+    assert docker_task_handler.run_docker_container is before
+    assert before.__code__.co_varnames[:4] == ("client", "image", "command", "volumes")
 
 
 def test_an_image_that_is_not_there_is_named(home, engine):
@@ -231,14 +243,8 @@ def test_a_run_that_is_stopped_starts_no_further_container(home, engine):
     folder = home / "runs" / "run" / "step"
     folder.mkdir(parents=True)
     containers.prepare(home / "runs")
-    stopping = threading.Thread(target=containers.stop)
-    stopping.start()
-    stopping.join()
-
-    assert containers.run(Command(IMAGE, ["true"], {}, folder), lambda line: None) == 1
-
-
-def test_a_signal_while_a_container_is_being_started_interrupts_the_run(home, engine):
-    containers = Containers(Settings.load())
-    with containers._lock:  # as a step's thread holds it, in which the handler then runs
-        containers.stop()
+    with containers.patched_kfp(lambda command, execute: execute(folder, lambda line: None), home):
+        stopping = threading.Thread(target=containers.stop)
+        stopping.start()
+        stopping.join()
+        assert docker_task_handler.run_docker_container(engine, IMAGE, ["true"], {}) == 1

@@ -4,15 +4,15 @@ import json
 import os
 import signal
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pipelines.local.loop import Turn
-from pipelines.local.replay import ReplayPlan, _at_home, _events
+from pipelines.local.replay import ReplayPlan, _at_home, _events, _published_at_the_end
 from tests.pipelines.command_line import TRIPCAST, environment, tripcast
 from tripcast.errors import InvalidRequest
+from tripcast.jobs.respond import LoopOptions
 from tripcast.monitoring.history import Window
 from tripcast.monitoring.rule import WindowResult
 
@@ -66,17 +66,36 @@ def test_every_month_says_how_the_system_the_first_version_and_the_notebook_did(
     for month in document["months"]:
         assert month["system_rmse"] == month["trained_once_rmse"]  # nothing else has served yet
         assert month["notebook_rmse"] > month["system_rmse"] > 5
+        assert 4 < month["retrained_monthly_rmse"] < 8
         assert 4_000 < month["trips"] < 5_000
         assert (month["challenger_version"], month["challenger_share"]) == (None, 0.0)
 
 
+def test_the_summary_says_regret_and_what_it_took(document):
+    squares = {"system": 0.0, "retrained_monthly": 0.0}
+    for month in document["months"]:
+        for name in squares:
+            squares[name] += month["trips"] * month[f"{name}_rmse"] ** 2
+    assert document["regret"] == pytest.approx((squares["system"] / squares["retrained_monthly"]) ** 0.5 - 1)
+    kinds = [event["kind"] for month in document["months"] for event in month["events"]]
+    for name, kind in (("promotions", "promote"), ("refusals", "refuse"), ("alerts", "alert"), ("relapses", "relapse")):
+        assert document[name] == kinds.count(kind)
+    assert document["processor_seconds"] > 1
+
+
+def test_the_reference_of_the_first_month_is_the_first_version_and_then_learns(document):
+    first, second = document["months"]
+    assert first["retrained_monthly_rmse"] == first["trained_once_rmse"]
+    assert second["retrained_monthly_rmse"] != second["trained_once_rmse"]
+
+
 def test_what_happened_is_told_in_order(document):
     kinds = [[event["kind"] for event in month["events"]] for month in document["months"]]
-    assert set(kinds[0]) == {"alert"}
-    assert kinds[1] == ["retrain", "challenge"]
-    retrain, challenge = document["months"][1]["events"]
-    assert retrain["sentence"].endswith("It trains on 2021-03, and is judged on 2021-04.")
-    assert challenge["sentence"].endswith("Version 2 answers 10% of the riders, version 1 the others.")
+    assert kinds[0][-1] == "refuse"
+    assert set(kinds[0][:-1]) == {"alert"}
+    assert kinds[1] == ["promote"]
+    (promote,) = document["months"][1]["events"]
+    assert "It learned from 2021-02, 2021-03, 2021-04. Version 2 answers every rider." in promote["sentence"]
 
 
 def test_the_page_is_there_and_shows_the_months(document):
@@ -106,14 +125,32 @@ def test_a_fresh_home_gives_the_same_figures(document, tmp_path):
     assert json.loads(fresh.stdout)["months"] == document["months"][:1]
 
 
-def test_a_winner_that_answers_everyone_at_once_is_promoted_and_no_challenger():
-    window = Window(WindowResult("2021-04", 1), "nothing", "All is well.")
-    trained = {"decision": "promoted", "reason": "It is better.", "serves": "Version 2 answers every rider."}
-    taken = Turn(window, "", trained, Path("report.html"), [])
-    assert [event.kind for event in _events(taken, 1.0)] == ["promote"]
-    assert [event.kind for event in _events(taken, 0.1)] == ["challenge"]
-    refused = replace(taken, trained={"decision": "refused", "reason": "It is worse."})
-    assert [(event.kind, event.sentence) for event in _events(refused, 0.1)] == [("refuse", "It is worse.")]
+@pytest.mark.parametrize(
+    ("decision", "kind"),
+    [("promoted", "promote"), ("trial", "challenge"), ("refused", "refuse"), ("unchanged", "refuse")],
+)
+def test_what_came_of_a_training_is_told(decision, kind):
+    window = Window(WindowResult("2021-04", 1), "retrain", "All is well.")
+    taken = Turn(window, "", {"decision": decision, "reason": "It is so."}, Path("report.html"), [])
+    assert [(event.kind, event.sentence) for event in _events(taken)] == [(kind, "It is so.")]
+
+
+def test_a_publisher_that_is_late_lets_nobody_see_what_is_not_out():
+    months = "2021-01..2021-06,2022-01"
+    story = ReplayPlan.plan(months, None, LoopOptions(CITY, "green"), published_after=2)
+    assert story.published_before("2021-04") == []
+    assert story.published_before("2021-05") == ["2021-02"]
+    assert story.published_before("2022-01") == ["2021-02", "2021-03", "2021-04", "2021-05", "2021-06"]
+    turns = {month: _published_at_the_end(story, month) for month in story.months}
+    assert turns == {
+        "2021-03": [],
+        "2021-04": [],
+        "2021-05": ["2021-03"],
+        "2021-06": ["2021-04", "2021-05", "2021-06"],
+        "2022-01": [],
+    }
+    prompt = ReplayPlan.plan(months, None, LoopOptions(CITY, "green"))
+    assert [_published_at_the_end(prompt, month) for month in prompt.months] == [[month] for month in prompt.months]
 
 
 def test_a_process_is_itself_again_after_a_replay(tmp_path, monkeypatch):
@@ -132,8 +169,8 @@ def test_a_process_is_itself_again_after_a_replay(tmp_path, monkeypatch):
 
 
 def test_a_story_begins_with_its_training_months():
-    assert ReplayPlan.plan("2021-01..2021-04", None, source=CITY, taxi="green").months == ["2021-03", "2021-04"]
-    story = ReplayPlan.plan("2021-01..2021-04", "2021-01..2021-02", source=CITY, taxi="green")
+    assert ReplayPlan.plan("2021-01..2021-04", None, LoopOptions(CITY, "green")).months == ["2021-03", "2021-04"]
+    story = ReplayPlan.plan("2021-01..2021-04", "2021-01..2021-02", LoopOptions(CITY, "green"))
     assert (story.train, story.test, story.months) == (["2021-01", "2021-02"], "2021-03", ["2021-04"])
 
 
@@ -148,7 +185,7 @@ def test_a_story_begins_with_its_training_months():
 )
 def test_too_few_months_or_others_than_the_first_to_train_on_are_refused(months, train, sentence):
     with pytest.raises(InvalidRequest, match=sentence):
-        ReplayPlan.plan(months, train, source=CITY, taxi="green")
+        ReplayPlan.plan(months, train, LoopOptions(CITY, "green"))
 
 
 def test_months_that_a_folder_lacks_are_all_named_before_any_work(tmp_path):

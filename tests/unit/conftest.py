@@ -12,11 +12,12 @@ import pytest
 import requests
 from moto.server import ThreadedMotoServer
 
-from tripcast.jobs.deploy import deploy
+from tripcast.jobs.deploy import roll_out
 from tripcast.jobs.evaluate import Candidate, Selection, renew_expectation, select, track
 from tripcast.jobs.handover import Trained, write_months
 from tripcast.jobs.monitor import watch
-from tripcast.jobs.respond import Response, respond, training_arguments
+from tripcast.jobs.refit import learn_latest
+from tripcast.jobs.respond import Response, respond
 from tripcast.models.training import train_from_files
 from tripcast.monitoring.history import History, Window
 from tripcast.monitoring.rule import Rule
@@ -108,7 +109,7 @@ class Loop:
     def moves(self) -> list[tuple[str, int]]:
         return [(move.action, move.version) for move in self.registry.moves()]
 
-    def select(self, train: str, test: str) -> Selection:
+    def select(self, train: str, test: str, **asked: Any) -> Selection:
         """Train candidates and judge them."""
         work = self.folder / f"training-{uuid4()}"
         months = [*parse_months(train), Month.parse(test)]
@@ -132,7 +133,8 @@ class Loop:
             trained.append(Candidate.open(work / name, Trained(name, seconds)))
         write_months(work / "train", [check.used("train") for check in training])
         write_months(work / "test", [held_out.used("test")])
-        return select("green", work.name, trained, train_trips=work / "train", test_trips=work / "test")
+        folders = {"train_trips": work / "train", "test_trips": work / "test"}
+        return select("green", work.name, trained, **folders, **asked)
 
     def register(self, selection: Selection) -> int:
         """Track a selection and register its winner, whatever the gate says; gives the version."""
@@ -143,13 +145,18 @@ class Loop:
             work / "winner", flavour=flavour("green"), run_id=winner.run_id, tags=winner.tags
         ).number
 
-    def train(self, train: str, test: str, share: float) -> str:
+    def train(self, train: str, test: str, share: float, trial_share: float = 0.0, proven_gain: float = 0.0) -> str:
         """What the training pipeline does; gives the decision."""
-        selection = self.select(train, test)
+        selection = self.select(train, test, tries=trial_share > 0, proven_gain=proven_gain)
+        if trial_share:
+            work = self.folder / selection.pipeline_run
+            selection = learn_latest(selection, work / "train", work / "test")
         renew_expectation(selection)
-        if selection.decision.promote:
-            deploy(self.registry, self.register(selection), share, None)
-        return selection.decision.verdict
+        if selection.rolls_out:
+            number = self.register(selection)
+            decision = self.folder / selection.pipeline_run / "decision"
+            roll_out(self.registry, number, decision, share=share, trial_share=trial_share, canary_minutes=0.0)
+        return selection.outcome
 
     def watch(self, month: str = "next") -> Window | None:
         """As the step does; the pages are then in the folder of that name."""
@@ -165,10 +172,10 @@ class Loop:
         """A turn of the loop, as ``pipelines.loop.turn`` takes it."""
         window = self.watch(month)
         assert window is not None
-        if self.respond(month).retrain:
-            asked = training_arguments(window, self.source, "green", self.candidates, 1, self.share)
-            decision = self.train(str(asked["train_months"]), str(asked["test_month"]), self.share)
-            self.history.save_retraining(month, {"decision": decision})
+        if self.respond(month).retrain and window.retraining:
+            asked = window.retraining
+            decision = self.train(asked.train, asked.test, 1.0, self.share, asked.min_gain)
+            self.history.save_retraining(window, {"decision": decision})
         return window
 
     def live(self, months: str) -> dict[str, Window]:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tripcast.evaluation.confidence import Measure
-from tripcast.evaluation.gate import GateRule, decide
+from tripcast.evaluation.gate import DEFAULT_RULE, GateRule, decide
 from tripcast.evaluation.scores import Evaluation, Scores, SliceScores, Slicing
 
 CHAMPION_RMSE = 6.0
@@ -92,6 +92,29 @@ def test_a_gain_that_may_be_chance_is_refused_however_large():
     check = the("confidence", decision.reasons)
     assert (check.observed, check.threshold) == (pytest.approx(0.01), 0.0)
     assert "between -2.010 and +0.010 minutes" in check.sentence
+
+
+def test_a_gain_that_has_to_be_proven_is_no_gain_that_is_only_likely():
+    asked = GateRule(min_gain=0.03, proven_gain=0.03)
+    verdicts = [
+        decide(evaluation(CHAMPION, lightgbm=scores(5.7, spread=spread)), rule=asked).verdict for spread in (0.1, 0.2)
+    ]
+    assert verdicts == ["promoted", "refused"]
+    decision = decide(evaluation(CHAMPION, lightgbm=scores(5.7, spread=0.2)), rule=asked)
+    assert failed(decision.reasons) == ["confidence"]
+    assert "below -0.180, 3.0% of the champion's" in the("confidence", decision.reasons).sentence
+
+
+def test_weak_evidence_is_a_gain_that_may_be_chance_and_nothing_else():
+    def may_be_chance(candidate, rule=DEFAULT_RULE):
+        return decide(evaluation(CHAMPION, lightgbm=candidate), rule=rule).may_be_chance
+
+    assert may_be_chance(scores(5.0, spread=1.01))
+    assert not may_be_chance(scores(5.0, spread=0.1))  # proven
+    assert not may_be_chance(scores(6.6))  # no gain
+    assert not may_be_chance(replace(scores(5.0, spread=1.01), interval_coverage=0.5))
+    # Proven, but to be smaller than what is asked: that is no chance.
+    assert not may_be_chance(scores(5.7, spread=0.2), GateRule(min_gain=0.03, proven_gain=0.03))
 
 
 def test_one_day_of_trips_is_no_confidence():

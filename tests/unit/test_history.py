@@ -1,6 +1,7 @@
 """What monitoring keeps of each window, in a folder and in a bucket, and what is left to do about it."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -8,8 +9,10 @@ from tripcast.errors import StorageError
 from tripcast.evaluation.confidence import Measure
 from tripcast.monitoring.history import History, Retraining, Window
 from tripcast.monitoring.rule import Incident, WindowResult
-from tripcast.monitoring.trial import judge
+from tripcast.monitoring.trial import DailySums, compare, judge
 from tripcast.storage.store import FolderStore, open_store
+
+SUMS = DailySums((10, 20), (90.0, 160.0), (100.0, 200.0))
 
 
 def window(month="2021-06", action="retrain"):
@@ -20,7 +23,9 @@ def window(month="2021-06", action="retrain"):
         action=action,
         reason="It is too high.",
         incidents=(Incident("error", "2021-05", "RMSE is 6.00 minutes."),),
-        trial=judge(2, 1, 3_000, Measure(-0.5, -0.6, None)),
+        trial=judge(2, 1, SUMS),
+        comparison=compare(1, 3, SUMS, first=True),
+        revision="first",
         retraining=Retraining("2021-05", month) if action == "retrain" else None,
         figures={"quality": [{"rmse": 6.0}], "drift": None},
     )
@@ -67,8 +72,8 @@ def test_windows_come_in_order_of_time_and_each_taxi_has_its_own(history, folder
 def test_a_month_that_was_not_watched_has_no_record(history):
     assert history.windows() == []
     assert history.window("2021-06") is None
-    assert history.get_response("2021-06") is None
-    assert history.get_retraining("2021-06") is None
+    assert history.get_response(window()) is None
+    assert history.get_retraining(window()) is None
 
 
 def test_the_pages_come_back_and_have_their_place(history, folder, pages, tmp_path):
@@ -91,18 +96,29 @@ def test_pages_without_a_record_are_no_window(history, folder, pages):
 def test_a_window_is_done_when_it_was_responded_to(history, pages, action):
     history.record(window(action=action), **pages)
     assert not history.is_done(window(action=action))
-    history.save_response("2021-06", {"what": "Told."})
+    history.save_response(window(action=action), {"what": "Told."})
     assert history.is_done(window(action=action))
-    assert history.get_response("2021-06") == {"what": "Told."}
+    assert history.get_response(window()) == {"what": "Told."}
 
 
 def test_a_window_that_calls_for_retraining_is_done_when_that_has_come_to_something(history, pages):
     history.record(window(), **pages)
-    history.save_response("2021-06", {"what": "Told."})
+    history.save_response(window(), {"what": "Told."})
     assert not history.is_done(window())
-    history.save_retraining("2021-06", {"decision": "refused"})
+    history.save_retraining(window(), {"decision": "refused"})
     assert history.is_done(window())
-    assert history.get_retraining("2021-06") == {"decision": "refused"}
+    assert history.get_retraining(window()) == {"decision": "refused"}
+
+
+def test_what_was_done_about_a_broken_month_is_not_taken_for_what_is_to_do_about_the_mended_one(history, pages):
+    history.record(window(action="alert"), **pages)
+    history.save_response(window(action="alert"), {"what": "Told."})
+    mended = replace(window(action="alert"), revision="second")
+    history.record(mended, **pages)
+    assert history.windows() == [mended]
+    assert not history.is_done(mended)
+    history.save_response(mended, {"what": "Nothing is wrong."})
+    assert history.is_done(mended)
 
 
 def test_a_damaged_record_is_named_with_what_to_do(history, folder, pages):
@@ -116,9 +132,9 @@ def test_a_bucket_keeps_what_a_folder_does(s3, pages):
     s3.create_bucket(Bucket="artifacts")
     history = History(open_store("s3://artifacts/tripcast"), "green")
     history.record(window(), **pages)
-    history.save_response("2021-06", {"what": "Told."})
+    history.save_response(window(), {"what": "Told."})
     again = History(open_store("s3://artifacts/tripcast"), "green")
     assert again.windows() == [window()]
-    assert again.get_response("2021-06") == {"what": "Told."}
-    assert again.get_retraining("2021-06") is None
+    assert again.get_response(window()) == {"what": "Told."}
+    assert again.get_retraining(window()) is None
     assert again.report_uri("2021-06") == "s3://artifacts/tripcast/monitoring/green/2021-06/report.html"

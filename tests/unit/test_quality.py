@@ -16,11 +16,11 @@ from tripcast.monitoring.quality import (
     judged_schema,
     measure,
     read_expectations,
-    rmse_difference,
     score,
     write_expectations,
 )
 from tripcast.monitoring.quality import judged as judge_trips
+from tripcast.monitoring.trial import DailySums
 
 #: The minutes that a truth may have.
 BOUNDS = (1, 60)
@@ -275,10 +275,10 @@ def test_the_difference_of_two_versions_is_that_of_their_errors():
     truth, predicted, day = days_of_traffic(seed=0)
     better = truth + 0.5 * (predicted - truth)
     worse, rows = judged(truth, predicted, day=day), judged(truth, better, day=day)
-    found = rmse_difference(rows, worse)
+    found = DailySums.of(rows, worse).difference()
     assert found.value == pytest.approx(measure(rows)[0].rmse.value - measure(worse)[0].rmse.value)
     assert found.low < found.value < found.high < 0
-    mirrored = rmse_difference(worse, rows)
+    mirrored = DailySums.of(worse, rows).difference()
     assert (mirrored.value, mirrored.low, mirrored.high) == pytest.approx((-found.value, -found.high, -found.low))
 
 
@@ -288,16 +288,16 @@ def test_what_a_day_does_to_both_versions_cancels_out():
     rows, others = judged(truth, slightly, day=day), judged(truth, predicted, day=day)
     apart = [measure(each)[0].rmse for each in (rows, others)]
     assert apart[0].high > apart[1].low  # alone neither could be told from the other
-    assert rmse_difference(rows, others).high < 0
+    assert DailySums.of(rows, others).difference().high < 0
 
 
 def test_equal_versions_do_not_differ_and_one_day_proves_nothing():
     truth, predicted, day = days_of_traffic(seed=0)
-    same = rmse_difference(judged(truth, predicted, day=day), judged(truth, predicted, day=day))
+    same = DailySums.of(judged(truth, predicted, day=day), judged(truth, predicted, day=day)).difference()
     assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
-    alone = rmse_difference(judged([10, 20], [11, 19], day=[0, 0]), judged([10, 20], [12, 18], day=[0, 0]))
+    alone = DailySums.of(judged([10, 20], [11, 19], day=[0, 0]), judged([10, 20], [12, 18], day=[0, 0])).difference()
     assert (alone.value, alone.low, alone.high) == (-1.0, None, None)
-    right = rmse_difference(judged([10.0, 20.0], [10.0, 20.0]), judged([10.0, 20.0], [11.0, 21.0]))
+    right = DailySums.of(judged([10.0, 20.0], [10.0, 20.0]), judged([10.0, 20.0], [11.0, 21.0])).difference()
     assert right.value == -1.0
 
 
@@ -307,6 +307,6 @@ def test_the_interval_of_a_difference_holds_the_truth_as_often_as_it_says():
         truth, predicted, day = days_of_traffic(seed)
         random = np.random.default_rng(1_000 + seed)
         others = predicted + random.normal(0, 2, len(truth))  # noise of its own: its squared error is 4 more
-        found = rmse_difference(judged(truth, others, day=day), judged(truth, predicted, day=day))
+        found = DailySums.of(judged(truth, others, day=day), judged(truth, predicted, day=day)).difference()
         held.append(found.low <= np.sqrt(2**2 + 3**2 + 2**2) - np.sqrt(2**2 + 3**2) <= found.high)
     assert 0.91 <= np.mean(held) <= 0.99

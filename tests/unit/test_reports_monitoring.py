@@ -127,9 +127,9 @@ def test_the_decision_and_what_happens_next_stand_at_the_top(bad):
     context, text, page = bad
     assert context.decision.action == "retrain"
     assert f"<h1>{context.decision.reason}</h1>" in text
-    assert page.text.index("retraining") < page.text.index(context.decision.reason) < page.text.index("Why")
+    assert page.text.index("a candidate is trained") < page.text.index(context.decision.reason) < page.text.index("Why")
     assert (
-        "Version 3 goes on serving while a new model is trained, which has to pass the gate before it serves anybody."
+        "Version 3 goes on serving while a candidate is trained, which has to pass the gate before it serves anybody."
         in page.text
     )
 
@@ -239,16 +239,24 @@ def test_the_rule_is_written_out_with_its_thresholds(bad):
     text = Page(monitoring_report(replace(context, decision=replace(context.decision, rule=rule)))).text
     for part in (
         "more than 1.25 times what was expected",
-        "the latest month is bad and so are at least 3 of the last 5 that the same version served, "
+        "A candidate is trained when the latest month is bad, and 3 of the last 5 that the same version served, "
         "and none was started in the 2 months before.",
         "index of a feature is above 0.3",
         "fewer than 75% or more than 85%",
         "less than 40% of the trips",
     ):
         assert part in text
-    single = replace(context.decision, rule=Rule(k=1, n=1, cool_down=0))
-    text = Page(monitoring_report(replace(context, decision=single))).text
-    assert "Retraining starts when the latest month is bad." in text
+    monthly = replace(context.decision, rule=Rule())
+    text = Page(monitoring_report(replace(context, decision=monthly))).text
+    assert "Each sound month trains a candidate on the months before it." in text
+
+
+def test_what_the_last_promotion_has_saved_is_told(bad):
+    saved = "On the same 3,000 trips, its promotion saves 4.0%."
+    context = replace(bad[0], saved=saved)
+    assert f"What the loop has saved {saved}" in Page(monitoring_report(context)).text
+    assert f"**What the loop has saved**: {saved}" in monitoring_summary(context)
+    assert "What the loop has saved" not in bad[2].text
 
 
 def test_pictures_show_every_month_and_what_happened_in_it(bad):
@@ -276,7 +284,7 @@ def test_pictures_show_every_month_and_what_happened_in_it(bad):
 def test_a_broken_month_tells_the_problem_and_judges_nothing(city):
     context = context_of(city, "2021-03")
     page = Page(monitoring_report(context))
-    assert "The data of 2021-03 is broken, so the model is neither judged nor retrained on it." in page.text
+    assert "The data of 2021-03 is broken, so no model is judged by it or learns from it." in page.text
     assert "! data 2021-03 has too many bad rows. Since 2021-03." in page.text
     assert "A person has to mend 2021-03 at its source" in page.text
     assert not {"Quality by version", "Drift", "Challenger"} & set(
@@ -291,12 +299,12 @@ def test_a_first_month_that_is_broken_has_no_pictures():
     assert Page(monitoring_report(context)).drawings == []
 
 
-def test_a_good_month_calls_for_nothing(city):
+def test_a_good_month_has_no_incident_and_trains_a_candidate(city):
     context = context_of(city, "2021-02")
     page = Page(monitoring_report(context))
-    assert "nothing to do" in page.text
+    assert "a candidate is trained" in page.text
     assert "There is none in 2021-02." in page.text
-    assert "Version 3 goes on serving; the next month is looked at when it is published." in page.text
+    assert "Version 3 goes on serving while a candidate is trained" in page.text
 
 
 def test_a_month_whose_truth_is_not_known_yet_is_reported_by_its_drift(city):
@@ -305,7 +313,7 @@ def test_a_month_whose_truth_is_not_known_yet_is_reported_by_its_drift(city):
         "green taxi", "a folder", "now", decide([result]), [result], drift=city["2021-02"].drift
     )
     page = Page(monitoring_report(context))
-    assert "The error of 2021-02 cannot be judged yet, and nothing else is wrong." in page.text
+    assert "The error of 2021-02 cannot be judged." in page.text
     assert "Trips on a usual day" in page.text
     assert "Quality by version" not in page.text
 
@@ -384,7 +392,7 @@ def test_the_summary_has_the_decision_the_incidents_and_the_table(bad):
     lines = monitoring_summary(context).splitlines()
     part = context.quality[0]
     assert lines[0] == f"## {context.decision.reason}"
-    assert lines[2].startswith("**Retraining**, green taxi, 2021-06. Version 3 goes on serving while")
+    assert lines[2].startswith("**A candidate is trained**, green taxi, 2021-06. Version 3 goes on serving while")
     error = context.decision.incidents[0]
     assert f"- **error** since 2021-05: {error.sentence}" in lines
     assert (

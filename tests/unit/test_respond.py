@@ -16,7 +16,7 @@ from tests.unit.test_alerts import Channel
 from tripcast import http
 from tripcast.errors import InvalidRequest
 from tripcast.jobs.monitor import load_valid_trips
-from tripcast.jobs.respond import respond, start_retraining, training_arguments
+from tripcast.jobs.respond import LoopOptions, respond, start_retraining
 from tripcast.monitoring import alerts
 from tripcast.monitoring.rule import Rule
 from tripcast.months import Month
@@ -48,7 +48,7 @@ def told(channel):
 # Alerts.
 
 
-def test_an_incident_goes_out_once_however_long_it_lasts_and_a_retraining_is_announced(loop, channel):
+def test_an_incident_goes_out_once_however_long_it_lasts(loop, channel):
     loop.source = SLOW
     loop.watch("2021-03")
     loop.respond("2021-03")
@@ -63,9 +63,9 @@ def test_an_incident_goes_out_once_however_long_it_lasts_and_a_retraining_is_ann
 
     window = loop.watch("2021-04")
     response = loop.respond("2021-04")
-    assert told(channel)[2:] == ["Green taxis: retraining is started."]
+    assert told(channel)[2:] == []
     assert response.retrain
-    assert response.what == f"{window.reason} Alerts sent: 1."
+    assert response.what == window.reason
 
 
 def test_each_broken_month_is_told_of(loop, channel):
@@ -103,7 +103,7 @@ def test_a_dead_webhook_fails_nothing_and_the_alert_goes_out_with_the_next_respo
 
     window = loop.watch("2021-04")
 
-    assert window.action == "nothing"
+    assert window.incidents == ()
     assert loop.respond("2021-04").what == f"{window.reason} Alerts sent: 1."
     assert told(channel) == ["Green taxis: the data of 2021-03 is broken."]
 
@@ -127,7 +127,7 @@ def test_without_a_webhook_alerts_wait_and_the_trial_is_ended_all_the_same(loop)
 
 
 def test_a_month_that_was_not_watched_cannot_be_responded_to(loop):
-    for ask in (lambda: respond("green", "2021-03"), lambda: start_retraining(TOWN, "green", "2021-03", [], 1, 0.1)):
+    for ask in (lambda: respond("green", "2021-03"), lambda: start_retraining(LoopOptions(TOWN, "green"), "2021-03")):
         with pytest.raises(InvalidRequest, match="2021-03 was not watched yet"):
             ask()
 
@@ -147,7 +147,7 @@ def test_a_challenger_that_is_better_on_live_truth_becomes_the_champion(loop, ch
     assert (move.action, move.version, move.replaced, move.cause) == ("promote", 2, 1, "monitoring/2021-03")
     assert move.reason == window.trial.reason
     assert "it becomes the champion" in move.reason
-    assert told(channel) == []
+    assert told(channel) == ["Green taxis: the challenger, version 2, becomes the champion."]
     assert loop.registry.rollback("By hand.").version == 1
 
 
@@ -218,7 +218,40 @@ def test_an_undecided_challenger_waits_for_its_windows_and_is_then_withdrawn(loo
         "2021-05": ("wait", (1, 2)),
         "2021-06": ("withdraw", (1, None)),
     }
-    assert "which 3 windows have not proven" in loop.registry.moves()[-1].reason
+    assert "3 windows have not proven it better" in loop.registry.moves()[-1].reason
+
+
+def test_a_champion_that_is_worse_than_the_one_before_it_goes_back_and_people_are_told(loop, channel):
+    loop.registry.promote(3, "By hand.")
+    window = loop.watch("2021-03")
+    assert window.comparison.rmse > window.comparison.previous_rmse
+
+    loop.respond("2021-03")
+
+    assert loop.serving == (1, None)
+    move = loop.registry.moves()[-1]
+    assert (move.action, move.version, move.cause) == ("rollback", 1, "monitoring/2021-03/relapse")
+    assert move.reason == window.comparison.relapse
+    assert "Green taxis: version 3 goes back to version 1." in told(channel)
+    assert loop.watch("2021-04").comparison is None  # the first champion has none before it
+
+
+def test_a_promotion_that_has_paid_stays_and_its_saving_is_told(loop):
+    loop.registry.promote(2, "By hand.")
+    window = loop.watch("2021-03")
+    assert window.comparison.relapse == ""
+    assert "its promotion saves" in window.comparison.sentence
+    loop.respond("2021-03")
+    assert loop.serving == (2, None)
+
+
+def test_a_person_who_rolled_back_meanwhile_is_not_followed_by_another_rollback(loop):
+    loop.registry.promote(2, "By hand.")
+    loop.registry.promote(3, "By hand.")
+    assert loop.watch("2021-03").comparison.relapse
+    loop.registry.rollback("By hand.")
+    loop.respond("2021-03")
+    assert loop.serving == (2, None)
 
 
 def test_a_person_who_decided_meanwhile_has_the_last_word(loop):
@@ -240,51 +273,58 @@ def test_a_retraining_is_asked_for_until_it_has_come_to_something(loop):
     window = loop.watch("2021-03")
     assert loop.respond("2021-03").retrain
     assert loop.respond("2021-03").retrain
-    assert training_arguments(window, SLOW, "green", ["linear"], 5, 0.1) == {
+    options = LoopOptions(SLOW, "green", candidates=["linear"], trials=5, rollout=0.2, canary_minutes=3.0)
+    assert options.training_arguments(window) == {
         "source": SLOW,
         "taxi": "green",
         "train_months": "2021-01,2021-02",
         "test_month": "2021-03",
         "candidates": ["linear"],
         "trials": 5,
-        "rollout": 0.1,
+        "rollout": 1.0,
+        "trial_rollout": 0.2,
+        "proven_gain": Rule().min_gain_aged,
+        "refit": True,
+        "canary_minutes": 3.0,
     }
 
-    loop.history.save_retraining("2021-03", {"run": "run-1"})
+    loop.history.save_retraining(window, {"run": "run-1"})
 
     assert not loop.respond("2021-03").retrain
-    assert start_retraining(SLOW, "green", "2021-03", [], 1, 0.1) == "Run run-1 was started before."
+    assert start_retraining(options, "2021-03") == "Run run-1 was started before."
 
 
 def test_without_kubeflow_pipelines_the_retraining_is_left_to_the_loop(loop, monkeypatch):
     monkeypatch.delenv("TRIPCAST_KFP_ENDPOINT", raising=False)
     loop.source, loop.rule = SLOW, Rule(k=1, n=1)
-    loop.watch("2021-03")
-    assert start_retraining(SLOW, "green", "2021-03", [], 1, 0.1) == (
+    window = loop.watch("2021-03")
+    assert start_retraining(LoopOptions(SLOW, "green"), "2021-03") == (
         "Left to whoever runs the loop: train on 2021-01,2021-02, test on 2021-03."
     )
-    assert loop.history.get_retraining("2021-03") is None
+    assert loop.history.get_retraining(window) is None
 
 
 def test_a_month_that_calls_for_no_retraining_starts_none(loop):
-    window = loop.watch("2021-03")
-    assert start_retraining(TOWN, "green", "2021-03", [], 1, 0.1) == "2021-03 calls for no retraining."
-    with pytest.raises(InvalidRequest, match="2021-03 calls for no retraining"):
-        training_arguments(window, TOWN, "green", [], 1, 0.1)
+    loop.rule = Rule(k=1, n=1)
+    window, options = loop.watch("2021-03"), LoopOptions(TOWN, "green")
+    assert start_retraining(options, "2021-03") == "2021-03 calls for no training."
+    with pytest.raises(InvalidRequest, match="2021-03 calls for no training"):
+        options.training_arguments(window)
 
 
-def test_a_retraining_that_is_cut_short_and_repeated_makes_one_version_and_one_challenge(loop):
+def test_a_training_that_is_cut_short_and_repeated_makes_one_version_and_one_promotion(loop):
     loop.source = SLOW
-    loop.live("2021-03..2021-04")
+    window = loop.live("2021-03..2021-04")["2021-04"]
     moves, versions = loop.moves, len(loop.registry.versions())
-    assert moves[-1] == ("challenge", 4)
+    assert moves == [("promote", 1), ("promote", 4)]
+    assert loop.registry.version(4).tags["tripcast.train_months"] == "2021-02, 2021-03, 2021-04"
     # As if the process had died before it noted that the training was over.
     (loop.settings.home / "monitoring" / "green" / "2021-04" / "retrained.json").unlink()
 
     loop.turn("2021-04")
 
     assert (loop.moves, len(loop.registry.versions())) == (moves, versions)
-    assert loop.history.get_retraining("2021-04") == {"decision": "promoted"}
+    assert loop.history.get_retraining(window) == {"decision": "unchanged"}
 
 
 # Processes that are killed.
@@ -337,8 +377,8 @@ def test_a_response_that_is_killed_after_each_change_and_repeated_does_nothing_t
     assert changes.count("put") == 2 * len(told(channel)) + 1
     assert loop.moves == [("promote", 1), ("challenge", 3), (move, 3)]
     assert loop.serving == serving
-    assert len(told(channel)) == len(set(told(channel))) == len(window.incidents) + (move == "withdraw")
-    assert loop.history.is_done(window)
+    assert len(told(channel)) == len(set(told(channel))) == len(window.incidents) + 1
+    assert loop.history.get_response(window)
 
 
 DIES_BEFORE_IT_RECORDS = """
@@ -373,7 +413,7 @@ def test_a_month_whose_watching_is_killed_before_its_record_is_watched_once(loop
     loop.source = SLOW
     window = loop.watch()
 
-    assert (window.month, window.action) == ("2021-03", "alert")
+    assert (window.month, window.action) == ("2021-03", "retrain")
     assert [each.month for each in loop.history.windows()] == ["2021-03"]
     client = loop.registry._client
     (run,) = client.search_runs([loop.registry._tracker.experiment_id], "attributes.run_name = 'monitoring green'")

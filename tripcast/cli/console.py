@@ -105,8 +105,8 @@ def print_turn(document: Mapping[str, Any]) -> None:
     if document["month"] is None:
         console.print(document["response"])
         return
-    result, colour = document["result"], {"nothing": "green", "alert": "yellow", "retrain": "red"}[document["action"]]
-    action = {"nothing": "Nothing to do", "alert": "Alert", "retrain": "Retraining"}[document["action"]]
+    result, colour = document["result"], {"nothing": "green", "alert": "yellow", "retrain": "green"}[document["action"]]
+    action = {"nothing": "Nothing to do", "alert": "Alert", "retrain": "A candidate is trained"}[document["action"]]
     console.print(f"{document['month']}  [bold {colour}]{action}.[/] {document['response']}")
     for incident in document["incidents"]:
         console.print(f"  [red]![/] {incident['kind']}, since {incident['since']}: {incident['sentence']}")
@@ -134,12 +134,12 @@ def print_replay(document: Mapping[str, Any]) -> None:
     console = Console(highlight=False)
     table = Table(title="RMSE, minutes", title_justify="left")
     table.add_column("month")
-    for heading in ("the system", "trained once", "notebook, once"):
+    for heading in ("system", "anew monthly", "once", "notebook"):
         table.add_column(heading, justify="right")
     table.add_column("served", justify="right")
     table.add_column("what happened")
     for month in document["months"]:
-        errors = (month[f"{name}_rmse"] for name in ("system", "trained_once", "notebook"))
+        errors = (month[f"{name}_rmse"] for name in ("system", "retrained_monthly", "trained_once", "notebook"))
         cells = ["broken" if error is None else f"{error:.3f}" for error in errors]
         table.add_row(
             month["month"],
@@ -150,4 +150,5 @@ def print_replay(document: Mapping[str, Any]) -> None:
     console.print()
     console.print(table)
     console.print(document["headline"])
+    console.print(document["counted"])
     console.print(f"Page     {document['page']}", soft_wrap=True)

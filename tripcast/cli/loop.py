@@ -13,6 +13,16 @@ from tripcast.cli import options
 from tripcast.cli.group import main
 from tripcast.settings import Settings
 
+#: Each with its default and its meaning.
+_THRESHOLDS = (
+    "k=0: of the last n=3 windows, how many have to be bad before a candidate is trained, 0 for one every month; "
+    "cool_down=0: windows after a training that start none; min_gain=0.035: share of RMSE that a candidate has to be "
+    "proven to save; min_gain_aged=0.01: the same where RMSE is above aged_ratio=1.06 times what was expected; "
+    "max_rmse_ratio=1.1: the same ratio, above which a window is bad; psi_alert=0.2: shift of a feature that is worth "
+    "an alert; coverage_tolerance=0.08: how far interval coverage may be off; min_volume_ratio=0.5: least trips of a "
+    "usual day; trial_windows=3: months that a challenger has to prove itself."
+)
+
 
 def _thresholds(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, float]:
     thresholds = {}
@@ -33,15 +43,14 @@ def _learning(command: Callable[..., Any]) -> Callable[..., Any]:
             multiple=True,
             metavar="NAME=VALUE",
             callback=_thresholds,
-            help="A threshold of the rule: k, n, cool_down, max_rmse_ratio, psi_alert, coverage_tolerance, "
-            "min_volume_ratio, trial_windows. May be given several times.",
+            help="A threshold of the rule; may be given several times. " + _THRESHOLDS,
         ),
         click.option(
             "--training-months",
             default=3,
             show_default=True,
             type=click.IntRange(min=1),
-            help="On how many months, at most, to train anew: the freshest since the error began.",
+            help="On how many months, at most, to train anew: the freshest sound ones.",
         ),
         click.option(
             "--candidates",
@@ -62,7 +71,14 @@ def _learning(command: Callable[..., Any]) -> Callable[..., Any]:
             default="10%",
             show_default=True,
             type=options.Share(),
-            help="Riders that a newly trained model is tried on before it answers all of them.",
+            help="Riders on whom a new model is tried whose gain may be chance.",
+        ),
+        click.option(
+            "--canary-minutes",
+            default=2.0,
+            show_default=True,
+            type=click.FloatRange(min=0),
+            help="How long a new champion answers a few riders first, while the health of the service is watched.",
         ),
     ]
     for option in reversed(given):
@@ -98,6 +114,7 @@ def loop(
     candidates: str,
     trials: int,
     rollout: float,
+    canary_minutes: float,
     runner: str,
     as_json: bool,
 ) -> None:
@@ -113,24 +130,13 @@ def loop(
     from pipelines.local.loop import turn
     from pipelines.progress import Progress
     from tripcast.cli.console import print_turn
+    from tripcast.jobs.respond import LoopOptions
     from tripcast.monitoring.rule import Rule
 
     Rule.from_dict(rule)  # a mistake is said at once
-    settings = Settings.load()
+    learning = LoopOptions(source, taxi, rule, training_months, _names(candidates), trials, rollout, canary_minutes)
     with Progress() as progress:
-        taken = turn(
-            source,
-            taxi,
-            month,
-            rule=rule,
-            training_months=training_months,
-            candidates=_names(candidates),
-            trials=trials,
-            rollout=rollout,
-            settings=settings,
-            notify=progress,
-            runner=runner,
-        )
+        taken = turn(learning, month, settings=Settings.load(), notify=progress, runner=runner)
     if taken is None:
         document: dict[str, Any] = {"month": None, "response": "The next month is not published yet."}
     else:
@@ -142,7 +148,7 @@ def loop(
             **{
                 name: value
                 for name, value in taken.window.to_dict().items()
-                if name in ("result", "incidents", "trial", "retraining")
+                if name in ("result", "incidents", "trial", "comparison", "retraining")
             },
             "trained": taken.trained,
             "report": str(taken.report),
@@ -168,6 +174,14 @@ def loop(
     metavar="MONTHS",
     help="The months that the first version learns from; it is judged on the next one.  [default: the first one]",
 )
+@click.option(
+    "--published-after",
+    default=0,
+    show_default=True,
+    metavar="MONTHS",
+    type=click.IntRange(min=0),
+    help="How many months after its end a month is published; two, in life.",
+)
 @_learning
 @options.home
 @click.option("--json", "as_json", is_flag=True, help="Print the story as one JSON document, for scripts.")
@@ -181,6 +195,8 @@ def replay(
     candidates: str,
     trials: int,
     rollout: float,
+    canary_minutes: float,
+    published_after: int,
     as_json: bool,
 ) -> None:
     """Run the loop over past months as if they came one by one, and draw what came of it in one page.
@@ -190,6 +206,7 @@ def replay(
     \b
     Examples:
       tripcast replay --months 2021-01..2021-07
+      tripcast replay --months 2021-01..2021-12 --published-after 2
       tripcast replay --source ../trips --months 2021-01..2021-03,2022-01..2022-03
       tripcast replay --source "simulated?slower_streets=2021-06" --months 2021-01..2021-10
     """  # noqa: D301
@@ -197,20 +214,14 @@ def replay(
     from pipelines.local.replay import replay as live_through
     from pipelines.progress import MonthsProgress
     from tripcast.cli.console import print_replay
+    from tripcast.jobs.respond import LoopOptions
     from tripcast.monitoring.rule import Rule
 
+    Rule.from_dict(rule)  # a mistake is said at once
     names = _names(candidates)
-    story = ReplayPlan.plan(
-        months,
-        train,
-        source=source,
-        taxi=taxi,
-        rule=Rule.from_dict(rule),
-        training_months=training_months,
-        candidates=names if "linear" in names else ["linear", *names],
-        trials=trials,
-        rollout=rollout,
-    )
+    names = names if "linear" in names else ["linear", *names]
+    learning = LoopOptions(source, taxi, rule, training_months, names, trials, rollout, canary_minutes)
+    story = ReplayPlan.plan(months, train, learning, published_after)
     with MonthsProgress(1 + len(story.months)) as progress:
         found, page = live_through(story, Settings.load(), progress.step, progress.month)
     document = {
@@ -218,7 +229,15 @@ def replay(
         "source": source,
         "train_months": list(story.train),
         "test_month": story.test,
+        "published_after": published_after,
         "headline": found.headline,
+        "counted": found.counted,
+        "regret": found.regret,
+        "processor_seconds": round(found.processor_seconds, 1),
+        "promotions": found.count("promote"),
+        "refusals": found.count("refuse"),
+        "alerts": found.count("alert"),
+        "relapses": found.count("relapse"),
         "months": [{**asdict(month), "events": [asdict(event) for event in month.events]} for month in found.months],
         "page": str(page),
     }

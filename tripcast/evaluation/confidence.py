@@ -27,7 +27,7 @@ from scipy.special import stdtrit
 
 Floats = npt.NDArray[np.float64]
 
-#: The confidence of every interval.
+#: The confidence of every interval that says no other.
 CONFIDENCE = 0.95
 
 
@@ -45,19 +45,20 @@ class Measure:
         return None if self.low is None or self.high is None else (self.low, self.high)
 
 
-def mean(sums: Floats, trips: Floats) -> Measure:
+def mean(sums: Floats, trips: Floats, confidence: float = CONFIDENCE) -> Measure:
     """The mean of a quantity over all trips.
 
     Args:
         sums: Of the quantity over the trips of each day, (days,).
         trips: Number of trips of each day, (days,), at least one in all; a day without any does not count.
+        confidence: Of the interval.
     """
     days, total = np.count_nonzero(trips), trips.sum()
     value = float(sums.sum() / total)
     if days < 2:
         return Measure(value, None, None)
     error = math.sqrt(days / (days - 1) * np.sum((sums - value * trips) ** 2)) / total
-    reach = float(stdtrit(days - 1, (1 + CONFIDENCE) / 2) * error)
+    reach = float(stdtrit(days - 1, (1 + confidence) / 2) * error)
     return Measure(value, value - reach, value + reach)
 
 
@@ -73,7 +74,7 @@ def rmse(squared: Floats, trips: Floats) -> Measure:
     return Measure(math.sqrt(of_squares.value), low, high)
 
 
-def rmse_difference(squared: Floats, others: Floats, trips: Floats) -> Measure:
+def rmse_difference(squared: Floats, others: Floats, trips: Floats, *, confidence: float = CONFIDENCE) -> Measure:
     """How much higher the RMSE of one model is than another's on the same trips; negative if it is lower.
 
     A trip contributes ``(e^2 - Q) / (2 sqrt Q)`` to its model's RMSE, the root of Q (delta method).
@@ -82,6 +83,7 @@ def rmse_difference(squared: Floats, others: Floats, trips: Floats) -> Measure:
         squared: Sum of the one model's squared errors of each day, (days,).
         others: Sum of the other's, (days,).
         trips: Number of trips of each day, (days,), at least one in all.
+        confidence: Of the interval.
     """
     difference, contributions = 0.0, np.zeros(len(trips))
     for sign, sums in ((1, squared), (-1, others)):
@@ -90,7 +92,7 @@ def rmse_difference(squared: Floats, others: Floats, trips: Floats) -> Measure:
         difference += sign * root
         if root:
             contributions += sign * (sums - mean_square * trips) / (2 * root)
-    around_zero = mean(contributions, trips)
+    around_zero = mean(contributions, trips, confidence)
     if around_zero.interval is None:
         return Measure(difference, None, None)
     low, high = around_zero.interval

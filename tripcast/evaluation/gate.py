@@ -6,7 +6,7 @@ best one's checks are the reasons. A candidate passes when
 1. floor: it explains enough of the durations' variance to be of use at all;
 2. coverage: its prediction intervals hold about as many trips as they promise;
 3. gain: its RMSE is lower than the champion's by a minimum share;
-4. confidence: the whole confidence interval of that difference is below zero;
+4. confidence: the whole confidence interval of that difference is below zero, or the gain that has to be proven;
 5. slices: there is no slice of the trips that it serves clearly worse than the champion does.
 
 Without a champion, 1 and 2 decide. When the next candidate to try *is* the champion (the same data gave the same
@@ -33,6 +33,7 @@ class GateRule:
         coverage_tolerance: How far interval coverage may be from nominal, as a share of trips. With a champion that is
             further off, being no further off than it is enough.
         min_gain: The least reduction of RMSE, as a share of the champion's. A smaller gain is not worth a roll-out.
+        proven_gain: The reduction of RMSE that the whole confidence interval has to show, as a share of the champion's.
         slice_min_trips: Slices with fewer trips are not judged: their RMSE hangs on a handful of odd trips.
         slice_max_loss: How much higher than the champion's a slice's RMSE may be, as a share of the champion's. More
             than this blocks the candidate if the slice's confidence interval, too, is wholly above zero.
@@ -41,6 +42,7 @@ class GateRule:
     min_r2: float = 0.4
     coverage_tolerance: float = 0.05
     min_gain: float = 0.005
+    proven_gain: float = 0.0
     slice_min_trips: int = 300
     slice_max_loss: float = 0.05
 
@@ -95,6 +97,17 @@ class Decision:
         """Whether the winner is to become the champion."""
         return self.verdict == "promoted"
 
+    @property
+    def may_be_chance(self) -> bool:
+        """Whether the winner passes every check but that its gain may be chance: weak evidence in its favour."""
+        failed = [check for check in self.reasons if not check.passed]
+        return (
+            self.verdict == "refused"
+            and [check.name for check in failed] == ["confidence"]
+            and failed[0].observed is not None
+            and failed[0].observed >= 0
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
         return {"promote": self.promote, **asdict(self)}
@@ -148,7 +161,11 @@ def _checks(name: str, evaluation: Evaluation, rule: GateRule) -> list[Check]:
     scores, champion = evaluation.candidates[name], evaluation.champion
     checks = [_floor(scores, rule), _coverage(scores, champion, rule)]
     if champion:
-        checks += [_minimum_gain(scores, champion, rule), _confidence(scores), _slices(scores, champion, rule)]
+        checks += [
+            _minimum_gain(scores, champion, rule),
+            _confidence(scores, champion, rule),
+            _slices(scores, champion, rule),
+        ]
     else:
         problem = evaluation.champion_problem
         why = f"The champion cannot be judged: {problem}" if problem else "There is no champion yet to be better than."
@@ -192,16 +209,18 @@ def _less_or_more(change: float) -> str:
     return f"{abs(change):.2%} {'less' if change < 0 else 'more'}" if change else "a tie"
 
 
-def _confidence(scores: Scores) -> Check:
+def _confidence(scores: Scores, champion: Scores, rule: GateRule) -> Check:
     interval = scores.difference.interval if scores.difference else None
+    bound = -rule.proven_gain * champion.rmse
     if interval is None:
-        return Check("confidence", False, None, 0.0, "All trips are of one day: too few to tell a gain from chance.")
+        return Check("confidence", False, None, bound, "All trips are of one day: too few to tell a gain from chance.")
     low, high = interval
+    below = f"{bound:+.3f}, {rule.proven_gain:.1%} of the champion's" if rule.proven_gain else "zero"
     sentence = (
         f"With {CONFIDENCE:.0%} confidence the difference in RMSE is between {low:+.3f} and {high:+.3f} minutes; "
-        "all of it has to be below zero."
+        f"all of it has to be below {below}."
     )
-    return Check("confidence", high < 0, high, 0.0, sentence)
+    return Check("confidence", high < bound, high, bound, sentence)
 
 
 def _slices(scores: Scores, champion: Scores, rule: GateRule) -> Check:

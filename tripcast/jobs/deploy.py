@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from tripcast.errors import DeploymentError
+from tripcast.jobs.canary import trouble_with
+from tripcast.monitoring.alerts import Alert, send, webhook_address
 from tripcast.registry.registry import Registry
+from tripcast.settings import Settings
+from tripcast.storage.files import storage_errors
+from tripcast.storage.store import open_store
+
+#: Share of the riders that a canary answers.
+_CANARY_SHARE = 0.05
 
 #: Seconds that the service has to take a version up. It asks the registry every five, and a model is a few megabytes.
 _PATIENCE = 120.0
@@ -37,7 +47,15 @@ class Standing:
     share: float
 
 
-def deploy(registry: Registry, number: int, share: float, service_url: str | None, patience: float = _PATIENCE) -> str:
+def deploy(
+    registry: Registry,
+    number: int,
+    share: float,
+    service_url: str | None,
+    patience: float = _PATIENCE,
+    *,
+    canary_minutes: float = 0.0,
+) -> str:
     """Roll a version out, and wait until the prediction service says that it serves it.
 
     Doing it again changes nothing. One that was killed while it waited, and is tried again, knows what served before
@@ -49,15 +67,17 @@ def deploy(registry: Registry, number: int, share: float, service_url: str | Non
         share: Of the riders, 0 to 1. The whole makes it the champion, and so does being the first version of all; less
             makes it the challenger.
         service_url: Where the service answers; None where there is none, then nothing is waited for. Nor is one waited
-            for that serves the other taxi's model.
+            for that serves another model.
         patience: Seconds to wait.
+        canary_minutes: How long a version that replaces a champion answers a few riders first, while the health of the
+            service is watched; 0 for no canary.
 
     Returns:
         What serves now, as a sentence.
 
     Raises:
-        DeploymentError: If the service never says so; what served before is restored, and the reason is in the record.
-            A version that served before stays.
+        DeploymentError: If the service never says so, or is not well with the version; what served before is restored,
+            and the reason is in the record. A version that served before stays.
         InvalidRequest: If there is no such version, it was judged against another champion, or the share is out of
             range.
     """
@@ -66,28 +86,89 @@ def deploy(registry: Registry, number: int, share: float, service_url: str | Non
     before = _began_with(tags.get(BEGAN_WITH), now, number)
     registry.tag(number, BEGAN_WITH, msgspec.json.encode(before).decode())
     reason = tags.get("tripcast.decision", "Deployed by a pipeline.")
-    if share == 1 or now.champion is None or now.champion == number:
-        arm, share = "champion", 0.0
-        registry.promote(number, reason, judged=True)
-        sentence = f"Version {number} answers every rider."
-    else:
-        arm = "challenger"
-        if (now.challenger, now.share) != (number, share):
-            registry.challenger(number, share, reason, judged=True)
-        sentence = f"Version {number} answers {share:.0%} of the riders, version {now.champion} the others."
+    url = service_url.rstrip("/") if service_url else None
     trouble = None
-    if service_url is not None:
-        trouble = _wait(service_url.rstrip("/"), registry.name, arm, number, share, patience)
+    if url and canary_minutes and share == 1 and now.champion not in (None, number):
+        trouble = _canary(registry, number, url, reason, patience, canary_minutes)
+    if trouble is None:
+        if share == 1 or now.champion is None or now.champion == number:
+            arm, share = "champion", 0.0
+            registry.promote(number, reason, judged=True)
+            sentence = f"Version {number} answers every rider."
+        else:
+            arm = "challenger"
+            if (now.challenger, now.share) != (number, share):
+                registry.challenger(number, share, reason, judged=True)
+            sentence = f"Version {number} answers {share:.0%} of the riders, version {now.champion} the others."
+        if url and (late := _wait(url, registry.name, arm, number, share, patience)):
+            trouble = f"did not take up {registry.name} version {number} within {patience:.0f} seconds: {late}"
     if trouble is not None:
-        _restore(registry, before, f"Version {number} was never served: {trouble}")
+        _restore(registry, before, f"Version {number} was never served: the service {trouble}")
     registry.tag(number, BEGAN_WITH, "")
     if trouble is None:
         return sentence
     serves = "It stays the champion, as it was." if before.champion == number else "What served before does so again."
     raise DeploymentError(
-        f"The service at {service_url} did not take up {registry.name} version {number} within {patience:.0f} seconds: "
-        f"{trouble} {serves} Check the service and its log, then deploy the version again."
+        f"The service at {service_url} {trouble} {serves} Check the service and its log, then deploy the version again."
     )
+
+
+def _canary(
+    registry: Registry, number: int, url: str, reason: str, patience: float, canary_minutes: float
+) -> str | None:
+    """Let a version answer a few riders for minutes; returns what is wrong with the service then."""
+    if _ask(url)[0].get("model") != registry.name:  # the service of another model, or none: _wait will tell
+        return None
+    registry.challenger(number, _CANARY_SHARE, f"A canary before it becomes the champion. {reason}")
+    trouble = _wait(url, registry.name, "challenger", number, _CANARY_SHARE, patience)
+    trouble = trouble or trouble_with(url, number, canary_minutes)
+    return f"was not well with {registry.name} version {number} as a canary: {trouble}" if trouble else None
+
+
+def roll_out(
+    registry: Registry, number: int, decision: Path, *, share: float, trial_share: float, canary_minutes: float
+) -> str:
+    """Deploy what a training run decided, and tell people of a promotion.
+
+    Args:
+        registry: The registered model.
+        number: The version that the run registered.
+        decision: The run's decision, see ``tripcast.jobs.evaluate.Selection.to_dict``.
+        share: Of the riders, 0 to 1, for a winner whose gain is proven.
+        trial_share: The same, where the gain may be chance. Another version's trial is not cut short for it.
+        canary_minutes: As ``deploy``.
+
+    Returns:
+        What serves now, as a sentence.
+
+    Raises:
+        DeploymentError: As ``deploy``.
+        StorageError: If the decision cannot be read, or an alert not be kept.
+    """
+    settings = Settings.load()
+    with storage_errors(decision):
+        on_trial = json.loads(decision.read_text(encoding="utf-8"))["decision"] == "trial"
+    challenger = registry.traffic().challenger
+    if on_trial and challenger and challenger.number != number:
+        return f"Version {number} waits: version {challenger.number} is on trial."
+    sentence = deploy(
+        registry, number, trial_share if on_trial else share, settings.service_url, canary_minutes=canary_minutes
+    )
+    announce_promotion(registry, number, settings)
+    return sentence
+
+
+def announce_promotion(registry: Registry, number: int, settings: Settings) -> None:
+    """Tell people that a version has taken another's place; once, and not of the first version of all."""
+    promotions = [move for move in registry.moves() if (move.action, move.version) == ("promote", number)]
+    if promotions and promotions[-1].replaced is not None:
+        move = promotions[-1]
+        key = f"{registry.name}/promote/v{number}/{move.at}"
+        what = f"{registry.name}: version {number} has taken the place of version {move.replaced}."
+        undo = "To undo it: tripcast rollback."
+        send(
+            [Alert(key, what, move.at[:10], f"{move.reason} {undo}")], webhook_address(), open_store(settings.artifacts)
+        )
 
 
 def _standing(registry: Registry) -> Standing:

@@ -13,12 +13,13 @@ from typing import Any
 
 from tripcast import __version__
 from tripcast.errors import StorageError
-from tripcast.evaluation.gate import Decision, decide
+from tripcast.evaluation.gate import DEFAULT_RULE, Decision, decide
 from tripcast.evaluation.scores import Evaluation, Scores, evaluate
 from tripcast.jobs.handover import Trained, Winner, read_months
 from tripcast.models import Model
 from tripcast.models.model import MODEL_CARD
 from tripcast.models.training import TRIALS
+from tripcast.monitoring.history import History
 from tripcast.monitoring.quality import Expectation, judged, write_expectations
 from tripcast.monitoring.reference import Profile
 from tripcast.months import MonthUsed
@@ -36,6 +37,7 @@ from tripcast.registry.tracking import Tracker
 from tripcast.reports import TrainingContext, Way, model_card, training_report, training_summary
 from tripcast.settings import Settings
 from tripcast.storage.files import storage_errors
+from tripcast.storage.store import open_store
 from tripcast.taxi import model_name
 from tripcast.taxi.bins import profile_trips
 from tripcast.taxi.slices import slice_trips
@@ -45,6 +47,9 @@ from tripcast.taxi.ways import METERED, as_asked
 
 #: The file beside a registered model that holds the profile of what it learned from.
 PROFILE = "profile.json"
+
+#: Tag of a version: the digest of the candidate that the gate judged, of which the version may be a refit.
+JUDGED_DIGEST = "tripcast.judged_digest"
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,9 @@ class Selection:
         expectations: What error to expect in service, of each candidate by name and of the ``champion``, and for each
             by the way of asking: what they reached on these trips.
         profile: What the winner learned from, and what it predicted of the test month; None if none could be judged.
+        tries: Whether a winner whose gain may be chance is put on trial beside the champion.
+        refitted: The winner fitted anew with the test month, which serves in its place, see ``tripcast.jobs.refit``.
+        learned: The months that the refit learned from; empty without one.
     """
 
     taxi: str
@@ -106,6 +114,19 @@ class Selection:
     months: Sequence[MonthUsed]
     expectations: Mapping[str, Mapping[str, Expectation]]
     profile: Profile | None
+    tries: bool = False
+    refitted: Model | None = None
+    learned: tuple[str, ...] = ()
+
+    @property
+    def outcome(self) -> str:
+        """What becomes of the winner: ``promoted``, ``trial``, ``refused``, or ``unchanged`` if it is the champion."""
+        return "trial" if self.tries and self.decision.may_be_chance else self.decision.verdict
+
+    @property
+    def rolls_out(self) -> bool:
+        """Whether the winner is to be registered, and to answer riders."""
+        return self.outcome in ("promoted", "trial")
 
     @property
     def winner(self) -> Candidate | None:
@@ -167,7 +188,7 @@ class Selection:
         """What the registry is to say of the winner's version."""
         return {
             "tripcast.candidate": str(self.decision.winner),
-            "tripcast.train_months": self.named("train"),
+            "tripcast.train_months": ", ".join(self.learned) or self.named("train"),
             "tripcast.test_month": self.named("test"),
             "tripcast.data_sha256": json.dumps({month.month: month.digest for month in self.months}),
             "tripcast.rmse": f"{self.metrics['rmse']:.3f}",
@@ -175,6 +196,7 @@ class Selection:
             EXPECTATION: write_expectations(self.expectations[str(self.decision.winner)]),
             EXPECTED_FROM: self.named("test"),
             JUDGED_AGAINST: str(self.champion.number) if self.champion else NOBODY,
+            JUDGED_DIGEST: self.candidates[str(self.decision.winner)].model.digest,
             "tripcast.decision": self.decision.sentence,
             "tripcast.commit": settings.commit,
             "tripcast.image": settings.image,
@@ -199,6 +221,8 @@ class Selection:
             return Winner()
         with storage_errors(folder):
             shutil.copytree(self.winner.folder, folder)
+            if self.refitted:
+                self.refitted.save(folder)
         if self.profile:
             self.profile.save(folder / PROFILE)
         settings = Settings.load()
@@ -226,8 +250,9 @@ class Selection:
             "disqualified": self.evaluation.disqualified,
             "champion": {"version": self.champion.number, **_figures(champion)} if self.champion and champion else None,
             "winner": self.decision.winner,
-            "decision": self.decision.verdict,
+            "decision": self.outcome,
             "reason": self.decision.sentence,
+            "learned": list(self.learned),
             "checks": self.decision.to_dict()["reasons"],
             "version": self.champion.number if self.champion and self.decision.verdict == "unchanged" else None,
         }
@@ -244,6 +269,8 @@ def select(
     *,
     train_trips: Path,
     test_trips: Path,
+    proven_gain: float = 0.0,
+    tries: bool = False,
 ) -> Selection:
     """Judge candidates and the champion on the same trips, and decide by the gate.
 
@@ -254,6 +281,8 @@ def select(
         train_trips: Folder of the training months' good trips, and their ``months.json``; they are profiled, a month at
             a time.
         test_trips: Folder of the test month's good trips, and its ``months.json``.
+        proven_gain: The reduction of RMSE that has to be proven, as a share of the champion's.
+        tries: Whether a winner whose gain may be chance is put on trial beside the champion.
 
     Raises:
         TrackingError: If the registry cannot be reached.
@@ -270,8 +299,10 @@ def select(
     evaluation = evaluate(minutes, truth.pickup_datetime, slice_trips(truth), predicted, champions)
     if problem:
         evaluation = replace(evaluation, champion_problem=problem)
-    identical = [candidate.name for candidate in candidates if champion and candidate.model.digest == champion.digest]
-    decision = decide(evaluation, identical=identical)
+    same = {champion.digest, version.tags.get(JUDGED_DIGEST)} if champion and version else set()
+    identical = [candidate.name for candidate in candidates if candidate.model.digest in same]
+    rule = replace(DEFAULT_RULE, min_gain=max(DEFAULT_RULE.min_gain, proven_gain), proven_gain=proven_gain)
+    decision = decide(evaluation, rule=rule, identical=identical)
     judged_well = {
         candidate.name: candidate.model for candidate in candidates if candidate.name in evaluation.candidates
     }
@@ -288,6 +319,7 @@ def select(
         months=[*read_months(train_trips), *read_months(test_trips)],
         expectations={name: _expectations(model, truth) for name, model in judged_well.items()},
         profile=profile_trips(learned, [predicted[decision.winner].minutes]) if decision.winner else None,
+        tries=tries,
     )
 
 
@@ -300,19 +332,27 @@ def _expectations(model: Model, truth: Trips) -> dict[str, Expectation]:
 
 
 def renew_expectation(selection: Selection) -> None:
-    """Where the gate kept the champion, expect of it from now on what it reached on this test month.
+    """Where no candidate is better than a champion that has aged, expect of it from now on what it reached.
 
-    Candidates that learned from the latest trips were no better, so its error is what such trips allow. A test month
-    before the one that its expectation comes from changes nothing.
+    That settles an alarm, so it has to be so: candidates could be judged, and none of them was better by the minimum
+    gain, whatever else the gate refused it for; and they learned from nothing but months since the alarm began, so the
+    champion's error is what such trips allow.
 
     Raises:
         TrackingError: If the registry cannot be reached.
+        StorageError: If the history of monitoring cannot be read.
     """
     champion, expectation = selection.champion, selection.expectations.get("champion")
-    if selection.decision.verdict != "refused" or champion is None or expectation is None:
+    scores, candidates = selection.evaluation.champion, selection.evaluation.candidates.values()
+    if selection.decision.verdict != "refused" or champion is None or expectation is None or scores is None:
         return
-    if champion.tags.get(EXPECTED_FROM, "") < selection.named("test"):
-        registry = Registry(model_name(selection.taxi), Settings.load())
+    if not candidates or min(each.rmse for each in candidates) <= (1 - DEFAULT_RULE.min_gain) * scores.rmse:
+        return
+    settings = Settings.load()
+    window = History(open_store(settings.artifacts), selection.taxi).window(selection.named("test"))
+    alarms = [incident.since for incident in window.incidents if incident.kind == "error"] if window else []
+    if alarms and alarms[0] <= min(month.month for month in selection.months if month.role == "train"):
+        registry = Registry(model_name(selection.taxi), settings)
         registry.expect(champion.number, write_expectations(expectation), selection.named("test"))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from tripcast.jobs.respond import retraining_name
 from tripcast.kubeflow import Kubeflow, start_run
 from tripcast.monitoring.alerts import Alert, send, was_raised, webhook_address
-from tripcast.monitoring.history import History
+from tripcast.monitoring.history import History, Window
 from tripcast.settings import Settings
 from tripcast.storage.store import Store, open_store
 from tripcast.taxi import model_name
@@ -57,12 +57,12 @@ def follow_up(taxi: str) -> str:
     sentences = [alert.what for alert in alerts]
     windows = History(store, taxi).windows()
     if windows and windows[-1].retraining:
-        month = windows[-1].month
+        window, month = windows[-1], windows[-1].month
         tries = [run for run in runs if run.display_name == retraining_name(taxi, month)]
         failed = [run for run in tries if run.state in _FAILED and not _is_double(run, runs)]
         if failed and all(run in failed or _is_double(run, runs) for run in tries):
             if len(failed) < MOST_STARTS:
-                sentences.append(_start_anew(taxi, month, failed, settings, store))
+                sentences.append(_start_anew(taxi, window, failed, settings, store))
             else:
                 alerts.append(_given_up(taxi, month, failed[-1], pages))
     delivery = send(alerts, webhook_address(), store)
@@ -94,19 +94,19 @@ def _is_double(run: Any, runs: list[Any]) -> bool:
     )
 
 
-def _start_anew(taxi: str, month: str, failed: list[Any], settings: Settings, store: Store) -> str:
+def _start_anew(taxi: str, window: Window, failed: list[Any], settings: Settings, store: Store) -> str:
     """Start a month's retraining with the parameters of the run that failed."""
     assert settings.kfp_endpoint is not None
     run_id = start_run(
         "tripcast-training",
-        retraining_name(taxi, month),
+        retraining_name(taxi, window.month),
         model_name(taxi),
         failed[-1].runtime_config.parameters,
         endpoint=settings.kfp_endpoint,
         namespace=settings.kfp_namespace,
     )
-    History(store, taxi).save_retraining(month, {"run": run_id, "failed": [run.run_id for run in failed]})
-    return f"The retraining of {month} is started for the {len(failed) + 1}. time, as run {run_id}."
+    History(store, taxi).save_retraining(window, {"run": run_id, "failed": [run.run_id for run in failed]})
+    return f"The retraining of {window.month} is started for the {len(failed) + 1}. time, as run {run_id}."
 
 
 def _given_up(taxi: str, month: str, run: Any, pages: str) -> Alert:

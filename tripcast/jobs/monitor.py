@@ -2,18 +2,20 @@
 
 Predictions are judged on the trips that have ended. Where the service logged its answers, and their true durations were
 put into the artifact store as ``truth/{taxi}/{month}.parquet`` (``prediction_id`` and ``duration_minutes``), the two
-are joined by id. Where that is not so, the versions that serve predict the month's published trips.
+are joined by id. Where that is not so, the versions that serve predict the month's published trips. Either way there is
+one ``Evidence``, from which all else follows: quality, the challenger's trial, the champion beside the one before it.
 
 Inputs are watched on the published trips in either case: they show the whole city, a log only who asked.
 
-A window is watched once. The same call again gives back its record, whatever has changed since.
+A window is watched once it is over, and once: the same call again returns its record, whatever has changed since. A
+month that came late is watched when it comes; one whose data was broken is watched anew when its source has mended it.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -39,12 +41,11 @@ from tripcast.monitoring.quality import (
     join,
     measure,
     read_expectations,
-    rmse_difference,
     score,
 )
 from tripcast.monitoring.reference import Profile
 from tripcast.monitoring.rule import Decision, Rule, WindowResult, decide
-from tripcast.monitoring.trial import Trial, judge
+from tripcast.monitoring.trial import Comparison, DailySums, Trial, compare, judge
 from tripcast.months import Month, parse_months
 from tripcast.registry.registry import EXPECTATION, Registry, Traffic, Version
 from tripcast.registry.tracking import Tracker
@@ -69,6 +70,9 @@ from tripcast.taxi.zones import ZONES
 
 #: The month after the last one that was watched.
 NEXT = "next"
+
+#: A month may come late by as many: older ones are learned from no more.
+_LATEST_MONTHS = 12
 
 #: Days before a trip begins in which somebody may ask how long it will take.
 _ASKED_BEFORE = 7
@@ -107,6 +111,42 @@ class Served:
     model: Model
     profile: Profile | None
 
+    @property
+    def number(self) -> int:
+        """The registry's number."""
+        return self.version.number
+
+    def answer(self, trips: Trips, arm: str = "champion") -> pa.Table:
+        """What the version makes of ended trips, in ``judged_schema``."""
+        return score(self.model, trips, version=self.number, arm=arm)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What can be known of a month's predictions.
+
+    Attributes:
+        trips: Trips whose duration is known, on which versions are compared.
+        answers: What riders were answered, or would have been, and the truth, in ``judged_schema``.
+        counts: How logged predictions and truths found each other; None where nothing was logged.
+    """
+
+    trips: Trips
+    answers: pa.Table
+    counts: JoinCounts | None
+
+    @classmethod
+    def from_published_trips(cls, trips: Trips, champion: Served, challenger: Served | None) -> Evidence:
+        """What the versions that serve make of the month's published trips."""
+        answers = [champion.answer(trips)] + ([challenger.answer(trips, "challenger")] if challenger else [])
+        return cls(trips, pa.concat_tables(answers), None)
+
+    @classmethod
+    def from_log(cls, log: pa.Table, joined: Joined) -> Evidence:
+        """What was answered to those who asked, where the truth is known."""
+        counts = JoinCounts(len(joined.rows), joined.unjudged, joined.unknown, joined.ambiguous, joined.out_of_bounds)
+        return cls(_asked(log, joined), joined.rows, counts)
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -116,14 +156,16 @@ class Judged:
         quality: By version and arm.
         drift: Against the champion's reference; None where that is not known.
         trial: Of the challenger; None if there is none, or it is younger than the month.
+        comparison: The champion beside the one before it; None if there is none, or the month is older.
         counts: How logged predictions and truths found each other; None where the versions predicted the published
             trips.
     """
 
     quality: tuple[Quality, ...]
     drift: Drift | None
-    trial: Trial | None
-    counts: JoinCounts | None
+    trial: Trial | None = None
+    comparison: Comparison | None = None
+    counts: JoinCounts | None = None
 
 
 def load_valid_trips(source: str, taxi: str, month: Month, settings: Settings) -> tuple[Ingested, Trips]:
@@ -188,26 +230,28 @@ def watch(
     store = open_store(settings.artifacts)
     history, registry = History(store, taxi), Registry(model_name(taxi), settings)
     opened = open_source(source, settings.downloads)
-    earlier = history.windows()
+    recorded = {window.month: window for window in history.windows()}
     traffic = registry.traffic()
     if traffic.champion is None:
         raise InvalidRequest(f"No version of {registry.name} serves, so there is nothing to watch: train one first.")
-    asked = _next(history, earlier, traffic.champion, opened, taxi) if month == NEXT else Month.parse(month)
+    asked = _next(history, recorded, traffic.champion, opened, taxi) if month == NEXT else Month.parse(month)
     if asked is None:
         _write_empty_report(report, summary)
         return None
-    recorded = history.window(str(asked))
-    if recorded:
+    before = recorded.pop(str(asked), None)
+    if before and not (before.result.data_problem and _revision(opened, taxi, asked) not in (before.revision, None)):
         history.pages(str(asked), report, summary)
-        return recorded
-    _check_order(asked, earlier, traffic.champion, registry)
-    opened.revision(taxi, asked)  # a month that is missing is no broken one
-    result, decision, judged, location = _look(source, taxi, asked, registry, traffic, earlier, store, rule)
+        return before
+    newest = not recorded or str(asked) > max(recorded)
+    _check_order(asked, traffic.champion, registry, newest)
+    revision = opened.revision(taxi, asked)  # a month that is missing is no broken one
+    earlier = [window for window in recorded.values() if window.month < str(asked)]
+    result, judged, location = _look(source, taxi, asked, registry, traffic, earlier, store, rule, newest)
+    results = [*(window.result for window in earlier), result]
+    decision = decide(results, rule, newest=newest)
     retraining = None
     if decision.action == "retrain":
-        retraining = choose_months(
-            decision, [*(window.result for window in earlier), result], traffic.champion, training_months
-        )
+        retraining = choose_months(decision, results, traffic.champion, training_months)
     tracker = Tracker(model_name(taxi), settings)
     with tracker.series(f"monitoring {taxi}") as run_id:
         url = tracker.url(run_id)
@@ -217,11 +261,12 @@ def watch(
             places={zone.number: f"{zone.name}, {zone.borough}" for zone in ZONES},
             created=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
             decision=decision,
-            history=[*(window.result for window in earlier), result],
+            history=results,
             quality=judged.quality if judged else (),
             drift=judged.drift if judged else None,
             joined=judged.counts if judged else None,
             judgement=Judgement(judged.trial.reason, judged.trial.difference) if judged and judged.trial else None,
+            saved=judged.comparison.relapse or judged.comparison.sentence if judged and judged.comparison else None,
             alerts=[f"Training starts on {retraining.train}, to be judged on {retraining.test}."] if retraining else [],
             links={"the time series in MLflow": url} if url else {},
         )
@@ -234,8 +279,10 @@ def watch(
             reason=decision.reason,
             incidents=decision.incidents,
             trial=judged.trial if judged else None,
+            comparison=judged.comparison if judged else None,
             retraining=retraining,
             figures=_figures(judged, decision, location),
+            revision=revision,
         )
         at = datetime.fromisoformat(str(asked.end)).replace(tzinfo=_NEW_YORK)
         tracker.log_point(run_id, metrics(window), step=12 * asked.year + asked.month, at=at)
@@ -246,30 +293,51 @@ def watch(
     return window
 
 
-def _next(history: History, earlier: Sequence[Window], champion: Version, source: Source, taxi: str) -> Month | None:
-    """The month to watch next: unfinished business first, then what was published."""
-    unfinished = next((window for window in earlier if not history.is_done(window)), None)
+def _next(
+    history: History, recorded: Mapping[str, Window], champion: Version, source: Source, taxi: str
+) -> Month | None:
+    """The month to watch next: unfinished business first, then what came late or was mended, then what is new."""
+    unfinished = next((window for window in recorded.values() if not history.is_done(window)), None)
     if unfinished:
         return Month.parse(unfinished.month)
-    known = max([window.month for window in earlier[-1:]] + [_tested_on(champion)])
+    known = max([*recorded, _tested_on(champion)])
     if not known:
         raise InvalidRequest(
             f"Version {champion.number} does not say on which month it was judged (the tag tripcast.test_month), so no "
             "month is the next one: name the month to watch."
         )
-    month = Month.parse(known).next()
+    if recorded:
+        first, last = Month.parse(min(recorded)), Month.parse(max(recorded))
+        for month in [month for month in _from(first) if month < last][-_LATEST_MONTHS:] if first < last else []:
+            window = recorded.get(str(month))
+            if window is None or window.result.data_problem:
+                revision = _revision(source, taxi, month)
+                if revision is not None and (window is None or window.revision != revision):
+                    return month
+        window = recorded[str(last)]
+        if window.result.data_problem and _revision(source, taxi, last) not in (None, window.revision):
+            return last
+    return next(
+        (month for month in _from(Month.parse(known).next()) if _revision(source, taxi, month) is not None), None
+    )
+
+
+def _from(month: Month) -> Iterator[Month]:
+    """A month and those after it that are over."""
     today = date.today()
-    latest = max(month, Month(today.year, today.month))
-    while month <= latest:
-        try:
-            source.revision(taxi, month)
-        except SourceUnreachable:
-            raise
-        except SourceError:  # not there, or not yet
-            month = month.next()
-        else:
-            return month
-    return None
+    while month < Month(today.year, today.month):
+        yield month
+        month = month.next()
+
+
+def _revision(source: Source, taxi: str, month: Month) -> str | None:
+    """The edition of a month that its source has; None if it has none, or none yet."""
+    try:
+        return source.revision(taxi, month)
+    except SourceUnreachable:
+        raise
+    except SourceError:
+        return None
 
 
 def _tested_on(version: Version) -> str:
@@ -277,12 +345,11 @@ def _tested_on(version: Version) -> str:
     return version.tags.get("tripcast.test_month", "")
 
 
-def _check_order(month: Month, earlier: Sequence[Window], champion: Version, registry: Registry) -> None:
-    if earlier and str(month) <= earlier[-1].month:
-        raise InvalidRequest(
-            f"{month} is before {earlier[-1].month}, which has been watched: windows are watched in order of time."
-        )
-    if str(month) <= _tested_on(champion):
+def _check_order(month: Month, champion: Version, registry: Registry, newest: bool) -> None:
+    today = date.today()
+    if month >= Month(today.year, today.month):
+        raise InvalidRequest(f"{month} is not over, and half a month looks like a changed one: watch it when it is.")
+    if newest and str(month) <= _tested_on(champion):
         raise InvalidRequest(
             f"{registry.name} version {champion.number} has seen trips up to {_tested_on(champion)} before it served: "
             f"it cannot be watched on {month}. Choose a later month."
@@ -298,22 +365,18 @@ def _look(
     earlier: Sequence[Window],
     store: Store,
     rule: Rule,
-) -> tuple[WindowResult, Decision, Judged | None, str]:
-    """Judge a month and decide; what was judged is None where its data is broken."""
+    newest: bool,
+) -> tuple[WindowResult, Judged | None, str]:
+    """Judge a month; what was judged is None where its data is broken. And where the data came from."""
     assert traffic.champion is not None
-    results = [window.result for window in earlier]
     number = traffic.champion.number
-    on_trial = traffic.challenger.number if traffic.challenger else None
     try:
         ingested, trips = load_valid_trips(source, taxi, month, Settings.load())
     except SourceUnreachable:
         raise
     except (ContractError, SourceError) as broken:
-        result = WindowResult(str(month), number, data_problem=str(broken))
-        return result, decide([*results, result], rule, challenger=on_trial), None, source
-    judged = _judge(
-        taxi, month, trips, registry, traffic, [window.trial for window in earlier if window.trial], store, rule
-    )
+        return WindowResult(str(month), number, data_problem=str(broken)), None, source
+    judged = _judge(taxi, month, trips, registry, traffic, earlier, store, rule, newest)
     served = max(
         (quality for quality in judged.quality if quality.arm == "champion"),
         key=lambda quality: quality.trips,
@@ -328,9 +391,7 @@ def _look(
         psi=judged.drift.psi if judged.drift else {},
         volume_ratio=judged.drift.volume_ratio if judged.drift else None,
     )
-    if judged.trial and judged.trial.verdict == "withdraw":
-        on_trial = None
-    return result, decide([*results, result], rule, challenger=on_trial), judged, ingested.location
+    return result, judged, ingested.location
 
 
 def _judge(
@@ -339,43 +400,43 @@ def _judge(
     trips: Trips,
     registry: Registry,
     traffic: Traffic,
-    earlier: Sequence[Trial],
+    earlier: Sequence[Window],
     store: Store,
     rule: Rule,
+    newest: bool,
 ) -> Judged:
     assert traffic.champion is not None
     champion = _open(registry, traffic.champion)
-    challenger = None
-    if traffic.challenger and str(month) > _tested_on(traffic.challenger):
-        challenger = _open(registry, traffic.challenger)
-    number = champion.version.number
-    logged = _logged(registry.name, taxi, month, store)
-    if logged is None:
-        live, joined = trips, None
-        rows = champions = score(champion.model, trips, version=number)
-    else:
-        log, joined = logged
-        live, rows = _asked(log, joined), joined.rows
-        champions = rows.filter(pc.equal(rows["version"], number))
-    trial = None
-    if challenger and len(live):
-        on_trial = challenger.version.number
-        challengers = score(challenger.model, live, version=on_trial, arm="challenger")
-        if logged is None:
-            rows = pa.concat_tables([champions, challengers])
-        else:
-            champions = score(champion.model, live, version=number)
-        trial = judge(on_trial, number, len(live), rmse_difference(challengers, champions), earlier, rule)
     shift = None
     if champion.profile:
         # Of the whole city, like the reference: those who asked are others than those who travel.
-        predicted = champions if logged is None else score(champion.model, trips, version=number)
-        profile = profile_trips([trips], [predicted["predicted_minutes"].to_numpy()])
-        shift = drift.compare(champion.profile, profile)
-    counts = None
-    if joined:
-        counts = JoinCounts(len(rows), joined.unjudged, joined.unknown, joined.ambiguous, joined.out_of_bounds)
-    return Judged(measure(rows, _expectations(registry, rows)), shift, trial, counts)
+        predicted = champion.answer(trips)["predicted_minutes"].to_numpy()
+        shift = drift.compare(champion.profile, profile_trips([trips], [predicted]))
+
+    def unseen(version: Version | None) -> Served | None:
+        """A version that can be judged on the month, for it has not learned from it."""
+        return _open(registry, version) if version and str(month) > _tested_on(version) else None
+
+    if unseen(champion.version) is None:
+        return Judged((), shift)
+    challenger, previous = (unseen(version) for version in (traffic.challenger, registry.alias("previous")))
+    logged = _logged(registry.name, taxi, month, store)
+    evidence = Evidence.from_log(*logged) if logged else Evidence.from_published_trips(trips, champion, challenger)
+    trial = comparison = None
+    if newest and len(evidence.trips):
+        answers = champion.answer(evidence.trips)
+        if challenger:
+            sums = DailySums.of(challenger.answer(evidence.trips), answers)
+            trials = [window.trial for window in earlier if window.trial]
+            trial = judge(challenger.number, champion.number, sums, trials, rule)
+        if previous:
+            sums = DailySums.of(answers, previous.answer(evidence.trips))
+            first = not any(window.comparison and window.comparison.champion == champion.number for window in earlier)
+            first = first and not (trial and trial.verdict == "promote")
+            comparison = compare(champion.number, previous.number, sums, first=first)
+    return Judged(
+        measure(evidence.answers, _expectations(registry, evidence.answers)), shift, trial, comparison, evidence.counts
+    )
 
 
 def _open(registry: Registry, version: Version) -> Served:
@@ -443,12 +504,10 @@ def _asked(log: pa.Table, joined: Joined) -> Trips:
 def choose_months(
     decision: Decision, results: Sequence[WindowResult], champion: Version, training_months: int
 ) -> Retraining:
-    """On which months to train anew: the freshest sound ones since the error began; the latest is for the test.
-
-    Where the error began in the latest month there is none since: then those before it.
+    """On which months to train anew: the freshest sound ones; the latest is for the test.
 
     Args:
-        decision: Has an ``error`` among its incidents.
+        decision: Says what gain is asked for.
         results: The windows, in order; the last one is the latest.
         champion: Its own months count among the sound ones.
         training_months: How many, at most.
@@ -457,9 +516,7 @@ def choose_months(
     trained_on = champion.tags.get("tripcast.train_months")
     seen = {str(month) for month in parse_months(trained_on)} if trained_on else set()
     sound = sorted((seen | {_tested_on(champion)} | {result.key for result in results[:-1]}) - broken - {""})
-    since = next(incident.since for incident in decision.incidents if incident.kind == "error")
-    fresh = [month for month in sound if month >= since] or sound
-    return Retraining(train=",".join(fresh[-training_months:]), test=results[-1].key)
+    return Retraining(",".join(sound[-training_months:]), results[-1].key, decision.min_gain)
 
 
 def metrics(window: Window) -> dict[str, float]:
@@ -482,6 +539,8 @@ def metrics(window: Window) -> dict[str, float]:
         found["volume_ratio"] = window.result.volume_ratio
     if window.trial:
         found["challenger.rmse_difference"] = window.trial.difference.value
+    if window.comparison:
+        found["previous.rmse"] = window.comparison.previous_rmse
     return found | {"incidents": len(window.incidents), "retrain": float(window.action == "retrain")}
 
 

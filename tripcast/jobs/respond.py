@@ -6,8 +6,8 @@ response that was cut short is simply given again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from tripcast.errors import InvalidRequest
 from tripcast.monitoring.alerts import Alert, send, webhook_address
@@ -24,6 +24,53 @@ _WHAT_IS_WRONG = {
     "coverage": "the intervals of version {version} are off",
     "volume": "there are too few trips",
 }
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """How the loop decides and learns.
+
+    Attributes:
+        source: Where months come from.
+        taxi: ``green`` or ``yellow``.
+        rule: Thresholds of the rule that differ from its own, by name.
+        training_months: On how many months, at most, a candidate is trained.
+        candidates: Which models are trained.
+        trials: How many parameter sets a search tries.
+        rollout: Share of the riders, 0 to 1, on whom a winner is tried whose gain may be chance.
+        canary_minutes: How long a winner whose gain is proven answers a few riders first.
+    """
+
+    source: str
+    taxi: str
+    rule: Mapping[str, float] = field(default_factory=dict)
+    training_months: int = 3
+    candidates: Sequence[str] = ("linear", "lightgbm")
+    trials: int = 20
+    rollout: float = 0.1
+    canary_minutes: float = 2.0
+
+    def training_arguments(self, window: Window) -> dict[str, object]:
+        """The training pipeline's parameters for the training that a window calls for.
+
+        Raises:
+            InvalidRequest: If it calls for none.
+        """
+        if window.retraining is None:
+            raise InvalidRequest(f"{window.month} calls for no training.")
+        return {
+            "source": self.source,
+            "taxi": self.taxi,
+            "train_months": window.retraining.train,
+            "test_month": window.retraining.test,
+            "candidates": list(self.candidates),
+            "trials": self.trials,
+            "rollout": 1.0,
+            "trial_rollout": self.rollout,
+            "proven_gain": window.retraining.min_gain,
+            "refit": True,
+            "canary_minutes": self.canary_minutes,
+        }
 
 
 @dataclass(frozen=True)
@@ -55,32 +102,29 @@ def respond(taxi: str, month: str) -> Response:
     store = open_store(settings.artifacts)
     history = History(store, taxi)
     window = _recorded(history, month)
-    done = history.get_response(month)
+    done = history.get_response(window)
     # Alerts that a dead webhook left waiting go out with the next response, whatever that is about.
     delivery = send(list(_alerts(taxi, window, history.report_uri(month))), webhook_address(), store)
-    retrain = window.retraining is not None and history.get_retraining(month) is None
+    retrain = window.retraining is not None and history.get_retraining(window) is None
     if done is not None:
         return Response(f"{month} was responded to before: {done['what']}", retrain)
     sentences = [window.reason]
-    trial = window.trial
+    registry, cause = Registry(model_name(taxi), settings), f"monitoring/{month}"
+    comparison, trial = window.comparison, window.trial
+    if comparison and comparison.relapse:
+        sentences.append(comparison.relapse)
+        registry.relapse(comparison.champion, comparison.previous, reason=comparison.relapse, cause=f"{cause}/relapse")
     if trial:
         sentences.append(trial.reason)
         if trial.verdict != "wait":
-            registry = Registry(model_name(taxi), settings)
-            cause = f"monitoring/{month}"
-            registry.end_trial(
-                trial.challenger,
-                trial.champion,
-                better=trial.verdict == "promote",
-                reason=trial.reason,
-                cause=cause,
-            )
+            better = trial.verdict == "promote"
+            registry.end_trial(trial.challenger, trial.champion, better=better, reason=trial.reason, cause=cause)
     if delivery.sent:
         sentences.append(f"Alerts sent: {len(delivery.sent)}.")
     if delivery.waiting:
         sentences.append(f"Alerts that wait for a webhook: {len(delivery.waiting)}.")
     what = " ".join(sentences)
-    history.save_response(month, {"what": what})
+    history.save_response(window, {"what": what})
     return Response(what, retrain)
 
 
@@ -89,16 +133,12 @@ def retraining_name(taxi: str, month: str) -> str:
     return f"retraining {taxi} {month}"
 
 
-def start_retraining(source: str, taxi: str, month: str, candidates: Sequence[str], trials: int, rollout: float) -> str:
+def start_retraining(options: LoopOptions, month: str) -> str:
     """Start the training that a window calls for, where Kubeflow Pipelines is there to run it.
 
     Args:
-        source: Where months come from.
-        taxi: ``green`` or ``yellow``.
+        options: How the loop learns.
         month: The window.
-        candidates: Which models to train.
-        trials: How many parameter sets a search tries.
-        rollout: Share of the riders that the winner is tried on, 0 to 1.
 
     Returns:
         What was started, as a sentence. Without Kubeflow Pipelines, nothing: whoever runs the loop trains in place.
@@ -110,47 +150,26 @@ def start_retraining(source: str, taxi: str, month: str, candidates: Sequence[st
     """
     from tripcast.kubeflow import start_run
 
-    settings = Settings.load()
+    settings, taxi = Settings.load(), options.taxi
     history = History(open_store(settings.artifacts), taxi)
     window = _recorded(history, month)
-    done = history.get_retraining(month)
+    done = history.get_retraining(window)
     if done is not None:
         return f"Run {done['run']} was started before."
     if window.retraining is None:
-        return f"{month} calls for no retraining."
+        return f"{month} calls for no training."
     if settings.kfp_endpoint is None:
         return f"Left to whoever runs the loop: train on {window.retraining.train}, test on {window.retraining.test}."
     run = start_run(
         "tripcast-training",
         retraining_name(taxi, month),
         model_name(taxi),
-        training_arguments(window, source, taxi, candidates, trials, rollout),
+        options.training_arguments(window),
         endpoint=settings.kfp_endpoint,
         namespace=settings.kfp_namespace,
     )
-    history.save_retraining(month, {"run": run})
+    history.save_retraining(window, {"run": run})
     return f"Run {run} of tripcast-training was started."
-
-
-def training_arguments(
-    window: Window, source: str, taxi: str, candidates: Sequence[str], trials: int, rollout: float
-) -> dict[str, object]:
-    """The training pipeline's parameters for the retraining that a window calls for.
-
-    Raises:
-        InvalidRequest: If it calls for none.
-    """
-    if window.retraining is None:
-        raise InvalidRequest(f"{window.month} calls for no retraining.")
-    return {
-        "source": source,
-        "taxi": taxi,
-        "train_months": window.retraining.train,
-        "test_month": window.retraining.test,
-        "candidates": list(candidates),
-        "trials": trials,
-        "rollout": rollout,
-    }
 
 
 def _recorded(history: History, month: str) -> Window:
@@ -166,11 +185,13 @@ def _alerts(taxi: str, window: Window, link: str) -> Iterator[Alert]:
         what = _WHAT_IS_WRONG[incident.kind].format(month=window.month, version=version)
         key = f"{taxi}/{incident.kind}/v{version}/{incident.since}"
         yield Alert(key, f"{taxi.capitalize()} taxis: {what}.", incident.since, incident.sentence, link)
-    if window.retraining:
-        months = f"It trains on {window.retraining.train}, and is judged on {window.retraining.test}."
-        key = f"{taxi}/retrain/v{version}/{window.month}"
-        yield Alert(key, f"{taxi.capitalize()} taxis: retraining is started.", window.month, months, link)
-    if window.trial and window.trial.verdict == "withdraw":
-        key = f"{taxi}/withdraw/v{window.trial.challenger}/{window.month}"
-        what = f"{taxi.capitalize()} taxis: the challenger, version {window.trial.challenger}, is withdrawn."
-        yield Alert(key, what, window.month, window.trial.reason, link)
+    trial, comparison = window.trial, window.comparison
+    if comparison and comparison.relapse:
+        key = f"{taxi}/relapse/v{comparison.champion}/{window.month}"
+        what = f"{taxi.capitalize()} taxis: version {comparison.champion} goes back to version {comparison.previous}."
+        yield Alert(key, what, window.month, comparison.relapse, link)
+    if trial and trial.verdict != "wait":
+        fate = "becomes the champion" if trial.verdict == "promote" else "is withdrawn"
+        key = f"{taxi}/{trial.verdict}/v{trial.challenger}/{window.month}"
+        what = f"{taxi.capitalize()} taxis: the challenger, version {trial.challenger}, {fate}."
+        yield Alert(key, what, window.month, trial.reason, link)

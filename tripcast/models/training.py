@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,30 @@ def train(
         candidate=candidate,
         taxi=taxi,
         parameters=parameters,
+        data=dict(sorted(data.items())),
+        trips=len(trips),
+        first_pickup=str(trips.pickup_datetime.min().astype("datetime64[s]")),
+        last_pickup=str(trips.pickup_datetime.max().astype("datetime64[s]")),
+        intervals=intervals,
+        calibration=calibration,
+        files=_digests(predictor),
+    )
+    return Model(manifest, predictor)
+
+
+def refit(model: Model, trips: Trips, later: Trips, *, data: Mapping[str, str]) -> Model:
+    """Fit the candidate of a model to other trips, with the settings that were chosen for the model.
+
+    Args:
+        model: Of one of tripcast's own candidates.
+        trips: To fit to, with durations.
+        later: Those of them that the model has not seen: its errors on them calibrate the intervals.
+        data: SHA-256 of each training month's data, by month.
+    """
+    predictor = open_candidate(model.manifest.candidate).fit(trips, model.manifest.parameters)
+    intervals, calibration = _calibrate(model.predictor, later)
+    manifest = replace(
+        model.manifest,
         data=dict(sorted(data.items())),
         trips=len(trips),
         first_pickup=str(trips.pickup_datetime.min().astype("datetime64[s]")),

@@ -3,25 +3,27 @@
 Each window has a folder in the artifact store::
 
     monitoring/{name}/{month}/report.html, summary.md    for people
-    monitoring/{name}/{month}/window.json                the record, written last: once it is there, it does not change
+    monitoring/{name}/{month}/window.json                the record, written last
     monitoring/{name}/{month}/responded.json             that its decision was carried out
     monitoring/{name}/{month}/retrained.json             what became of the retraining that it called for
 
-So whoever comes back to a window, after a crash or by mistake, finds out what is left to do.
+So whoever comes back to a window, after a crash or by mistake, finds out what is left to do. Once it is there, a record
+does not change, but for one: a month that was broken is recorded anew when its source has mended it. What was done
+about a window names the revision of its data, so that what was done about the broken month is not taken for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from tripcast.errors import StorageError
-from tripcast.monitoring.rule import Incident, WindowResult
-from tripcast.monitoring.trial import Trial
+from tripcast.monitoring.rule import DEFAULT_RULE, Incident, WindowResult
+from tripcast.monitoring.trial import Comparison, Trial
 from tripcast.storage.store import Store
 
 _RECORD, _RESPONDED, _RETRAINED = "window.json", "responded.json", "retrained.json"
@@ -34,10 +36,12 @@ class Retraining:
     Attributes:
         train: The training months, as ``2021-01,2021-02``.
         test: The month to judge on.
+        min_gain: The least reduction of RMSE there, as a share of the champion's, for which a candidate replaces it.
     """
 
     train: str
     test: str
+    min_gain: float = DEFAULT_RULE.min_gain
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,10 @@ class Window:
         reason: Why, as a sentence.
         incidents: What is wrong.
         trial: What the window said of the challenger; None if there was none, or it could not be judged.
+        comparison: The champion beside the one before it; None if there was none, or they could not be judged.
         retraining: What to train on; None unless the action is ``retrain``.
         figures: All that was measured, ready for JSON.
+        revision: Which edition of the month's data this is about, see ``tripcast.taxi.sources.Source.revision``.
     """
 
     result: WindowResult
@@ -59,8 +65,10 @@ class Window:
     reason: str
     incidents: tuple[Incident, ...] = ()
     trial: Trial | None = None
+    comparison: Comparison | None = None
     retraining: Retraining | None = None
     figures: Mapping[str, Any] = field(default_factory=dict)
+    revision: str = ""
 
     @property
     def month(self) -> str:
@@ -75,8 +83,10 @@ class Window:
             "reason": self.reason,
             "incidents": [vars(incident) for incident in self.incidents],
             "trial": self.trial.to_dict() if self.trial else None,
+            "comparison": asdict(self.comparison) if self.comparison else None,
             "retraining": vars(self.retraining) if self.retraining else None,
             "figures": self.figures,
+            "revision": self.revision,
         }
 
     @classmethod
@@ -94,8 +104,10 @@ class Window:
             reason=entries["reason"],
             incidents=tuple(Incident(**incident) for incident in entries["incidents"]),
             trial=entries["trial"] and Trial.from_dict(entries["trial"]),
+            comparison=entries.get("comparison") and Comparison.from_dict(entries["comparison"]),
             retraining=entries["retraining"] and Retraining(**entries["retraining"]),
             figures=entries["figures"],
+            revision=entries.get("revision", ""),
         )
 
 
@@ -153,31 +165,35 @@ class History:
         self._store.put(summary, f"{place}/summary.md", "text/markdown; charset=utf-8")
         self._write(window.month, _RECORD, window.to_dict())
 
-    def save_response(self, month: str, what: Mapping[str, Any]) -> None:
-        """Note that a window's decision was carried out, but for the retraining."""
-        self._write(month, _RESPONDED, what)
+    def save_response(self, window: Window, what: Mapping[str, Any]) -> None:
+        """Note that a window's decision was carried out, but for the training."""
+        self._write(window.month, _RESPONDED, {**what, "revision": window.revision})
 
-    def get_response(self, month: str) -> dict[str, Any] | None:
+    def get_response(self, window: Window) -> dict[str, Any] | None:
         """What was done about a window; None if nothing yet."""
-        return self._find(month, _RESPONDED)
+        return self._find(window.month, _RESPONDED, window.revision)
 
-    def save_retraining(self, month: str, what: Mapping[str, Any]) -> None:
-        """Note what became of the retraining that a window called for."""
-        self._write(month, _RETRAINED, what)
+    def save_retraining(self, window: Window, what: Mapping[str, Any]) -> None:
+        """Note what became of the training that a window called for."""
+        self._write(window.month, _RETRAINED, {**what, "revision": window.revision})
 
-    def get_retraining(self, month: str) -> dict[str, Any] | None:
-        """What became of the retraining that a window called for; None if nothing yet."""
-        return self._find(month, _RETRAINED)
+    def get_retraining(self, window: Window) -> dict[str, Any] | None:
+        """What became of the training that a window called for; None if nothing yet."""
+        return self._find(window.month, _RETRAINED, window.revision)
 
     def is_done(self, window: Window) -> bool:
         """Whether nothing is left to do about a window."""
-        if self.get_response(window.month) is None:
+        if self.get_response(window) is None:
             return False
-        return window.action != "retrain" or self.get_retraining(window.month) is not None
+        return window.action != "retrain" or self.get_retraining(window) is not None
 
-    def _find(self, month: str, name: str) -> dict[str, Any] | None:
+    def _find(self, month: str, name: str, revision: str | None = None) -> dict[str, Any] | None:
+        """A note about a month; None if there is none, or it is about another revision than the one asked for."""
         key = f"{self._prefix}{month}/{name}"
-        return self._read(key) if key in self._store.list(key) else None
+        entries = self._read(key) if key in self._store.list(key) else None
+        if entries is None or revision is None:
+            return entries
+        return entries if entries.pop("revision", "") == revision else None
 
     def _read(self, key: str) -> dict[str, Any]:
         try:

@@ -281,22 +281,6 @@ def judged(trips: Trips, prediction: Prediction, *, version: int, arm: str = "ch
     return pa.table(columns, schema=judged_schema())
 
 
-def rmse_difference(rows: pa.Table, others: pa.Table) -> Measure:
-    """How much higher the RMSE of one version is than another's on the same trips, minutes; negative if it is lower.
-
-    Args:
-        rows: Predictions of the one, in ``judged_schema``; at least one.
-        others: Predictions of the other for the same trips, in the same order.
-    """
-    day = rows["pickup_datetime"].to_numpy().astype("datetime64[D]")
-    _, day_of = np.unique(day, return_inverse=True)
-    squared, others_squared = (
-        (table["predicted_minutes"].to_numpy() - table["true_minutes"].to_numpy()) ** 2 for table in (rows, others)
-    )
-    by_day = (np.bincount(day_of, weights).astype(np.float64) for weights in (squared, others_squared, None))
-    return confidence.rmse_difference(*by_day)
-
-
 def measure(rows: pa.Table, expected: Mapping[int, Expectation] | None = None) -> tuple[Quality, ...]:
     """Measure how good predictions were, by version and arm.
 

@@ -413,6 +413,26 @@ class Registry:
         self._settle()
         return move if move and self._log.holds(move) else None
 
+    def relapse(self, number: int, previous: int, *, reason: str, cause: str) -> PromotionEvent | None:
+        """Let the champion before this one serve again, for this one has turned out worse; once for the same cause.
+
+        Args:
+            number: The champion that goes.
+            previous: The version that serves again.
+            reason: Why, as a sentence; goes into the record.
+            cause: What it goes for, for example ``monitoring/2021-06/relapse``.
+
+        Returns:
+            The line of the record; None if it is there already, or other versions stand there by now: somebody else
+            has decided.
+        """
+        move = None
+        if self._log.champions()[-2:] == [previous, number] and not any(move.cause == cause for move in self.moves()):
+            move = self._log.append("rollback", previous, number, reason, cause=cause)
+        # Also where there is nothing to write: one that died after writing left the aliases as they were.
+        self._settle()
+        return move if move and self._log.holds(move) else None
+
     def expect(self, number: int, expectation: str, test_month: str) -> None:
         """Say anew what error is to be expected of a version.
 

@@ -51,7 +51,7 @@ _SPARK_WIDTH, _SPARK_HEIGHT = 1.5, 0.34
 #: Share of a picture's height that is left for marks below what is drawn.
 _FOOT = 0.12
 
-_VERDICTS = {"nothing": "nothing to do", "alert": "alert", "retrain": "retraining"}
+_VERDICTS = {"nothing": "nothing to do", "alert": "alert", "retrain": "a candidate is trained"}
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,7 @@ class MonitoringContext:
         joined: How logged predictions found their truth; None where nothing was logged, and the champion was scored on
             the window's trips instead.
         judgement: What became of the challenger; None if there is none.
+        saved: What the last promotion has saved so far, or why it is undone; None if there was none.
         alerts: What people are told, a sentence each, and whether they have been.
         links: Where more is to be read, by what is there: addresses on the web, or any other text.
         places: The names of the places that trips begin and end at, by their cells in a profile.
@@ -115,6 +116,7 @@ class MonitoringContext:
     drift: Drift | None = None
     joined: JoinCounts | None = None
     judgement: Judgement | None = None
+    saved: str | None = None
     alerts: Sequence[str] = ()
     links: Mapping[str, str] = field(default_factory=dict)
     places: Mapping[int, str] = field(default_factory=dict)
@@ -138,8 +140,8 @@ class MonitoringContext:
             return f"{serving}. A person has to mend {window} at its source, or wait for a new revision, and run again."
         return {
             "nothing": f"{serving}; the next month is looked at when it is published.",
-            "alert": f"{serving} and nothing is retrained. A person should look at what is listed under Why.",
-            "retrain": f"{serving} while a new model is trained, which has to pass the gate before it serves anybody.",
+            "alert": f"{serving} and nothing is trained. A person should look at what is listed under Why.",
+            "retrain": f"{serving} while a candidate is trained, which has to pass the gate before it serves anybody.",
         }[self.decision.action]
 
 
@@ -198,6 +200,8 @@ def monitoring_summary(context: MonitoringContext) -> str:
         lines += ["", "Errors in minutes; bias is positive where trips are predicted too long."]
     if context.judgement:
         lines += ["", f"**Challenger**: {markdown(context.judgement.sentence)}"]
+    if context.saved:
+        lines += ["", f"**What the loop has saved**: {markdown(context.saved)}"]
     if context.drift:
         shifted = [row for row in _feature_rows(context) if row.state == "shifted"]
         named = ", ".join(f"{row.name} ({row.drift.psi:.2f})" for row in shifted) or "none"
@@ -214,21 +218,30 @@ def _interval(measure: Measure, number: str) -> str:
 
 def rule_sentences(rule: Rule) -> list[str]:
     """The rule with its thresholds, written out."""
-    enough = f" and so are at least {rule.k} of the last {rule.n} that the same version served" if rule.k > 1 else ""
     before = "month" if rule.cool_down == 1 else f"{rule.cool_down} months"
     patience = f", and none was started in the {before} before" if rule.cool_down else ""
+    when = (
+        f"A candidate is trained when the latest month is bad, and {rule.k} of the last {rule.n} that the same version "
+        f"served{patience}."
+        if rule.k
+        else f"Each sound month trains a candidate on the months before it{patience}."
+    )
     least, most = NOMINAL_COVERAGE - rule.coverage_tolerance, NOMINAL_COVERAGE + rule.coverage_tolerance
     return [
         f"A month is bad when the RMSE of the champion is more than {rule.max_rmse_ratio:.2f} times what was expected "
         f"of it on these trips, and the whole {CONFIDENCE:.0%} interval lies above what was expected.",
-        f"Retraining starts when the latest month is bad{enough}{patience}.",
-        f"A person is told, and nothing is retrained, when the population stability index of a feature is above "
+        f"{when} It is judged on the latest, beside the champion, which has not seen it either.",
+        f"It becomes the champion at once when the whole {CONFIDENCE:.0%} interval says that it saves at least "
+        f"{rule.min_gain:.1%} of the RMSE; {rule.min_gain_aged:.1%} is enough when that of the champion is more than "
+        f"{rule.aged_ratio:.2f} times what was expected. Where the gain may be chance, it is tried as the challenger.",
+        "A champion that is clearly worse than the one before it, on the first month after its promotion, goes back.",
+        f"A person is told when the population stability index of a feature is above "
         f"{rule.psi_alert:g} and above what chance makes it, when fewer than {least:.0%} or more than {most:.0%} of "
         f"trips end within their {NOMINAL_COVERAGE:.0%} interval, or when a usual day has less than "
         f"{rule.min_volume_ratio:.0%} of the trips that it had in the training months.",
-        f"A challenger becomes the champion when it is better on the same live trips and the whole {CONFIDENCE:.0%} "
-        f"interval says so. It is withdrawn when it is worse, or after {rule.trial_windows} months without that proof; "
-        "while it is on trial, no retraining starts.",
+        "A challenger becomes the champion when it is clearly better on all live trips since its trial began, and is "
+        f"withdrawn when it is clearly worse, or after {rule.trial_windows} months without proof. An equal one is "
+        "promoted in at most 2.5 % of trials, all looks together.",
         "A month whose data breaks its contract says nothing about the model: a person is told, and it does not count.",
     ]
 

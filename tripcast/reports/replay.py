@@ -1,4 +1,4 @@
-"""The replay page: what would have come of retraining over past months, beside models that are trained once."""
+"""The replay page: what the loop would have made of past months, beside models trained once and one trained monthly."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from markupsafe import Markup
     from matplotlib.axes import Axes
 
-#: What may happen in a month: people are told; training starts; its winner is promoted, refused, or tried on a share of
-#: the riders; a version is withdrawn; the month's data is broken.
-EventKind = Literal["alert", "retrain", "promote", "refuse", "challenge", "withdraw", "data"]
+#: What may happen in a month: people are told; a candidate is promoted, refused, or tried on a share of the riders; a
+#: version is withdrawn, or goes back to the one before it; the month's data is broken.
+EventKind = Literal["alert", "promote", "refuse", "challenge", "withdraw", "relapse", "data"]
 
 # How the page names each kind, and the mark it draws for it.
 _KINDS: dict[EventKind, tuple[str, str]] = {
     "data": ("data broken", "X"),
     "alert": ("alert", "^"),
-    "retrain": ("retraining", "o"),
     "challenge": ("challenger", "D"),
     "promote": ("promotion", "*"),
     "refuse": ("refusal", "s"),
     "withdraw": ("withdrawal", "v"),
+    "relapse": ("relapse", "<"),
 }
 
 #: Inches: the picture across the whole page.
@@ -60,6 +60,7 @@ class ReplayMonth:
         month: As ``2021-06``.
         system_rmse: RMSE of what riders were answered, minutes; None where the month could not be judged.
         trained_once_rmse: The same of the first version, had it served for ever.
+        retrained_monthly_rmse: The same of the best candidate of each month, taken without asking.
         notebook_rmse: The same of the notebook's model, trained once on the same months as the first version.
         served_version: The champion at the start of the month.
         challenger_version: The challenger beside it, None if there was none.
@@ -71,6 +72,7 @@ class ReplayMonth:
     month: str
     system_rmse: float | None
     trained_once_rmse: float | None
+    retrained_monthly_rmse: float | None
     notebook_rmse: float | None
     served_version: int
     challenger_version: int | None
@@ -89,8 +91,10 @@ class Replay:
         train_months: Those that the first version was trained on.
         test_month: The one that it was judged on before it served.
         rollout_share: The share of riders, 0 to 1, on which a new version is tried before it answers all.
-        rule: By which retraining starts.
+        rule: By which the loop decides.
         months: Those that were lived through, in order, at least one.
+        published_after: How many months after its end a month was published.
+        processor_seconds: What the loop took of the processor, trainings and all.
     """
 
     subject: str
@@ -100,47 +104,50 @@ class Replay:
     rollout_share: float
     rule: Rule
     months: Sequence[ReplayMonth]
+    published_after: int = 0
+    processor_seconds: float = 0.0
 
     def count(self, kind: EventKind) -> int:
         """How many events there were of a kind."""
         return sum(event.kind == kind for month in self.months for event in month.events)
 
+    def overall(self, rmse: Callable[[ReplayMonth], float | None]) -> float | None:
+        """RMSE over the trips of all months that could be judged, minutes; None if there is no such month.
+
+        Args:
+            rmse: That of a month, of one of the four that are compared.
+        """
+        known = [(month.trips, value) for month in self.months if (value := rmse(month)) is not None]
+        trips = sum(of_month for of_month, _ in known)
+        return math.sqrt(sum(of_month * value**2 for of_month, value in known) / trips) if trips else None
+
     @property
-    def compared(self) -> list[tuple[str, float, float]]:
-        """The months that both could be judged on, with the RMSE of the system and of the model trained once."""
-        return [
-            (month.month, month.system_rmse, month.trained_once_rmse)
-            for month in self.months
-            if month.system_rmse is not None and month.trained_once_rmse is not None
-        ]
+    def regret(self) -> float | None:
+        """How much higher the system's RMSE is than that of the model trained anew each month, as a share of it."""
+        system, reference = self.overall(_SYSTEM.rmse), self.overall(_REFERENCE.rmse)
+        return None if system is None or not reference else system / reference - 1
 
     @property
     def headline(self) -> str:
-        """What came of retraining, in one sentence."""
-        if not self.compared:
-            return "No month could be judged, so nothing can be said about retraining."
-        last, system, once = self.compared[-1]
-        if not self.count("retrain"):
-            return f"Nothing called for retraining: in {last} the RMSE was {system:.2f} minutes."
-        if not self.count("promote"):
-            return (
-                f"Retraining promoted no model up to {last}: the RMSE was {system:.2f} minutes, and that of the model "
-                f"trained once {once:.2f}."
-            )
-        if abs(once / system - 1) < _EQUAL:
-            return (
-                f"Retraining made no difference in the end: in {last} the RMSE was {system:.2f} minutes, with it "
-                "or without."
-            )
-        if once < system:
-            return (
-                f"Retraining did not help: in {last} the RMSE was {system:.2f} minutes, and that of the model "
-                f"trained once {once:.2f}, {1 - once / system:.0%} better."
-            )
+        """What came of it, in a sentence or two."""
+        system, once = self.overall(_SYSTEM.rmse), self.overall(_ONCE.rmse)
+        if system is None or once is None or self.regret is None:
+            return "No month could be judged, so nothing can be said about the loop."
+        reference = self.overall(_REFERENCE.rmse)
+        saved = 1 - system / once if once else 0.0
+        what = f"{abs(saved):.1%} {'below' if saved > 0 else 'above'}" if abs(saved) >= _EQUAL else "as good as"
         return (
-            f"Retraining kept the RMSE at {system:.2f} minutes in {last}; trained once, the model would be at "
-            f"{once:.2f}, {once / system - 1:.0%} worse."
+            f"The system's RMSE is {system:.2f} minutes, {what} that of the model trained once ({once:.2f}); regret "
+            f"over the model trained anew each month ({reference:.2f}) is {self.regret:+.1%}."
         )
+
+    @property
+    def counted(self) -> str:
+        """What it took, in a few words."""
+        kinds = (("promotion", "promote"), ("refusal", "refuse"), ("alert", "alert"), ("relapse", "relapse"))
+        counts = ((self.count(kind), name) for name, kind in kinds)  # type: ignore[arg-type]
+        parts = [f"{number} {name}{'' if number == 1 else 's'}" for number, name in counts]
+        return f"{', '.join(parts)}; {self.processor_seconds:.0f} s of processor time."
 
 
 def replay_page(replay: Replay) -> str:
@@ -163,7 +170,7 @@ def replay_page(replay: Replay) -> str:
         replay=replay,
         pictures=pictures,
         models=_MODELS,
-        overall={model.name: _overall(replay, model) for model in _MODELS},
+        overall={model.name: replay.overall(model.rmse) for model in _MODELS},
         kinds={kind: name for kind, (name, _) in _KINDS.items()},
         counts=[(name, replay.count(kind)) for kind, (name, _) in _KINDS.items() if kind != "challenge"],
         rule_sentences=rule_sentences(replay.rule),
@@ -172,13 +179,13 @@ def replay_page(replay: Replay) -> str:
 
 @dataclass(frozen=True)
 class _Model:
-    """One of the three that are compared: always in the same colour, with the same mark and line."""
+    """One of the four that are compared: always in the same colour, with the same mark and line."""
 
     name: str
     note: str
     colour: str
     mark: str
-    line: str | tuple[int, tuple[float, float]]
+    line: str | tuple[int, tuple[float, ...]]
     rmse: Callable[[ReplayMonth], float | None]
 
     @property
@@ -187,36 +194,32 @@ class _Model:
         return VARIABLES[self.colour]
 
 
-_MODELS = (
-    _Model("with retraining", "what riders were answered", SERIES[0], MARKS[0], "-", lambda month: month.system_rmse),
-    _Model(
-        "trained once",
-        "the first version, for ever",
-        SERIES[1],
-        MARKS[1],
-        (0, (5, 2)),
-        lambda month: month.trained_once_rmse,
-    ),
-    _Model(
-        "notebook",
-        "the notebook's model, trained once",
-        SERIES[2],
-        MARKS[2],
-        (0, (1, 1.5)),
-        lambda month: month.notebook_rmse,
-    ),
+_SYSTEM = _Model("the system", "what riders were answered", SERIES[0], MARKS[0], "-", lambda month: month.system_rmse)
+_REFERENCE = _Model(
+    "anew each month",
+    "the best candidate of each month",
+    SERIES[3],
+    MARKS[3],
+    (0, (3, 1, 1, 1)),
+    lambda month: month.retrained_monthly_rmse,
 )
-
-
-def _overall(replay: Replay, model: _Model) -> float | None:
-    """RMSE over the trips of all months in which all three are known; None if there is no such month."""
-    known = [
-        (month.trips, rmse)
-        for month in replay.months
-        if (rmse := model.rmse(month)) is not None and all(each.rmse(month) is not None for each in _MODELS)
-    ]
-    trips = sum(of_month for of_month, _ in known)
-    return math.sqrt(sum(of_month * rmse**2 for of_month, rmse in known) / trips) if trips else None
+_ONCE = _Model(
+    "trained once",
+    "the first version, for ever",
+    SERIES[1],
+    MARKS[1],
+    (0, (5, 2)),
+    lambda month: month.trained_once_rmse,
+)
+_NOTEBOOK = _Model(
+    "notebook",
+    "the notebook's model, trained once",
+    SERIES[2],
+    MARKS[2],
+    (0, (1, 1.5)),
+    lambda month: month.notebook_rmse,
+)
+_MODELS = (_SYSTEM, _REFERENCE, _ONCE, _NOTEBOOK)
 
 
 def _draw(replay: Replay, width: float) -> Markup:
