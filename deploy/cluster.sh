@@ -32,8 +32,6 @@ To see more:
 Mend it and run the same again: it goes on where it stopped."
 }
 
-on() { kubectl --context "$context" "$@"; } # whatever else kubectl's configuration knows
-
 case "${1-} ${2-}" in
   "kind "*) context=kind-tripcast ;;
   "minikube "*) context=tripcast ;;
@@ -43,10 +41,12 @@ cluster=$1 command=$2
 shift 2
 version=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' tripcast/__init__.py)
 images="tripcast/pipeline:$version tripcast/serving:$version tripcast/mlflow:$version"
-pods="kubectl --context $context get pods --all-namespaces; kubectl --context $context get events --all-namespaces"
+on="kubectl --context $context" # whatever else kubectl's configuration knows
+pods="$on get pods --all-namespaces; $on get events --all-namespaces"
 
-need_cluster() {
-  need kubectl 1.30 https://kubernetes.io/docs/tasks/tools version --client
+need_kubectl() { need kubectl 1.30 https://kubernetes.io/docs/tasks/tools version --client; }
+
+need_cluster_maker() {
   case $cluster in
     kind) need kind 0.32 https://kind.sigs.k8s.io/docs/user/quick-start/#installation version ;;
     minikube) need minikube 1.38 https://minikube.sigs.k8s.io/docs/start version --short ;;
@@ -69,27 +69,28 @@ make_cluster() {
 up() {
   need docker 20.10 https://docs.docker.com/engine/install --version
   need git 2.0 "https://git-scm.com/downloads: kubectl fetches Kubeflow's manifests by it" --version
-  need_cluster
+  need_kubectl
+  need_cluster_maker
   docker info >/dev/null 2>&1 || fail "Docker does not answer: start it, and see that you may use it (docker info)."
   for image in $images; do
     docker image inspect "$image" >/dev/null 2>&1 || fail "The image $image is missing: run 'make images'."
   done
   make_cluster
 
-  local apply="on apply --kustomize"
+  local apply="$on apply --kustomize"
   run "kubectl kustomize deploy/kubeflow/cluster-scoped" $apply deploy/kubeflow/cluster-scoped
-  run "$pods" on wait --for condition=established --timeout 1m crd/applications.app.k8s.io crd/workflows.argoproj.io
+  run "$pods" $on wait --for condition=established --timeout 1m crd/applications.app.k8s.io crd/workflows.argoproj.io
   run "kubectl kustomize deploy/kubeflow/pipelines" $apply deploy/kubeflow/pipelines
   run "kubectl kustomize deploy/base/namespace" $apply deploy/base/namespace
   # The last of them: if it is there, all are.
-  on get secret tripcast-serving --namespace tripcast >/dev/null 2>&1 ||
-    ${PYTHON:-python3} deploy/new_secrets.py kubernetes | run "$pods" on apply -f -
+  $on get secret tripcast-serving --namespace tripcast >/dev/null 2>&1 ||
+    ${PYTHON:-python3} deploy/new_secrets.py kubernetes | run "$pods" $on apply -f -
   run "kubectl kustomize deploy/overlays/$cluster" $apply "deploy/overlays/$cluster"
 
   echo "Waiting for all of it; the first time, images of some gigabytes come over the network."
-  run "$pods" on wait --namespace tripcast --for condition=complete --timeout 20m job/buckets
-  run "$pods" on rollout status --namespace tripcast --timeout 20m statefulset/s3 statefulset/postgres deployment/mlflow
-  run "$pods" on wait --namespace kubeflow --for condition=available --timeout 20m deployment --all
+  run "$pods" $on wait --namespace tripcast --for condition=complete --timeout 20m job/buckets
+  run "$pods" $on rollout status --namespace tripcast --timeout 20m statefulset/s3 statefulset/postgres deployment/mlflow
+  run "$pods" $on wait --namespace kubeflow --for condition=available --timeout 20m deployment --all
   echo "Everything runs. The prediction service is ready once a model is trained: make $cluster-train.
 To look at it: make $cluster-open"
 }
@@ -98,7 +99,7 @@ forwards=
 trap '[ -z "$forwards" ] || kill $forwards 2>/dev/null' EXIT
 
 forward() { # PORT NAMESPACE SERVICE ITS-PORT: a port of this machine leads to a service until this script ends
-  on port-forward --namespace "$2" "service/$3" "$1:$4" >/dev/null &
+  $on port-forward --namespace "$2" "service/$3" "$1:$4" >/dev/null &
   local process=$!
   forwards="$forwards $process"
   until
@@ -112,11 +113,11 @@ forward() { # PORT NAMESPACE SERVICE ITS-PORT: a port of this machine leads to a
 listens() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
 train() {
-  need_cluster
+  need_kubectl
   [ -x .venv/bin/tripcast ] || fail ".venv/bin/tripcast is missing: run 'make setup'."
   # Where `open` has the pages, so that the links which are printed lead there.
   listens 8888 || forward 8888 kubeflow ml-pipeline-ui 80
-  run "kubectl --context $context logs --namespace kubeflow deployment/ml-pipeline" \
+  run "$on logs --namespace kubeflow deployment/ml-pipeline" \
     .venv/bin/tripcast upload --host http://localhost:8888
   local code=0
   .venv/bin/tripcast submit training --host http://localhost:8888 "$@" || code=$?
@@ -125,7 +126,7 @@ train() {
 }
 
 open() {
-  need_cluster
+  need_kubectl
   forward 8888 kubeflow ml-pipeline-ui 80
   forward 5000 tripcast mlflow 5000
   forward 8080 tripcast serving 80
@@ -143,7 +144,7 @@ Ctrl-C ends this."
 }
 
 down() {
-  need_cluster
+  need_cluster_maker
   case $cluster in
     kind) run "docker ps --all" kind delete cluster --name tripcast ;;
     minikube) run "minikube status --profile tripcast" minikube delete --profile tripcast ;;

@@ -633,7 +633,12 @@ def test_retries_and_lifetimes_are_added_to_kubeflow_and_the_rest_of_its_setting
     ("arguments", "code", "said"),
     [
         (["kind", "up"], 1, "docker is missing: get 20.10 or later from https://docs.docker.com/engine/install"),
-        (["kind", "down"], 1, "kubectl is missing: get 1.30 or later from https://kubernetes.io/docs/tasks/tools"),
+        (["kind", "open"], 1, "kubectl is missing: get 1.30 or later from https://kubernetes.io/docs/tasks/tools"),
+        (
+            ["minikube", "down"],
+            1,
+            "minikube is missing: get 1.38 or later from https://minikube.sigs.k8s.io/docs/start",
+        ),
         (["kind", "rebuild"], 1, "There is no 'rebuild'. There are up, train, open and down."),
         (["k3s", "up"], 2, "deploy/cluster.sh kind up"),
     ],
