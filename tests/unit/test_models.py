@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -20,9 +21,9 @@ from sklearn.linear_model import LinearRegression
 
 from tests.conftest import make_trips
 from tripcast.errors import StorageError
-from tripcast.models import CANDIDATES, Model
+from tripcast.models import Model
 from tripcast.models.training import train
-from tripcast.taxi.candidates import lightgbm, linear
+from tripcast.taxi.candidates import CANDIDATES, lightgbm, linear
 from tripcast.taxi.features import FEATURES, OutOfFold
 from tripcast.taxi.trips import Trip, Trips
 from tripcast.taxi.ways import METERED, PLANNED, ZONES_ONLY, as_asked
@@ -295,7 +296,7 @@ def test_trees_cut_short_are_refused_even_where_the_manifest_agrees(models, tmp_
 
 
 def test_naming_the_candidates_imports_none_of_them():
-    script = "import sys; from tripcast.models import CANDIDATES; print({'lightgbm', 'sklearn'} & set(sys.modules))"
+    script = "import sys; from tripcast.models import Model; print({'lightgbm', 'sklearn'} & set(sys.modules))"
     child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert child.stdout == "set()\n"
 
@@ -345,3 +346,24 @@ def test_linear_reproduces_the_notebook_on_published_months(tlc):
     assert rmse == pytest.approx(7.759, abs=0.005)
     assert mae == pytest.approx(5.340, abs=0.005)
     assert 0.78 <= coverage <= 0.82
+
+
+def test_a_model_of_0_1_that_another_candidate_loads_is_that_model_still(make_model, tmp_path):
+    folder = shutil.copytree(make_model(1), tmp_path / "brought")
+    manifest = json.loads((folder / "manifest.json").read_text()) | {"candidate": "monthly", "loads_as": "linear"}
+    text = json.dumps(manifest, indent=1) + "\n"
+    (folder / "manifest.json").write_text(text)
+
+    model = Model.load(folder)
+
+    assert model.digest == sha256(text.encode()).hexdigest()
+    trips = make_trips(10, seed=3)
+    np.testing.assert_array_equal(model.predict(trips).minutes, Model.load(make_model(1)).predict(trips).minutes)
+
+
+def test_a_model_of_a_candidate_that_tripcast_does_not_know_is_refused(make_model, tmp_path):
+    folder = shutil.copytree(make_model(1), tmp_path / "unknown")
+    manifest = json.loads((folder / "manifest.json").read_text()) | {"candidate": "forest"}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(StorageError, match="names the candidate 'forest', and this tripcast knows linear, lightgbm"):
+        Model.load(folder)

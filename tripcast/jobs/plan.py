@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tripcast.errors import ContractError, InvalidRequest, SourceError, SourceUnreachable
-from tripcast.models import CANDIDATES
 from tripcast.months import Month, parse_months
 from tripcast.registry.tracking import check_reachable
 from tripcast.settings import Settings
 from tripcast.storage.store import open_store
+from tripcast.taxi.candidates import CANDIDATES
 from tripcast.taxi.ingestion import look
 from tripcast.taxi.sources import TAXIS, Source, open_source
 from tripcast.taxi.sources.folder import Folder

@@ -19,7 +19,6 @@ import numpy as np
 
 from tripcast.jobs.evaluate import Selection
 from tripcast.models import Model
-from tripcast.models.model import OWN_CANDIDATES
 from tripcast.models.training import refit
 from tripcast.taxi.trips import Trips, read_trips
 
@@ -42,7 +41,7 @@ def learn_latest(selection: Selection, train_trips: Path, test_trips: Path) -> S
         The selection with the refit in it; as it was where nothing is rolled out, or the refit is not safe.
     """
     winner = selection.winner
-    if winner is None or not selection.rolls_out or winner.name not in OWN_CANDIDATES:
+    if winner is None or not selection.rolls_out:
         return selection
     files = sorted(train_trips.glob("*.parquet"))
     latest, before = read_trips(sorted(test_trips.glob("*.parquet"))), read_trips(files[-1:])

@@ -1,5 +1,5 @@
 """Models: what can be trained, and the folder that a trained one is kept in."""
 
-from tripcast.models.model import CANDIDATES, Calibration, Manifest, Model, Prediction
+from tripcast.models.model import Calibration, Manifest, Model, Prediction
 
-__all__ = ["CANDIDATES", "Calibration", "Manifest", "Model", "Prediction"]
+__all__ = ["Calibration", "Manifest", "Model", "Prediction"]

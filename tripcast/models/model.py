@@ -8,19 +8,18 @@ in the folder depends on when or where it was made.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from hashlib import sha256
 from importlib import import_module
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from tripcast.errors import InvalidRequest, StorageError
+from tripcast.errors import StorageError
 from tripcast.models.interpolation import interpolator
 from tripcast.models.intervals import Interval
 from tripcast.storage.files import storage_errors
@@ -29,40 +28,8 @@ from tripcast.taxi.ways import METERED, PLANNED, ZONES_ONLY
 
 Floats = npt.NDArray[np.float64]
 
-#: tripcast's own candidates by name, and the module of each, which keeps to ``Candidate``.
-OWN_CANDIDATES = {
-    "linear": "tripcast.taxi.candidates.linear",
-    "lightgbm": "tripcast.taxi.candidates.lightgbm",
-    "tuned": "tripcast.taxi.candidates.tuned",
-}
-
-#: The group of entry points by which an installed package brings candidates: modules that keep to ``FileCandidate``.
-CANDIDATE_GROUP = "tripcast.candidates"
-
-
-class _Candidates(Mapping[str, str]):
-    """The candidates by name, and the module of each: tripcast's own, and those that installed packages bring.
-
-    Packages cannot take the names of tripcast's own. They are asked only when another name is meant, or all are: it
-    takes a fifth of a second.
-    """
-
-    @cached_property
-    def _from_entry_points(self) -> dict[str, str]:
-        return {entry.name: entry.value for entry in entry_points(group=CANDIDATE_GROUP)}
-
-    def __getitem__(self, name: str) -> str:
-        return OWN_CANDIDATES.get(name) or self._from_entry_points[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(OWN_CANDIDATES | self._from_entry_points)
-
-    def __len__(self) -> int:
-        return len(OWN_CANDIDATES | self._from_entry_points)
-
-
-#: The candidates by name, and the module of each. Modules are imported when used.
-CANDIDATES: Mapping[str, str] = _Candidates()
+#: The package that has the candidates: its ``CANDIDATES`` names the module of each, which keeps to ``Candidate``.
+CANDIDATES_PACKAGE = "tripcast.taxi.candidates"
 
 #: Format of the model folder; a reader refuses folders of a later one.
 FORMAT = 2
@@ -141,43 +108,19 @@ class Candidate(Protocol):
         """
 
 
-class FileCandidate(Protocol):
-    """A module that fits to trips in files, more of them than memory holds: by an engine of its own, on many machines.
-
-    What it fits is the predictor of one of tripcast's own candidates. So its models are judged, registered and served
-    like any others, by processes that do not have the package that trained them.
-
-    Attributes:
-        loads_as: Which candidate's predictor that is, for example ``lightgbm``.
-    """
-
-    loads_as: str
-
-    def fit_holdout(self, earlier: Trips, later: Trips, search: Search) -> tuple[Predictor, dict[str, Any]]:
-        """As ``Candidate``; these trips are the latest, few enough for memory."""
-
-    def fit_files(self, files: Sequence[Path], parameters: Mapping[str, Any]) -> Predictor:
-        """Fit to the trips of parquet files with the columns of ``Trips``, one file a month, in time order."""
+def known_candidates() -> Mapping[str, str]:
+    """The candidates by name, and the module of each, which is imported when used."""
+    candidates: Mapping[str, str] = import_module(CANDIDATES_PACKAGE).CANDIDATES
+    return candidates
 
 
 def open_candidate(name: str) -> Candidate:
-    """Import the module of one of ``OWN_CANDIDATES``."""
-    return cast(Candidate, import_module(OWN_CANDIDATES[name]))
-
-
-def open_file_candidate(name: str) -> FileCandidate:
-    """Import the module of one of the candidates that packages bring.
+    """Import the module of a candidate.
 
     Raises:
-        InvalidRequest: If what it fits could not be loaded by tripcast.
+        KeyError: If there is none of that name.
     """
-    module = cast(FileCandidate, import_module(CANDIDATES[name]))
-    if getattr(module, "loads_as", None) not in OWN_CANDIDATES:
-        raise InvalidRequest(
-            f"The candidate '{name}' ({CANDIDATES[name]}) does not say whose predictor it fits: "
-            f"set its loads_as to one of {', '.join(OWN_CANDIDATES)}."
-        )
-    return module
+    return cast(Candidate, import_module(known_candidates()[name]))
 
 
 @dataclass(frozen=True)
@@ -225,7 +168,7 @@ class Manifest:
             of trips within it.
         calibration: How it did on held-out trips, asked for with their metered distances.
         files: SHA-256 of each further file in the folder, by name.
-        loads_as: Which of tripcast's own candidates loads the files; None if ``candidate`` does itself.
+        loads_as: Which candidate loads the files, in manifests of 0.1 whose own was brought by a package; else None.
     """
 
     format: int
@@ -243,7 +186,7 @@ class Manifest:
 
     @property
     def loader(self) -> str:
-        """Which of tripcast's own candidates loads the files."""
+        """Which candidate loads the files."""
         return self.loads_as or self.candidate
 
     def interval_of(self, group: str) -> Interval:
@@ -431,9 +374,9 @@ def _read_manifest(file: Path) -> Manifest:
         raise StorageError(
             f"{file} is not the manifest of a model ({trouble}). Fetch or train the model again."
         ) from trouble
-    if manifest.loader not in OWN_CANDIDATES:
+    if manifest.loader not in known_candidates():
         raise StorageError(
-            f"{file} names the candidate '{manifest.loader}', and this tripcast knows {', '.join(OWN_CANDIDATES)}. "
+            f"{file} names the candidate '{manifest.loader}', and this tripcast knows {', '.join(known_candidates())}. "
             "Use the tripcast that trained it."
         )
     return manifest

@@ -2,16 +2,13 @@
 
 In two acts. A rehearsal fits to the earlier trips; what there is to choose is chosen on the later ones, and their
 errors calibrate the prediction interval. Then the candidate is fitted to all trips with what was chosen.
-
-A candidate that an installed package brings (``tripcast.models.model.FileCandidate``) is fitted to files instead: the
-rehearsal sees the latest trips, and no more of them are ever in the memory of this process.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -22,17 +19,15 @@ import numpy as np
 from tripcast.errors import InvalidRequest
 from tripcast.models.intervals import Interval
 from tripcast.models.model import (
-    CANDIDATES,
     FORMAT,
-    OWN_CANDIDATES,
     Calibration,
     Manifest,
     Model,
     OnTrial,
     Predictor,
     Search,
+    known_candidates,
     open_candidate,
-    open_file_candidate,
     with_interval,
 )
 from tripcast.storage.files import storage_errors
@@ -69,7 +64,7 @@ def train(
     """Train a candidate.
 
     Args:
-        candidate: One of tripcast's own, ``tripcast.models.model.OWN_CANDIDATES``.
+        candidate: Its name, see ``tripcast.models.model.CANDIDATES_PACKAGE``.
         trips: The training trips, in any order, with durations.
         taxi: ``green`` or ``yellow``.
         data: SHA-256 of each training month's data, by month.
@@ -84,8 +79,6 @@ def train(
         InvalidRequest: If the candidate is unknown, or there are too few trips or trials.
     """
     _check(candidate, len(trips), trials)
-    if candidate not in OWN_CANDIDATES:
-        raise InvalidRequest(f"The candidate '{candidate}' is fitted to files: train it by `tripcast train`.")
     recipe = open_candidate(candidate)
     earlier, later = _split(trips)
     holdout_fit, parameters = recipe.fit_holdout(earlier, later, Search(trials, seed, on_trial))
@@ -111,7 +104,7 @@ def refit(model: Model, trips: Trips, later: Trips, *, data: Mapping[str, str]) 
     """Fit the candidate of a model to other trips, with the settings that were chosen for the model.
 
     Args:
-        model: Of one of tripcast's own candidates.
+        model: What it was trained to.
         trips: To fit to, with durations.
         later: Those of them that the model has not seen: its errors on them calibrate the intervals.
         data: SHA-256 of each training month's data, by month.
@@ -131,64 +124,6 @@ def refit(model: Model, trips: Trips, later: Trips, *, data: Mapping[str, str]) 
     return Model(manifest, predictor)
 
 
-def train_by_engine(
-    candidate: str,
-    files: Sequence[Path],
-    *,
-    taxi: str,
-    data: Mapping[str, str],
-    trials: int = 20,
-    seed: int = 42,
-    on_trial: OnTrial | None = None,
-) -> Model:
-    """Train a candidate that an installed package brings, on files that need not fit into memory.
-
-    Args:
-        candidate: One of ``tripcast.models.CANDIDATES`` that is not tripcast's own.
-        files: Good trips as parquet, one file a month, in time order.
-        taxi: As ``train``.
-        data: As ``train``.
-        trials: As ``train``.
-        seed: As ``train``.
-        on_trial: As ``train``.
-
-    Returns:
-        The model, loaded anew from what the candidate fitted: in any process of tripcast it does what it does here.
-
-    Raises:
-        InvalidRequest: As ``train``, or if tripcast cannot load what the candidate fitted.
-    """
-    count = sum(_rows(file) for file in files)
-    _check(candidate, count, trials)
-    recipe = open_file_candidate(candidate)
-    earlier, later = _split(read_trips(_latest(files)))
-    holdout_fit, parameters = recipe.fit_holdout(earlier, later, Search(trials, seed, on_trial))
-    intervals, calibration = _calibrate(holdout_fit, later)
-    fitted = recipe.fit_files(files, parameters)
-    try:
-        predictor = open_candidate(recipe.loads_as).load(fitted.files(), parameters)
-    except (KeyError, ValueError) as trouble:
-        raise InvalidRequest(
-            f"The candidate '{candidate}' fitted what '{recipe.loads_as}' cannot load ({trouble}). Mend its package."
-        ) from trouble
-    first, last = _period(files)
-    manifest = Manifest(
-        format=FORMAT,
-        candidate=candidate,
-        taxi=taxi,
-        parameters=parameters,
-        data=dict(sorted(data.items())),
-        trips=count,
-        first_pickup=str(first),
-        last_pickup=str(last),
-        intervals=intervals,
-        calibration=calibration,
-        files=_digests(predictor),
-        loads_as=recipe.loads_as,
-    )
-    return Model(manifest, predictor)
-
-
 def train_from_files(
     candidate: str, trips: Path, folder: Path, *, taxi: str, data: Mapping[str, str], trials: int
 ) -> float:
@@ -197,7 +132,7 @@ def train_from_files(
     The trials of a search are written beside the model, as ``trials.json``.
 
     Args:
-        candidate: One of ``tripcast.models.CANDIDATES``.
+        candidate: Its name.
         trips: Folder of parquet files, a file a month.
         folder: Where the model folder goes.
         taxi: ``green`` or ``yellow``.
@@ -219,10 +154,7 @@ def train_from_files(
 
     started = time.perf_counter()
     files = sorted(trips.glob("*.parquet"))
-    if candidate in OWN_CANDIDATES:
-        model = train(candidate, read_trips(files), taxi=taxi, data=data, trials=trials, on_trial=on_trial)
-    else:
-        model = train_by_engine(candidate, files, taxi=taxi, data=data, trials=trials, on_trial=on_trial)
+    model = train(candidate, read_trips(files), taxi=taxi, data=data, trials=trials, on_trial=on_trial)
     seconds = time.perf_counter() - started
     model.save(folder)
     if record:
@@ -232,8 +164,8 @@ def train_from_files(
 
 
 def _check(candidate: str, trips: int, trials: int) -> None:
-    if candidate not in CANDIDATES:
-        raise InvalidRequest(f"There is no candidate '{candidate}': choose among {', '.join(CANDIDATES)}.")
+    if candidate not in known_candidates():
+        raise InvalidRequest(f"There is no candidate '{candidate}': choose among {', '.join(known_candidates())}.")
     if trips < MIN_TRIPS:
         raise InvalidRequest(
             f"{trips:,} good trips are too few to train on: at least {MIN_TRIPS:,} are needed. Add training months."
@@ -244,34 +176,6 @@ def _check(candidate: str, trips: int, trials: int) -> None:
 
 def _digests(predictor: Predictor) -> dict[str, str]:
     return {name: sha256(content).hexdigest() for name, content in predictor.files().items()}
-
-
-def _rows(file: Path) -> int:
-    import pyarrow.parquet as pq
-
-    rows: int = pq.read_metadata(file).num_rows
-    return rows
-
-
-def _latest(files: Sequence[Path]) -> list[Path]:
-    """As few of the last files as hold the trips of a rehearsal."""
-    latest: list[Path] = []
-    count = 0
-    for file in reversed(files):
-        if count >= _HOLDOUT_TRIPS:
-            break
-        latest.insert(0, file)
-        count += _rows(file)
-    return latest
-
-
-def _period(files: Sequence[Path]) -> tuple[np.datetime64, np.datetime64]:
-    """The first and the last pickup, datetime64[s]; a month at a time, for the files have no statistics."""
-    import pyarrow.parquet as pq
-
-    pickups = (pq.read_table(file, columns=["pickup_datetime"])[0].to_numpy() for file in files)
-    ends = np.array([(month.min(), month.max()) for month in pickups if len(month)], "datetime64[s]")
-    return ends.min(), ends.max()
 
 
 def _split(trips: Trips) -> tuple[Trips, Trips]:
