@@ -36,7 +36,8 @@ def make(trips: int) -> str:
     from tripcast.months import Month
     from tripcast.registry.registry import EXPECTATION, Registry
     from tripcast.registry.tracking import Tracker
-    from tripcast.serving.prediction_log import Answerer, PredictionLog
+    from tripcast.serving.prediction_log import PredictionLog
+    from tripcast.serving.prediction_rows import Answerer
     from tripcast.settings import Settings
     from tripcast.storage.store import open_store
     from tripcast.taxi.bins import profile_trips

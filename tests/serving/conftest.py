@@ -181,7 +181,11 @@ class Home:
         with output.open("ab") as sink:
             process = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=sink, stderr=sink)
         service = Answering(process, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20), log, output)
-        wait_for(lambda: _status(service, "/readyz" if ready else "/healthz") == 200, output)
+        try:
+            wait_for(lambda: _status(service, "/readyz" if ready else "/healthz") == 200, output)
+        except AssertionError:
+            process.kill()
+            raise
         return service
 
 

@@ -293,6 +293,23 @@ def test_the_description_names_every_route_with_examples(service):
         assert answer.status_code == 200, answer.text
 
 
+def test_the_description_has_what_generators_of_clients_ask_for(service):
+    described = service.client.get("/openapi.json").json()
+    operations = [operation for item in described["paths"].values() for operation in item.values()]
+    names = [operation["operationId"] for operation in operations]
+
+    def arrays(schema) -> list[dict]:
+        if isinstance(schema, list):
+            return [found for part in schema for found in arrays(part)]
+        if not isinstance(schema, dict):
+            return []
+        return [schema] * (schema.get("type") == "array") + arrays(list(schema.values()))
+
+    assert len(set(names)) == len(names)
+    assert all(name.isidentifier() for name in names)
+    assert all("items" in schema or "prefixItems" in schema for schema in arrays(described))
+
+
 def test_requests_on_one_connection_are_answered_one_after_the_other(service):
     with httpx.Client(base_url=service.client.base_url) as client:
         zones = [client.post("/predict", json={**TRIP, "pickup_zone": zone}).status_code for zone in range(1, 266)]

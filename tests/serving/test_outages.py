@@ -1,10 +1,12 @@
 """The service when what it depends on is away, and when it is ended itself."""
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
 import httpx
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tests.serving.conftest import TOKEN, TRIP, Home, wait_for
@@ -72,6 +74,37 @@ def test_a_follower_that_dies_is_started_again_and_none_outlives_its_service(hom
     os.kill(service.process.pid, signal.SIGKILL)
     service.process.wait()
     wait_for(lambda: not Path(f"/proc/{second}").exists())
+
+
+def test_an_answer_that_waits_for_the_disk_is_not_lost_by_a_kill(home, start_in):
+    home.registry.promote(home.versions["boosted"], "It is the first.")
+    service = start_in(home)
+    ids = []
+    for place, body in (("/predict", TRIP), ("/predict/batch", {"trips": [TRIP] * 3})):
+        answer = service.client.post(place, json=body, headers={"tripcast-durable": "true"}).json()
+        ids += [prediction["prediction_id"] for prediction in answer.get("predictions", [answer])]
+    os.kill(service.process.pid, signal.SIGKILL)
+    service.process.wait()
+
+    kept = [pq.read_table(file) for place in ("log", "spool") for file in (home.folder / place).rglob("*.parquet")]
+    assert sorted(set(pa.concat_tables(kept)["prediction_id"].to_pylist())) == ids
+
+
+def test_a_spool_that_cannot_be_written_fails_who_waits_for_it_and_is_listed(home, start_in):
+    home.registry.promote(home.versions["boosted"], "It is the first.")
+    service = start_in(home)
+    spool = home.folder / "spool"
+    shutil.rmtree(spool)
+    spool.write_text("in the way")
+
+    answer = service.client.post("/predict", json=TRIP, headers={"tripcast-durable": "true"})
+    assert answer.status_code == 503
+    assert "Predictions wait in memory" in answer.json()["error"]
+    assert service.predict()["version"] == 1
+    assert "Predictions wait in memory" in service.client.get("/readyz").json()["problems"][0]
+    spool.unlink()
+    assert service.client.post("/predict", json=TRIP, headers={"tripcast-durable": "true"}).status_code == 200
+    assert "has been made again" in service.client.get("/model").json()["problems"][0]
 
 
 def test_a_service_told_to_stop_finishes_its_requests_writes_its_log_and_leaves_no_child(home, start_in):

@@ -139,6 +139,19 @@ def test_the_champion_answers_where_the_challenger_fails(fresh):
     assert [list(arms) for arms in curves] == [["champion", "challenger"], ["champion"]]
 
 
+def test_tags_that_hold_no_number_break_nothing(fresh):
+    home, service = fresh
+    for name, value in (("rmse", "good"), ("notebook_rmse", "nan"), ("test_month", "soon")):
+        home.client.set_model_version_tag("tripcast-green", "1", f"tripcast.{name}", value)
+    try:
+        champion = service.reload()["champion"]
+        assert (champion["metrics"], champion["test_month"]) == ({}, "soon")
+        assert service.client.get("/model").json()["champion"] == champion
+    finally:
+        for name, value in (("rmse", "5.19"), ("notebook_rmse", "7.76"), ("test_month", "2021-02")):
+            home.client.set_model_version_tag("tripcast-green", "1", f"tripcast.{name}", value)
+
+
 def test_a_champion_that_is_gone_from_the_registry_goes_on_serving(fresh):
     home, service = fresh
     home.client.delete_registered_model_alias("tripcast-green", "champion")

@@ -14,7 +14,8 @@ from tripcast.jobs.monitor import choose_months, load_valid_trips, metrics, writ
 from tripcast.monitoring.rule import Rule, WindowResult, decide
 from tripcast.months import Month
 from tripcast.registry.registry import Version
-from tripcast.serving.prediction_log import Answerer, PredictionLog
+from tripcast.serving.prediction_log import PredictionLog
+from tripcast.serving.prediction_rows import Answerer
 from tripcast.taxi.trips import Trips
 from tripcast.taxi.ways import ways_of
 

@@ -20,7 +20,8 @@ from tripcast.jobs.respond import LoopOptions, respond, start_retraining
 from tripcast.monitoring import alerts
 from tripcast.monitoring.rule import Rule
 from tripcast.months import Month
-from tripcast.serving.prediction_log import Answerer, PredictionLog
+from tripcast.serving.prediction_log import PredictionLog
+from tripcast.serving.prediction_rows import Answerer
 from tripcast.taxi.trips import Trips
 from tripcast.taxi.ways import ways_of
 

@@ -16,7 +16,7 @@ import numpy as np
 from tripcast.models import Model
 from tripcast.models.model import Prediction
 from tripcast.serving.model_cache import Deployment
-from tripcast.serving.prediction_log import Answerer, ArmName
+from tripcast.serving.prediction_rows import Answerer, ArmName
 from tripcast.serving.traffic_split import takes_part
 
 

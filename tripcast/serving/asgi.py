@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 from starlette.responses import Response
 
+from tripcast.errors import StorageError
 from tripcast.serving.metrics import Metrics
 from tripcast.serving.service import NotReady
 
@@ -31,6 +32,9 @@ MAX_BYTES = 2_000_000
 
 #: Seconds after which a client may try again when nothing is loaded: by then the registry has been asked again.
 RETRY_AFTER = 5
+
+#: The header of a request whose answer waits until no kill of the service loses it.
+DURABLE = (b"tripcast-durable", b"true")
 
 _JSON_HEADERS = [(b"content-type", b"application/json")]
 _CLOSE = (b"connection", b"close")
@@ -137,11 +141,15 @@ class FastRoute:
     Args:
         path: The address; what its requests are counted under.
         handle: Turns a body into an answer; may raise ``BadRequest`` or ``NotReady``.
+        flush: Awaited before an answer with the header ``DURABLE``; may raise ``StorageError``.
     """
 
-    def __init__(self, path: str, handle: Callable[[bytes], Awaitable[bytes]]) -> None:
+    def __init__(
+        self, path: str, handle: Callable[[bytes], Awaitable[bytes]], flush: Callable[[], Awaitable[None]]
+    ) -> None:
         self.path = path
         self._handle = handle
+        self._flush = flush
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -152,11 +160,13 @@ class FastRoute:
         status, headers = 200, _JSON_HEADERS
         try:
             body = await self._handle(await read_body(scope, receive))
+            if DURABLE in scope["headers"]:
+                await self._flush()
         except BadRequest as bad:
             status, body = bad.status, encode(ErrorAnswer(bad.sentence, bad.field))
             if status in (413, 415):  # the rest of the body is not waited for
                 headers = [*_JSON_HEADERS, _CLOSE]
-        except NotReady as trouble:
+        except (NotReady, StorageError) as trouble:
             status, body = 503, encode(ErrorAnswer(str(trouble)))
             headers = [*_JSON_HEADERS, (b"retry-after", b"%d" % RETRY_AFTER)]
         except ClientGone:

@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass, field
 
-from tripcast.serving.prediction_log import Answerer
+from tripcast.serving.prediction_rows import Answerer
 
 #: Upper bounds of the latency histogram's buckets, seconds.
 LATENCY_BOUNDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)

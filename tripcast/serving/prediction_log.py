@@ -12,9 +12,9 @@ A row takes three steps, each in a thread of its own, and no request waits for t
 After some minutes, or when it is large, the file grows no more and the next one is begun. So the store has the rows
 after seconds, and a month has thousands of files rather than hundreds of thousands.
 
-A kill loses at most the rows of the last seconds, and a store that is out of reach loses none: the spool keeps the
-files, and they are sent again, oldest first, by this process or by the next one on this spool. A file has the same key
-whoever sends it and however often, so nothing is ever there twice.
+A kill loses at most the rows of the last seconds, and none that ``flush`` has waited for. A store that is out of reach
+loses none: the spool keeps the files, and they are sent again, oldest first, by this process or by the next one on this
+spool. A file has the same key whoever sends it and however often, so nothing is ever there twice.
 
 What does not fit is dropped and counted. In memory that is the newest row, for the waiting ones are older and on their
 way. In the spool it is the oldest file: monitoring judges the present, and after a long outage it wants the latest
@@ -26,26 +26,23 @@ of the answer. Start and random are those of the process's prediction ids, and r
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
-import struct
 import threading
-from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
-from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic, sleep, time_ns
-from typing import TYPE_CHECKING, Literal, NamedTuple
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from tripcast.errors import InvalidRequest, StorageError
+from tripcast.serving.prediction_rows import Answerer, Rows, prediction_schema
 from tripcast.serving.spool import Spool
 
 if TYPE_CHECKING:
@@ -54,76 +51,18 @@ if TYPE_CHECKING:
 
     from tripcast.models.model import Prediction
     from tripcast.storage.store import Store
-    from tripcast.taxi.trips import Trip, Trips
+    from tripcast.taxi.trips import Trip
 
 logger = logging.getLogger(__name__)
 
-#: A row in memory. ``struct`` packs one row and numpy reads many, so the two are the same in order and width.
-_RECORD = np.dtype(
-    [
-        ("number", "<i8"),
-        ("predicted_at", "<i8"),  # nanoseconds since 1970, UTC
-        ("answerer", "<u2"),
-        ("has_rider", "?"),
-        ("pickup_zone", "<i2"),
-        ("dropoff_zone", "<i2"),
-        ("trip_distance_miles", "<f8"),
-        ("pickup", "<i8"),  # seconds since 1970, New York local time
-        ("duration_minutes", "<f8"),
-        ("lower_minutes", "<f8"),
-        ("upper_minutes", "<f8"),
-    ]
-)
-_pack = struct.Struct("<qqH?hhdqddd").pack
-
 #: Rows are numbered from here, so that all numbers have twelve digits and ids sort as text in the order of the answers.
 _NUMBERED_FROM = 10**11
-
-#: Rows converted at a time: the service's thread has to wait for the interpreter meanwhile.
-_CHUNK = 2_000
-
-#: Nanoseconds.
-_DAY = 86_400 * 10**9
 
 #: A span of more days than this is found in a listing of all days: one of each would take longer.
 _DAYS_LISTED_ONE_BY_ONE = 40
 
 #: Files fetched at a time: they are many and small, so the store's answers are what takes long.
 _READERS = 8
-
-
-def prediction_schema() -> pa.Schema:
-    """A row of the prediction log.
-
-    - ``prediction_id``: what the client was told, see ``PredictionLog``.
-    - ``predicted_at``: when, UTC.
-    - ``model``, ``version``, ``arm``: which registered model answered, and whether as champion or challenger.
-    - ``rider_id``: who asked; null where the client did not say.
-    - ``pickup_datetime``: New York local time, to the second.
-    - ``trip_distance_miles``: null where the client did not know.
-    - ``way``: in which way it was asked, by what was known of the trip; null in files of before there were ways.
-    - ``duration_minutes``, ``lower_minutes``, ``upper_minutes``: the answer.
-    """
-    import pyarrow as pa
-
-    return pa.schema(
-        {
-            "prediction_id": pa.string(),
-            "predicted_at": pa.timestamp("us", tz="UTC"),
-            "model": pa.string(),
-            "version": pa.int32(),
-            "arm": pa.string(),
-            "rider_id": pa.string(),
-            "pickup_datetime": pa.timestamp("us"),
-            "pickup_zone": pa.int16(),
-            "dropoff_zone": pa.int16(),
-            "trip_distance_miles": pa.float64(),
-            "way": pa.string(),
-            "duration_minutes": pa.float64(),
-            "lower_minutes": pa.float64(),
-            "upper_minutes": pa.float64(),
-        }
-    )
 
 
 def read_log(
@@ -187,23 +126,6 @@ def read_log(
         return pa.concat_tables([empty, *readers.map(read, keys)], promote_options="default")
 
 
-ArmName = Literal["champion", "challenger"]
-
-
-class Answerer(NamedTuple):
-    """Who gave an answer.
-
-    Attributes:
-        model: Name of the registered model.
-        version: Its version.
-        arm: ``champion`` or ``challenger``.
-    """
-
-    model: str
-    version: int
-    arm: ArmName
-
-
 @dataclass(frozen=True)
 class Counts:
     """How many rows are where; at any time ``appended + inherited == written + pending + dropped``.
@@ -240,8 +162,8 @@ class PredictionLog:
     number in the process, twelve digits. It is unique among all hosts and restarts, and ids sort as text by process in
     the order of their start, then in the order of the answers.
 
-    ``append`` and ``extend`` are for one thread, the service's event loop. They take no lock, touch no disk and do not
-    raise.
+    ``append``, ``extend`` and ``flush`` are for one thread, the service's event loop. The first two take no lock, touch
+    no disk and do not raise.
     """
 
     def __init__(
@@ -262,7 +184,7 @@ class PredictionLog:
             spool: Local folder for the files on their way, on a disk that outlives the process. Services may share it:
                 one that finds the files of a process that has ended sends them to its own store.
             seconds: How long a row waits in memory at most, if the disk keeps up. A kill loses no more than that.
-            rows: As many waiting rows are written out at once; a file holds no more, but for the last batch's rest.
+            rows: As many waiting rows are written out at once; a file holds no more.
             file_seconds: How long a file grows.
             max_waiting: Rows in memory, about 120 bytes each, beyond which new ones are dropped.
             max_spool_bytes: Size of the files it has to send beyond which the oldest are dropped.
@@ -270,24 +192,17 @@ class PredictionLog:
         Raises:
             StorageError: If the spool cannot be written.
         """
-        self._store, self._seconds, self._file_rows, self._room = store, seconds, rows, max_waiting
         process = f"{time_ns() // 1_000_000:011x}-{secrets.token_hex(5)}"
         self._prefix = f"{process}-"
         self._spool = Spool(spool, process, max_rows=rows, max_age=file_seconds, max_bytes=max_spool_bytes)
-        # One thread's work is never another's: the event loop adds to these, the writer takes away.
-        self._packed: deque[bytes] = deque()
-        self._batches: deque[tuple[npt.NDArray[np.void], list[bytes]]] = deque()
-        # Who answered whom in which way: numbered as they come.
-        self._answerers: defaultdict[tuple[Answerer, str], int] = defaultdict(count().__next__)
+        self._file_rows, self._room = rows, max_waiting
+        self._rows = Rows(self._prefix)
         self._appended = self._refused = 0
-        # Rows that the writer could not put in the spool yet, by date.
-        self._converted: dict[str, list[pa.RecordBatch]] = {}
-        self._due, self._to_send = threading.Event(), threading.Event()
-        self._closing = self._last_file_spooled = self._complained = False
-        self._writer = threading.Thread(target=self._write, name="prediction log writer", daemon=True)
-        self._sender = threading.Thread(target=self._send, name="prediction log sender", daemon=True)
-        self._writer.start()
+        self._complained = False
+        self._sender = _Sender(self._spool, store, seconds)
+        self._writer = _Writer(self._rows, self._spool, rows, seconds, self._sender.wake)
         self._sender.start()
+        self._writer.start()
 
     def append(
         self, answerer: Answerer, rider_id: str | None, trip: Trip, way: str, prediction: tuple[float, float, float]
@@ -311,64 +226,46 @@ class PredictionLog:
             self._refused += 1
         else:
             try:
-                row = _pack(number, time_ns(), self._answerers[answerer, way], rider_id is not None, *trip, *prediction)
-                if rider_id is not None:
-                    row += rider_id.encode(errors="replace")
-                self._packed.append(row)
+                self._rows.add(number, answerer, rider_id, trip, way, prediction)
             except Exception:  # whatever is wrong with a row, its answer is none the worse
-                self._refuse(1)
+                self._refuse()
             if waiting == self._file_rows:
-                self._due.set()
+                self._writer.wake.set()
         return self._prefix + str(number)
 
     def extend(
         self,
         answerer: Answerer,
-        rider_ids: Sequence[str | None],
-        trips: Trips,
-        ways: Sequence[str],
+        rider_ids: Iterable[str | None],
+        trips: Iterable[Trip],
+        ways: Iterable[str],
         prediction: Prediction,
     ) -> list[str]:
-        """Log the answers of one arm to a batch of n trips.
-
-        Args:
-            answerer: Who gave them.
-            rider_ids: Who asked, n.
-            trips: As given to ``Model.predict``, n.
-            ways: In which way each was asked for, n; as in ``append``.
-            prediction: What ``Model.predict`` gave.
+        """Log the answers of one arm to n trips; as ``append``, with what ``Model.predict`` returned.
 
         Returns:
-            The predictions' ids, n. A batch is logged as a whole or dropped as a whole.
+            The predictions' ids, n.
         """
-        size = len(trips)
-        first = _NUMBERED_FROM + self._appended + 1
-        self._appended += size
-        waiting = self._waiting()
-        if waiting > self._room:
-            self._refused += size
-        else:
-            try:
-                records = np.empty(size, _RECORD)
-                records["number"] = np.arange(first, first + size)
-                records["predicted_at"] = time_ns()
-                records["answerer"] = [self._answerers[answerer, way] for way in ways]
-                records["has_rider"] = [rider_id is not None for rider_id in rider_ids]
-                records["pickup_zone"] = trips.pickup_zone
-                records["dropoff_zone"] = trips.dropoff_zone
-                records["trip_distance_miles"] = trips.trip_distance_miles
-                records["pickup"] = trips.pickup_datetime.astype("datetime64[s]").astype(np.int64)
-                records["duration_minutes"] = prediction.minutes
-                records["lower_minutes"] = prediction.lower
-                records["upper_minutes"] = prediction.upper
-                self._batches.append(
-                    (records, [b"" if rider is None else rider.encode(errors="replace") for rider in rider_ids])
-                )
-            except Exception:  # as in append
-                self._refuse(size)
-            if waiting >= self._file_rows:
-                self._due.set()
-        return [self._prefix + str(number) for number in range(first, first + size)]
+        numbers = zip(prediction.minutes.tolist(), prediction.lower.tolist(), prediction.upper.tolist(), strict=True)
+        return [
+            self.append(answerer, rider_id, trip, way, minutes)
+            for rider_id, trip, way, minutes in zip(rider_ids, trips, ways, numbers, strict=True)
+        ]
+
+    async def flush(self) -> None:
+        """Wait until every answer that was logged before is in the spool, where no kill loses it.
+
+        Raises:
+            StorageError: If the spool cannot be written, or there was no room for an answer.
+        """
+        if self._waiting() > self._room:
+            raise StorageError("The prediction log takes no more answers: it is full, or it is being closed.")
+        await asyncio.wrap_future(self._writer.when_spooled(self._appended - self._refused))
+
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong with it at the moment, a sentence each."""
+        return [problem for problem in (self._spool.remade, self._writer.problem, self._sender.problem) if problem]
 
     def counts(self) -> Counts:
         """How many rows are where, now."""
@@ -394,12 +291,8 @@ class PredictionLog:
         """
         end = monotonic() + timeout
         self._room = -1
-        self._closing = True
-        self._due.set()
-        self._writer.join(timeout)
-        self._last_file_spooled = True
-        self._to_send.set()
-        self._sender.join(max(0.0, end - monotonic()))
+        self._writer.finish(timeout)
+        self._sender.finish(max(0.0, end - monotonic()))
         counts = self.counts()
         if counts.pending:
             logger.warning(
@@ -415,35 +308,100 @@ class PredictionLog:
     def _waiting(self) -> int:
         return self._appended - self._refused - self._spool.received
 
-    def _refuse(self, rows: int) -> None:
+    def _refuse(self) -> None:
         if not self._complained:
             logger.exception("A prediction cannot be logged and is dropped; further ones are only counted.")
             self._complained = True
-        self._refused += rows
+        self._refused += 1
 
-    # The writer.
 
-    def _write(self) -> None:
+class _Writer(threading.Thread):
+    """Brings the rows in memory to the spool.
+
+    Attributes:
+        wake: Set to have it write at once.
+        problem: Why it cannot, at the moment.
+
+    Args:
+        rows: The rows in memory.
+        spool: Where they go.
+        file_rows: How many go there at a time.
+        seconds: How long it sleeps if nobody wakes it.
+        spooled: Set when there is something to send.
+    """
+
+    def __init__(self, rows: Rows, spool: Spool, file_rows: int, seconds: float, spooled: threading.Event) -> None:
+        super().__init__(name="prediction log writer", daemon=True)
+        self.wake = threading.Event()
+        self.problem: str | None = None
+        self._rows, self._spool, self._file_rows, self._seconds, self._spooled = (
+            rows,
+            spool,
+            file_rows,
+            seconds,
+            spooled,
+        )
+        # Rows that could not be put in the spool yet, by date.
+        self._converted: dict[str, list[pa.RecordBatch]] = {}
+        # How many rows the spool is to have received, and who waits for that; only the event loop adds.
+        self._awaited: deque[tuple[int, Future[None]]] = deque()
+        self._closing = False
+
+    def when_spooled(self, rows: int) -> Future[None]:
+        """What is done when the spool has received so many rows of this process, and fails if it cannot be written."""
+        future: Future[None] = Future()
+        self._awaited.append((rows, future))
+        self.wake.set()
+        return future
+
+    def finish(self, timeout: float) -> None:
+        """Have it write all that is left, and end; wait for that."""
+        self._closing = True
+        self.wake.set()
+        self.join(timeout)
+
+    def run(self) -> None:
+        """Write until told to finish."""
         # Now rather than with the first file, when the service has requests to answer.
         for module in ("pyarrow.compute", "pyarrow.parquet", "tripcast.storage.arrow"):
             import_module(module)
         closing = False
         while not closing:
-            self._due.wait(self._seconds)
-            self._due.clear()
+            self.wake.wait(self._seconds)
+            self.wake.clear()
             closing = self._closing
             try:
-                while self._converted or self._packed or self._batches:
-                    self._spool_file()
-                    if not closing and self._waiting() < self._file_rows:
-                        break  # new rows come in all the time; they are for the next file
+                while self._converted or self._rows:
+                    written = self._write_file()
+                    # New rows come in all the time; they are for the next file.
+                    if not closing and not self._awaited and written < self._file_rows:
+                        break
+                self.problem = None
             except StorageError as trouble:
-                logger.error("Predictions wait in memory: %s", trouble)
-            except Exception:  # a defect; rows wait, and are dropped and counted when there are too many
+                self._fail(trouble)
+                logger.error("%s", self.problem)
+            except Exception as trouble:  # a defect; rows wait, and are dropped and counted when there are too many
+                self._fail(trouble)
                 logger.exception("Predictions wait in memory.")
+            self._settle(None)
 
-    def _spool_file(self) -> None:
-        """Put up to a file's worth of waiting rows in the spool: in one file, or in two at midnight.
+    def _fail(self, trouble: Exception) -> None:
+        self.problem = f"Predictions wait in memory: {trouble}"
+        self._settle(StorageError(self.problem))
+
+    def _settle(self, error: StorageError | None) -> None:
+        """Tell those who wait for rows that the spool has, or all if it cannot be written."""
+        while self._awaited and (error or self._awaited[0][0] <= self._spool.received):
+            _, future = self._awaited.popleft()
+            if not future.set_running_or_notify_cancel():
+                continue
+            if error:
+                future.set_exception(error)
+            else:
+                future.set_result(None)
+
+    def _write_file(self) -> int:
+        """Put up to a file's worth of waiting rows in the spool, in one file or in two at midnight; how many it were.
 
         Raises:
             StorageError: If the spool cannot be written; the rows are kept.
@@ -451,96 +409,60 @@ class PredictionLog:
         import pyarrow as pa
 
         if not self._converted:
-            for records, riders in self._take(self._file_rows):
+            for packed in self._rows.take(self._file_rows):
                 try:
-                    batch = self._convert(records, riders)
+                    batches = self._rows.by_date(packed)
                 except Exception:  # a defect, or no memory: these rows are taken already, the others are not lost by it
-                    logger.exception("%d predictions cannot be made a file and are dropped.", len(records))
-                    self._spool.refuse(len(records))
+                    logger.exception("%d predictions cannot be made a file and are dropped.", len(packed))
+                    self._spool.refuse(len(packed))
                     continue
-                days = records["predicted_at"] // _DAY
-                for day in np.unique(days):
-                    of_day = _bits(days == day)
-                    self._converted.setdefault(str(np.datetime64(int(day), "D")), []).append(
-                        batch.filter(pa.Array.from_buffers(pa.bool_(), len(days), [None, of_day]))
-                    )
+                for date, batch in batches.items():
+                    self._converted.setdefault(date, []).append(batch)
                 sleep(0.001)  # lets the event loop have the interpreter
+        written = 0
         for date in list(self._converted):
-            self._spool.add(date, pa.Table.from_batches(self._converted[date]))
+            rows = pa.Table.from_batches(self._converted[date])
+            self._spool.add(date, rows)
             del self._converted[date]
-            self._to_send.set()
+            written += len(rows)
+            self._settle(None)
+            self._spooled.set()
+        return written
 
-    def _take(self, rows: int) -> Iterator[tuple[npt.NDArray[np.void], list[bytes]]]:
-        """Take waiting rows, in chunks: the records, and each row's rider."""
-        while rows > 0 and self._packed:
-            packed = [self._packed.popleft() for _ in range(min(rows, _CHUNK, len(self._packed)))]
-            width = _RECORD.itemsize
-            yield (
-                np.frombuffer(b"".join([row[:width] for row in packed]), _RECORD),
-                [row[width:] for row in packed],
-            )
-            rows -= len(packed)
-        while rows > 0 and self._batches:
-            records, riders = self._batches.popleft()
-            for start in range(0, len(records), _CHUNK):
-                yield records[start : start + _CHUNK], riders[start : start + _CHUNK]
-            rows -= len(records)
 
-    def _convert(self, records: npt.NDArray[np.void], riders: list[bytes]) -> pa.RecordBatch:
-        """Make Arrow columns, by way of buffers: ``pyarrow.array`` would import pandas where it is installed."""
-        import pyarrow as pa
-        import pyarrow.compute as pc
+class _Sender(threading.Thread):
+    """Brings the files in the spool to the store.
 
-        from tripcast.storage.arrow import arrow_scalar
+    Attributes:
+        wake: Set to have it send at once.
+        problem: Why it cannot, at the moment.
 
-        def column(values: npt.NDArray[np.generic], valid: npt.NDArray[np.bool_] | None = None) -> pa.Array:
-            kind = pa.from_numpy_dtype(values.dtype)
-            validity = None if valid is None else _bits(valid)
-            return pa.Array.from_buffers(kind, len(values), [validity, pa.py_buffer(np.ascontiguousarray(values))])
+    Args:
+        spool: The files.
+        store: Where they go.
+        seconds: How long it sleeps if nobody wakes it.
+    """
 
-        def text(values: Sequence[bytes], valid: npt.NDArray[np.bool_] | None = None) -> pa.Array:
-            offsets = np.zeros(len(values) + 1, np.int32)
-            np.cumsum(np.fromiter(map(len, values), np.int32, len(values)), out=offsets[1:])
-            validity = None if valid is None else _bits(valid)
-            return pa.StringArray.from_buffers(
-                len(values), pa.py_buffer(offsets), pa.py_buffer(b"".join(values)), validity
-            )
+    def __init__(self, spool: Spool, store: Store, seconds: float) -> None:
+        super().__init__(name="prediction log sender", daemon=True)
+        self.wake = threading.Event()
+        self.problem: str | None = None
+        self._spool, self._store, self._seconds = spool, store, seconds
+        self._closing = False
 
-        answerers, ways = zip(*self._answerers, strict=True)
-        models, versions, arms = zip(*answerers, strict=True)
-        answerer = column(records["answerer"])
-        numbers = column(records["number"]).cast(pa.string())
-        miles = records["trip_distance_miles"]
-        columns = {
-            "prediction_id": pc.binary_join_element_wise(
-                arrow_scalar(self._prefix, pa.string()), numbers, arrow_scalar("", pa.string())
-            ),
-            "predicted_at": column(records["predicted_at"] // 1000),
-            "model": text([model.encode() for model in models]).take(answerer),
-            "version": column(np.array(versions, np.int32)).take(answerer),
-            "arm": text([arm.encode() for arm in arms]).take(answerer),
-            "way": text([way.encode() for way in ways]).take(answerer),
-            "rider_id": text(riders, records["has_rider"]),
-            "pickup_datetime": column(records["pickup"] * 1_000_000),
-            "pickup_zone": column(records["pickup_zone"]),
-            "dropoff_zone": column(records["dropoff_zone"]),
-            "trip_distance_miles": column(miles, ~np.isnan(miles)),
-            "duration_minutes": column(records["duration_minutes"]),
-            "lower_minutes": column(records["lower_minutes"]),
-            "upper_minutes": column(records["upper_minutes"]),
-        }
-        schema = prediction_schema()
-        return pa.RecordBatch.from_arrays([columns[field.name].cast(field.type) for field in schema], schema=schema)
+    def finish(self, timeout: float) -> None:
+        """Have it send all that is left, and end; wait for that."""
+        self._closing = True
+        self.wake.set()
+        self.join(timeout)
 
-    # The sender.
-
-    def _send(self) -> None:
-        finish = False
-        reachable = True
-        while not finish:
-            self._to_send.wait(self._seconds)
-            self._to_send.clear()
-            finish = self._last_file_spooled
+    def run(self) -> None:
+        """Send until told to finish."""
+        closing = False
+        while not closing:
+            self.wake.wait(self._seconds)
+            self.wake.clear()
+            closing = self._closing
             try:
                 self._spool.adopt()
                 while file := self._spool.take():
@@ -550,21 +472,16 @@ class PredictionLog:
                         self._spool.put_back(file)
                         raise
                     self._spool.remove(file)
-                    if not reachable:
+                    if self.problem:
                         logger.warning("Predictions are sent again.")
-                        reachable = True
+                        self.problem = None
                 self._spool.leave_empty_folders()
             except StorageError as trouble:
-                if reachable:
-                    logger.warning("Predictions are kept in %s: %s", self._spool.folder, trouble)
-                reachable = False
-            except Exception:  # a defect; the files stay in the spool
+                problem = f"Predictions are kept in {self._spool.folder}: {trouble}"
+                if not self.problem:
+                    logger.warning("%s", problem)
+                self.problem = problem
+            except Exception as trouble:  # a defect; the files stay in the spool
+                self.problem = f"Predictions are kept in {self._spool.folder}: {trouble!r}"
                 logger.exception("Predictions are kept in %s.", self._spool.folder)
         self._spool.close()
-
-
-def _bits(values: npt.NDArray[np.bool_]) -> pa.Buffer:
-    """Arrow's form of truth values: a bit each, the lowest first."""
-    import pyarrow as pa
-
-    return pa.py_buffer(np.packbits(values, bitorder="little"))

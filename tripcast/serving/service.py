@@ -14,7 +14,7 @@ from tripcast.serving.arms import Arm, Arms, salt_of
 from tripcast.serving.metrics import Metrics
 from tripcast.serving.model_cache import Deployment, ModelCache, Served
 from tripcast.serving.poller_process import PollerProcess
-from tripcast.serving.prediction_log import Answerer, ArmName
+from tripcast.serving.prediction_rows import Answerer, ArmName
 from tripcast.serving.registry_poller import Report
 
 _log = logging.getLogger("tripcast.serving")

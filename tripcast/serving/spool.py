@@ -75,6 +75,7 @@ class Spool:
         holds: Rows that are here and not in the store.
         sent: Rows that have gone to the store.
         evicted: Rows that were dropped.
+        remade: A sentence, if the folder was removed and made again.
 
     Args:
         root: The spool; processes may share it.
@@ -96,13 +97,8 @@ class Spool:
         self._files: deque[SpooledFile] = deque()
         self._bytes = self._number = 0
         self._open: _OpenFile | None = None
-        hidden = root / f".{process}"
-        with storage_errors(self.folder):
-            hidden.mkdir(parents=True)
-            self._locks = {self.folder: _lock(hidden)}
-            # Under its name only when it is locked, so that nobody takes it for a dead process's.
-            hidden.rename(self.folder)
-            _flush(root)
+        self.remade: str | None = None
+        self._locks = {self.folder: self._make_folder()}
 
     def add(self, date: str, rows: pa.Table) -> None:
         """Write rows, flush them to the disk, and drop the oldest files if there is too much now.
@@ -118,6 +114,15 @@ class Spool:
         """
         import pyarrow as pa
 
+        if not self.folder.exists():
+            removed = self._locks[self.folder]
+            self._locks[self.folder] = self._make_folder()
+            os.close(removed)
+            self.remade = (
+                f"The folder {self.folder} was removed while the service ran; it has been made again. Predictions in "
+                "it that the store did not have are lost, and counted as dropped."
+            )
+            logger.error("%s", self.remade)
         growing = self._take_open(date, rows)
         before = growing.file
         try:
@@ -144,7 +149,7 @@ class Spool:
 
     def adopt(self) -> None:
         """Take over the files of processes that have ended."""
-        for folder in sorted(self._root.iterdir()):
+        for folder in sorted(self._root.glob("*")):
             if folder.name.startswith(".") or folder in self._locks:
                 continue
             try:
@@ -196,6 +201,21 @@ class Spool:
         """Leave what is left to the next process."""
         for folder in list(self._locks):
             self._leave(folder)
+
+    def _make_folder(self) -> int:
+        """Make this process's folder; returns the lock on it.
+
+        Raises:
+            StorageError: If it cannot be made.
+        """
+        hidden = self._root / f".{self.folder.name}"
+        with storage_errors(self.folder):
+            hidden.mkdir(parents=True, exist_ok=True)
+            lock = _lock(hidden)
+            # Under its name only when it is locked, so that nobody takes it for a dead process's.
+            hidden.rename(self.folder)
+            _flush(self._root)
+        return lock
 
     def _take_open(self, date: str, rows: pa.Table) -> _OpenFile:
         """The file that these rows join, which nobody sends or drops until it is put back."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -106,6 +106,12 @@ class Trips:
 
     def __len__(self) -> int:
         return len(self.pickup_zone)
+
+    def __iter__(self) -> Iterator[Trip]:
+        """The trips one by one."""
+        seconds = self.pickup_datetime.astype("datetime64[s]").astype(np.int64)
+        columns = (self.pickup_zone, self.dropoff_zone, self.trip_distance_miles, seconds)
+        return map(Trip, *(column.tolist() for column in columns))
 
     def __getitem__(self, rows: slice | npt.NDArray[np.bool_] | npt.NDArray[np.intp]) -> Trips:
         """The trips at some rows: a slice, a mask or indices."""

@@ -36,6 +36,9 @@ def router(service: Service, log: PredictionLog, admin_token: str | None) -> API
     router = APIRouter()
     scrape = Scrape(ServiceCollector(service, log))
 
+    def problems() -> list[str]:
+        return [*service.problems, *log.problems]
+
     def model() -> dict[str, Any]:
         arms = service.arms
         return {
@@ -43,7 +46,7 @@ def router(service: Service, log: PredictionLog, admin_token: str | None) -> API
             "share": arms.share,
             "champion": describe_arm(arms.champion),
             "challenger": describe_arm(arms.challenger) if arms.challenger else None,
-            "problems": service.problems,
+            "problems": problems(),
         }
 
     @router.get(
@@ -65,7 +68,7 @@ def router(service: Service, log: PredictionLog, admin_token: str | None) -> API
     @router.get("/readyz", summary="Whether a champion is loaded")
     async def readyz() -> Response:
         arms = service.arms
-        return json_response({"ready": True, "version": arms.champion.version, "problems": service.problems})
+        return json_response({"ready": True, "version": arms.champion.version, "problems": problems()})
 
     @router.get("/metrics", summary="Metrics for Prometheus")
     async def metrics() -> Response:

@@ -44,10 +44,10 @@ def make_api(
         lifespan=lifespan,
     )
     predictions = Predictions(service, log)
-    open_inference = OpenInference(service, predictions)
+    open_inference = OpenInference(service, predictions, log)
     fast = [
-        FastRoute("/predict", predictions.predict),
-        FastRoute("/predict/batch", predictions.predict_batch),
+        FastRoute("/predict", predictions.predict, log.flush),
+        FastRoute("/predict/batch", predictions.predict_batch, log.flush),
         open_inference.fast,
     ]
     # FastAPI knows them too, for what is not a POST.

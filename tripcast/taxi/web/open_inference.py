@@ -5,7 +5,8 @@ The protocol: https://kserve.github.io/website/docs/concepts/architecture/data-p
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from functools import partial
 from math import nan
 from typing import Annotated, Any
 
@@ -19,6 +20,7 @@ from starlette.routing import Route
 from tripcast import __version__
 from tripcast.serving.arms import Arm
 from tripcast.serving.asgi import BadRequest, FastRoute, Receive, Scope, Send, encode, json_response
+from tripcast.serving.prediction_log import PredictionLog
 from tripcast.serving.service import NotReady, Service
 from tripcast.taxi.trips import Trip, Trips
 from tripcast.taxi.web.predictions import Predictions
@@ -44,7 +46,8 @@ class InputTensor(Struct, forbid_unknown_fields=True):
     name: str
     shape: Annotated[list[int], Meta(min_length=1, max_length=2)]
     datatype: str
-    data: Annotated[list[Any], Meta(max_length=MAX_TRIPS)]
+    # Generators of clients leave out what has arrays without items.
+    data: Annotated[list[Any], Meta(max_length=MAX_TRIPS, extra_json_schema={"items": {}})]
     parameters: dict[str, Any] | None = None
 
 
@@ -162,12 +165,14 @@ class OpenInference:
     Args:
         service: Says which models answer.
         predictions: Predicts and logs.
+        log: Keeps every answer.
     """
 
-    def __init__(self, service: Service, predictions: Predictions) -> None:
+    def __init__(self, service: Service, predictions: Predictions, log: PredictionLog) -> None:
         self._service = service
         self._predictions = predictions
-        self.fast = FastRoute(f"/v2/models/{service.name}/infer", self._infer)
+        self._log = log
+        self.fast = FastRoute(f"/v2/models/{service.name}/infer", self._infer, log.flush)
 
     async def _infer(self, body: bytes, version: str | None = None) -> bytes:
         """Predict n trips, all by one arm: that of the version, or else the rider's."""
@@ -254,7 +259,12 @@ class OpenInference:
     def version_route(self) -> Route:
         """Where a version is asked for predictions; FastAPI describes no ASGI applications, ``openapi.py`` does."""
         path = "/v2/models/{name}/versions/{version}/infer"
-        return Route(path, _VersionEndpoint(self._infer, self._check), methods=["POST"])
+        return Route(path, _VersionEndpoint(self._route), methods=["POST"])
+
+    def _route(self, name: str, version: str) -> FastRoute:
+        self._check(name)
+        path = f"/v2/models/{name}/versions/{version}/infer"
+        return FastRoute(path, partial(self._infer, version=version), self._log.flush)
 
     def _describe(self, versions: list[str]) -> Response:
         return json_response(
@@ -272,15 +282,12 @@ class _VersionEndpoint:
     """Where a version is asked for predictions; Starlette would take a function for a handler of another kind.
 
     Args:
-        infer: Turns a body and a version into an answer.
-        check: Raises if there is no model of a name.
+        route: Returns the route of a model's name and a version.
     """
 
-    def __init__(self, infer: Callable[[bytes, str], Awaitable[bytes]], check: Callable[[str], None]) -> None:
-        self._infer = infer
-        self._check = check
+    def __init__(self, route: Callable[[str, str], FastRoute]) -> None:
+        self._route = route
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked = scope["path_params"]
-        self._check(asked["name"])
-        await FastRoute(scope["path"], lambda body: self._infer(body, asked["version"]))(scope, receive, send)
+        await self._route(asked["name"], asked["version"])(scope, receive, send)

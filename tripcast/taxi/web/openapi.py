@@ -9,7 +9,7 @@ import msgspec
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from tripcast.serving.asgi import ErrorAnswer
+from tripcast.serving.asgi import DURABLE, ErrorAnswer
 from tripcast.taxi.web.answers import BatchAnswer, PredictionAnswer
 from tripcast.taxi.web.open_inference import InferenceAnswer, InferenceRequest
 from tripcast.taxi.web.requests import Batch, PredictionRequest
@@ -43,6 +43,18 @@ _FAILURES = {
     "413": "The body is too large.",
     "415": "The body is not said to be JSON.",
     "422": "The body or the query is not what is asked.",
+}
+#: What an answer promises of the log, from which its truth is found later.
+_PROMISE = (
+    "The answer. It is in the service's log when the disk has it, some five seconds later: a service that is killed or "
+    f"loses its power before that loses the record, and one that is told to stop loses none. With the header "
+    f"'{DURABLE[0].decode()}: {DURABLE[1].decode()}' it is sent when the disk has it, some tens of milliseconds later."
+)
+_DURABLE = {
+    "name": DURABLE[0].decode(),
+    "in": "header",
+    "description": "Whether to wait for the disk before the answer is sent.",
+    "schema": {"type": "string", "enum": ["true", "false"]},
 }
 _NOT_READY = "No champion is loaded yet."
 _UNKNOWN = "There is no model of that name, or no such version of it."
@@ -92,22 +104,23 @@ def _document(app: FastAPI, described: list[str]) -> dict[str, Any]:
         document["paths"][path] = {
             "post": {
                 "summary": summary,
-                "operationId": f"post{re.sub('[^a-z]+', '_', path)}",
+                "operationId": f"post_{re.sub('[^a-z0-9]+', '_', path).strip('_')}",
                 "parameters": [
                     {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
                     for name in re.findall(r"{(\w+)}", path)
-                ],
+                ]
+                + [_DURABLE],
                 "requestBody": {
                     "required": True,
                     "content": {"application/json": {"schema": by_type[request], "example": example}},
                 },
                 "responses": {
                     "200": {
-                        "description": "The answer.",
+                        "description": _PROMISE,
                         "content": {"application/json": {"schema": by_type[answer]}},
                     },
                     **{status: {"description": meaning, "content": error} for status, meaning in _FAILURES.items()},
-                    "503": {"description": _NOT_READY, "content": error},
+                    "503": {"description": f"{_NOT_READY} Or: the disk does not take the log.", "content": error},
                     **({"404": {"description": _UNKNOWN, "content": error}} if "{name}" in path else {}),
                 },
             }

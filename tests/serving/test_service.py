@@ -1,0 +1,57 @@
+"""The service without its web side and without its poller's process."""
+
+import asyncio
+
+import pytest
+
+from tripcast.models import Model
+from tripcast.serving import metrics
+from tripcast.serving import service as module
+from tripcast.serving.model_cache import Deployment, Served
+from tripcast.serving.registry_poller import Report
+from tripcast.serving.service import Service
+
+
+@pytest.fixture
+def service(tmp_path) -> Service:
+    return Service("tripcast-green", tmp_path, check="tripcast.taxi.web.version_check")
+
+
+@pytest.mark.parametrize("trouble", [MemoryError("no room"), RuntimeError("a defect"), OSError(5, "I/O error")])
+def test_a_load_that_fails_by_whatever_is_listed_and_tried_again(service, models, tmp_path, monkeypatch, trouble):
+    def fail(folder):
+        raise trouble
+
+    def served(version: int, kind: str) -> Served:
+        folder = tmp_path / Model.load(models[kind]).digest
+        folder.symlink_to(models[kind])
+        return Served(version, folder, {})
+
+    champion = served(1, "linear")
+    first = Report(Deployment(champion, None, 0.0))
+    second = Report(Deployment(champion, served(2, "boosted"), 0.5))
+
+    async def story() -> list[tuple[list[int], list[str]]]:
+        seen = []
+
+        async def take(report: Report) -> None:
+            await service._take(report)
+            seen.append(([arm.version for arm in service.arms.all], service.problems))
+
+        await take(first)
+        with monkeypatch.context() as broken:
+            broken.setattr(Model, "load", fail)
+            await take(second)
+            await take(second)
+        monkeypatch.setattr(module, "_RETRY_SECONDS", 0.0)
+        await take(second)
+        return seen
+
+    problem = f"Version 2 cannot be loaded: {trouble}"
+    assert asyncio.run(story()) == [([1], []), ([1], [problem]), ([1], [problem]), ([1, 2], [])]
+
+
+def test_the_age_of_the_last_poll_does_not_follow_the_clock_of_the_day(service, monkeypatch):
+    monkeypatch.setattr(metrics.time, "time", lambda: 0.0)
+
+    assert service.metrics.last_poll > 0
