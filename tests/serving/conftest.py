@@ -127,7 +127,9 @@ class Answering:
         return answer.json()
 
     def reload(self) -> dict[str, object]:
-        answer = self.client.post("/reload", headers={"authorization": f"Bearer {TOKEN}"})
+        headers = {"authorization": f"Bearer {TOKEN}"}
+        while (answer := self.client.post("/reload", headers=headers)).status_code == 504:
+            continue  # on a busy machine the registry takes its time
         assert answer.status_code in (200, 503), answer.text
         return answer.json()
 
