@@ -42,7 +42,7 @@ from time import monotonic, sleep, time_ns
 from typing import TYPE_CHECKING
 
 from tripcast.errors import InvalidRequest, StorageError
-from tripcast.serving.prediction_rows import Answerer, Rows, prediction_schema
+from tripcast.serving.prediction_rows import Answerer, KnownOfTrip, Rows, prediction_schema
 from tripcast.serving.spool import Spool
 
 if TYPE_CHECKING:
@@ -51,7 +51,6 @@ if TYPE_CHECKING:
 
     from tripcast.models.model import Prediction
     from tripcast.storage.store import Store
-    from tripcast.taxi.trips import Trip
 
 logger = logging.getLogger(__name__)
 
@@ -205,7 +204,12 @@ class PredictionLog:
         self._writer.start()
 
     def append(
-        self, answerer: Answerer, rider_id: str | None, trip: Trip, way: str, prediction: tuple[float, float, float]
+        self,
+        answerer: Answerer,
+        rider_id: str | None,
+        trip: KnownOfTrip,
+        way: str,
+        prediction: tuple[float, float, float],
     ) -> str:
         """Log one answer.
 
@@ -237,7 +241,7 @@ class PredictionLog:
         self,
         answerer: Answerer,
         rider_ids: Iterable[str | None],
-        trips: Iterable[Trip],
+        trips: Iterable[KnownOfTrip],
         ways: Iterable[str],
         prediction: Prediction,
     ) -> list[str]:

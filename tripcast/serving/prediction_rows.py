@@ -19,8 +19,6 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from tripcast.taxi.trips import Trip
-
 #: A row in memory. ``struct`` packs one row and numpy reads many, so the two are the same in order and width.
 _RECORD = np.dtype(
     [
@@ -45,6 +43,10 @@ _CHUNK = 2_000
 #: Nanoseconds.
 _DAY = 86_400 * 10**9
 
+
+#: What is known of a trip: pickup zone, dropoff zone, miles (NaN where unknown), and the pickup in seconds since
+#: 1970-01-01, New York local time.
+KnownOfTrip = tuple[int, int, float, int]
 
 ArmName = Literal["champion", "challenger"]
 
@@ -118,7 +120,7 @@ class Rows:
         number: int,
         answerer: Answerer,
         rider_id: str | None,
-        trip: Trip,
+        trip: KnownOfTrip,
         way: str,
         prediction: tuple[float, float, float],
     ) -> None:
