@@ -26,7 +26,7 @@ def watched() -> str:
         Quality(1, arm, 12_345, 31, error, 5.0, error, error, history[0].interval_coverage) for arm in ("a", "b")
     ]
     context = MonitoringContext(
-        "green", ADDRESS, "now", decide(history), history, quality, joined=JoinCounts(1, 2, 3, 4)
+        "green", ADDRESS, "now", decide(history), history, quality, joined=JoinCounts(1, 2, 3, 4, 5)
     )
     return monitoring_report(context)
 

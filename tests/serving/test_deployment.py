@@ -3,6 +3,7 @@
 import pytest
 
 from tripcast.errors import DeploymentError, InvalidRequest
+from tripcast.jobs import canary
 from tripcast.jobs.deploy import deploy
 
 NOBODY = "http://127.0.0.1:9"
@@ -39,6 +40,32 @@ def test_deploying_again_changes_nothing(fresh):
         deploy(home.registry, home.versions["linear"], share, str(service.client.base_url))
 
         assert home.registry.moves() == moves
+
+
+def test_a_canary_answers_a_few_riders_and_then_everyone(fresh):
+    home, service = fresh
+    version = home.versions["linear"]
+
+    deploy(home.registry, version, 1.0, str(service.client.base_url), canary_minutes=0.02)
+
+    assert service.predict()["version"] == version
+    moves = [(move.action, move.version, move.share) for move in home.registry.moves()]
+    assert moves[-2:] == [("challenge", version, 0.05), ("promote", version, None)]
+    assert home.registry.traffic().challenger is None
+
+
+def test_a_canary_with_which_the_service_is_not_well_is_taken_back(fresh, monkeypatch):
+    """Both predict well; whoever asks for more likeness than there is gets none."""
+    monkeypatch.setattr(canary, "_SANE", (0.999, 1.001))
+    home, service = fresh
+    version = home.versions["linear"]
+
+    with pytest.raises(DeploymentError, match=r"was not well with tripcast-green version \d+ as a canary: .* predicts"):
+        deploy(home.registry, version, 1.0, str(service.client.base_url), canary_minutes=0.5)
+
+    traffic = home.registry.traffic()
+    assert (traffic.champion.number, traffic.challenger) == (1, None)
+    assert ("promote", version) not in [(move.action, move.version) for move in home.registry.moves()]
 
 
 def test_a_version_that_the_service_refuses_is_taken_back(fresh):
