@@ -25,17 +25,19 @@ import numpy as np
 from tripcast.errors import ContractError
 from tripcast.evaluation import gate
 from tripcast.evaluation.scores import evaluate
+from tripcast.jobs.judge import score
 from tripcast.jobs.monitor import load_valid_trips
 from tripcast.jobs.refit import MAX_LOSS
 from tripcast.models import Model
 from tripcast.models.training import refit, train
-from tripcast.monitoring.quality import Expectation, measure, score
+from tripcast.monitoring.quality import Expectation, measure
 from tripcast.monitoring.rule import Rule, WindowResult, decide
 from tripcast.monitoring.trial import DailySums, compare, judge
 from tripcast.months import Month, parse_months
 from tripcast.settings import Settings
 from tripcast.taxi.slices import slice_trips
 from tripcast.taxi.trips import Trips
+from tripcast.taxi.ways import METERED
 
 #: How fast streets are in each month of a city, as a factor of those of the first.
 CITIES = {
@@ -127,7 +129,7 @@ def live(past: Past, setting: Setting, delay: int) -> dict[str, float]:
     """Go through the months; returns regret and what happened."""
     line = [past.fitted((0,))]  # champions: each undone by taking it away
     reference, challenger = line[0], None
-    expected = {0: Expectation.of(score(line[0], past._known(1), version=0))}
+    expected = {0: {METERED: Expectation.of(score(line[0], past._known(1), version=0))}}
     numbers = {id(line[0]): 0}
     history: list[WindowResult] = []
     trials, judged_first = [], set()
@@ -138,7 +140,7 @@ def live(past: Past, setting: Setting, delay: int) -> dict[str, float]:
     def promote(model: Model, judged: Model, month: int) -> None:
         nonlocal challenger
         numbers[id(model)] = len(numbers)
-        expected[numbers[id(model)]] = Expectation.of(score(judged, past._known(month), version=0))
+        expected[numbers[id(model)]] = {METERED: Expectation.of(score(judged, past._known(month), version=0))}
         pending.append((model, line[-1]))
         line.append(model)
         challenger = None

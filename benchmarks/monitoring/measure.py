@@ -32,7 +32,7 @@ def make(trips: int) -> str:
     from tripcast.jobs.evaluate import PROFILE
     from tripcast.jobs.monitor import load_valid_trips
     from tripcast.models.training import train
-    from tripcast.monitoring.quality import Expectation, judged
+    from tripcast.monitoring.quality import Expectation, judged, write_expectations
     from tripcast.months import Month
     from tripcast.registry.registry import EXPECTATION, Registry
     from tripcast.registry.tracking import Tracker
@@ -52,9 +52,10 @@ def make(trips: int) -> str:
         model = train("lightgbm", learned, taxi="green", data={month: "0" * 64})
         folder = settings.home / f"model-{number}"
         model.save(folder)
-        prediction = model.predict(learned)
+        prediction, asked = model.predict(learned), ways_of(learned, metered=False)
         profile_trips([learned], [prediction.minutes]).save(folder / PROFILE)
-        expectation = Expectation.of(judged(learned, prediction, version=number)).to_json()
+        reached = Expectation.of(judged(learned, asked, prediction, version=number))
+        expectation = write_expectations({"planned": reached, "zones_only": reached})
         tags = {"tripcast.train_months": month, "tripcast.test_month": "2021-03", EXPECTATION: expectation}
         with Tracker("tripcast-green", settings).pipeline_run(month, month) as run_id:
             registry.register(folder, flavour=flavour("green"), run_id=run_id, tags=tags)

@@ -36,12 +36,13 @@ from pipelines.local.loop import Turn, turn
 from pipelines.progress import StepEvent
 from pipelines.training import training
 from tripcast.errors import ContractError, InvalidRequest, SourceError, SourceUnreachable
+from tripcast.jobs.judge import score
 from tripcast.jobs.monitor import load_valid_trips
 from tripcast.jobs.plan import find_months
 from tripcast.jobs.respond import LoopOptions
 from tripcast.models import Model
 from tripcast.models.training import train
-from tripcast.monitoring.quality import measure, score
+from tripcast.monitoring.quality import measure
 from tripcast.monitoring.rule import Rule
 from tripcast.months import Month, parse_months
 from tripcast.registry.registry import Registry

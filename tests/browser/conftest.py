@@ -45,6 +45,7 @@ def page_url(tmp_path_factory) -> Iterator[str]:
     home = tmp_path_factory.mktemp("home")
     copy = ModelCache(home, "tripcast-green")
     champion = served(copy, 3, "lightgbm", rmse="4.84", notebook_rmse="7.22", test_month="2021-03")
+    (champion.folder / "model_card.html").write_text("<!DOCTYPE html><h1>The card</h1>")
     copy.write(Deployment(champion, served(copy, 4, "linear"), share=0.1))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -66,7 +67,7 @@ def page_url(tmp_path_factory) -> Iterator[str]:
             process.terminate()
 
 
-def wait_until_ready(url: str, process: subprocess.Popen[bytes], seconds: float = 30.0) -> None:
+def wait_until_ready(url: str, process: subprocess.Popen[bytes], seconds: float = 90.0) -> None:
     end = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < end:
         try:

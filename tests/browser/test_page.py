@@ -1,3 +1,4 @@
+import math
 import re
 from urllib.parse import parse_qs, urlsplit
 
@@ -7,6 +8,12 @@ from playwright.sync_api import Page, expect
 from tripcast.taxi.zones import ZONES
 
 TRIP = "?pickup=74&dropoff=236&at=2021-02-10T08:30"
+
+#: An answer with its reasons.
+REASONED = {
+    "duration_minutes": 16.5,
+    "explanation": {"average": 17.8, "distance": -4.0, "hour": 3.8, "pickup_zone": -0.7, "dropoff_zone": -0.4},
+}
 
 
 def open_trip(page: Page, query: str = TRIP) -> dict:
@@ -46,6 +53,8 @@ def test_the_estimate_is_what_the_service_answers(page):
     expect(page.locator("#interval")).to_have_text(
         f"{answer['lower_minutes']:.1f} to {answer['upper_minutes']:.1f} minutes"
     )
+    by = int(page.locator("#by").inner_text().removeprefix("8:").removesuffix(" AM"))
+    assert by - 30 == math.ceil(answer["upper_minutes"])  # nine of ten trips end before the upper end
     leave, arrive = re.findall(r"(\d+):(\d+) AM", page.locator("#arrival").inner_text())
     assert leave == ("8", "30")
     late = int(arrive[0]) * 60 + int(arrive[1]) - 8 * 60 - 30
@@ -63,6 +72,7 @@ def test_the_service_is_asked_about_the_trip_in_the_address(page):
         "dropoff_zone": 236,
         "trip_distance_miles": 3.5,
         "pickup_datetime": "2021-02-10T08:30:00",
+        "explain": True,
     }
     shown(page)
     with page.expect_request("**/predict") as asked_again:
@@ -136,23 +146,69 @@ def test_swapping_turns_the_trip_around(page):
     expect(page.get_by_label("To", exact=True)).to_have_value("East Harlem North")
 
 
-def test_the_distance_is_the_usual_one_until_it_is_changed_and_again_when_reset(page):
+def test_a_planned_route_is_an_option_and_can_be_left_out_again(page):
     with page.expect_response("**/explore?*") as explored:
         first = open_trip(page)
-    usual = f"{explored.value.json()['usual_miles']:.1f}"
-    miles = page.get_by_label("Distance, miles")
-    expect(miles).to_have_value(usual)
+    assert first["way"] == "zones_only"
+    miles = page.get_by_label("Its length, miles")
+    expect(miles).to_be_hidden()
+    page.get_by_text("I have a planned route").click()
+    expect(miles).to_have_value("")
+    expect(page.locator("#miles-note")).to_have_text(f"Usual here: {explored.value.json()['usual_miles']:.1f} miles.")
 
     with page.expect_response("**/predict") as answered:
         miles.fill("9.5")
     assert answered.value.request.post_data_json["trip_distance_miles"] == 9.5
+    assert answered.value.json()["way"] == "planned"
     expect(page.locator("#minutes")).to_have_text(f"{answered.value.json()['duration_minutes']:.1f}")
     assert query_of(page)["miles"] == ["9.5"]
 
-    page.get_by_role("button", name=f"Use the usual {usual}").click()
+    page.get_by_role("button", name="Leave it out").click()
     expect(page.locator("#minutes")).to_have_text(f"{first['duration_minutes']:.1f}")
-    expect(miles).to_have_value(usual)
+    expect(miles).to_have_value("")
     assert "miles" not in query_of(page)
+
+
+def test_the_reasons_add_up_to_the_estimate(page):
+    page.route("**/predict", lambda route: route.fulfill(json={**route.fetch().json(), **REASONED}))
+    page.goto(TRIP)
+    shown(page)
+    assert [row.split("\n") for row in page.locator(".reason").all_inner_texts()] == [
+        ["An average trip", "17.8"],
+        ["The way between them", "\N{MINUS SIGN}4.0"],
+        ["Wednesday, 8:30 AM", "+3.8"],
+        ["From East Harlem North", "\N{MINUS SIGN}0.7"],
+        ["To Upper East Side North", "\N{MINUS SIGN}0.4"],
+        ["This trip, minutes", "16.5"],
+    ]
+
+
+def test_a_model_that_cannot_say_why_says_that(page):
+    page.route("**/predict", lambda route: route.fulfill(json={**route.fetch().json(), "explanation": None}))
+    page.goto(TRIP)
+    shown(page)
+    expect(page.locator("#why")).to_have_text("This kind of model cannot say why.")
+
+
+@pytest.mark.parametrize("simulated", [False, True])
+def test_a_simulated_model_says_so(page, simulated):
+    def tell(route):
+        body = route.fetch().json()
+        body["champion"]["simulated"] = simulated
+        route.fulfill(json=body)
+
+    page.route(re.compile("/model$"), tell)
+    open_trip(page)
+    expect(page.locator("#simulated")).to_be_visible(visible=simulated)
+    assert ("simulated" in page.locator("#serving").inner_text()) == simulated
+    learned = "the trips of a made-up city" if simulated else "the New York City Taxi and Limousine Commission"
+    expect(page.locator("footer")).to_contain_text(learned)
+
+
+def test_the_card_of_the_model_is_a_click_away(page):
+    open_trip(page)
+    page.get_by_role("link", name="Its full card").click()
+    expect(page.get_by_role("heading", name="The card")).to_be_visible()
 
 
 def test_the_chart_moves_with_the_date(page):
@@ -271,7 +327,7 @@ def test_the_address_restores_the_trip(page):
     expect(page.get_by_label("To", exact=True)).to_have_value("Corona (57)")
     expect(page.get_by_label("Date")).to_have_value("2022-03-05")
     expect(page.get_by_label("New York time")).to_have_value("17:00")
-    expect(page.get_by_label("Distance, miles")).to_have_value("4.2")
+    expect(page.get_by_label("Its length, miles")).to_have_value("4.2")
 
 
 def test_a_trip_without_its_end_asks_for_it(page):
@@ -294,11 +350,12 @@ def test_a_zone_that_does_not_exist_is_named(page, zone):
 
 def test_what_the_service_refuses_is_said_in_its_words_beside_the_field(page):
     open_trip(page)
+    page.get_by_text("I have a planned route").click()
     with page.expect_response("**/predict") as answered:
-        page.get_by_label("Distance, miles").fill("500")
+        page.get_by_label("Its length, miles").fill("500")
     assert 400 <= answered.value.status < 500
     expect(page.get_by_role("alert")).to_contain_text(answered.value.json()["error"])
-    expect(page.get_by_label("Distance, miles")).to_have_attribute("aria-invalid", "true")
+    expect(page.get_by_label("Its length, miles")).to_have_attribute("aria-invalid", "true")
 
 
 def test_a_service_that_is_not_ready_says_so_and_answers_when_asked_again(page):
@@ -371,7 +428,7 @@ def test_all_can_be_reached_by_the_keyboard(page):
     for _ in range(12):
         page.keyboard.press("Tab")
         reached.append(page.evaluate("document.activeElement.id || document.activeElement.textContent.trim()"))
-    in_order = ["tripcast", "pickup-input", "dropoff-input", "swap", "date", "time", "miles", "chart"]
+    in_order = ["tripcast", "pickup-input", "dropoff-input", "swap", "date", "time", "plan-title", "chart"]
     assert [name for at, name in enumerate(reached) if name in in_order and name not in reached[:at]] == in_order
 
 

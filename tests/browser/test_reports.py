@@ -23,7 +23,7 @@ def watched() -> str:
     history.append(WindowResult("2021-08", 1, data_problem=f"2021-08 from {ADDRESS} is broken."))
     error = Measure(12.34, 12.12, 12.56)
     quality = [
-        Quality(1, arm, 12_345, 31, error, 5.0, error, error, history[0].interval_coverage) for arm in ("a", "b")
+        Quality(1, arm, 12_345, 31, error, 5.0, error, error, history[0].interval_coverage, ()) for arm in ("a", "b")
     ]
     context = MonitoringContext(
         "green", ADDRESS, "now", decide(history), history, quality, joined=JoinCounts(1, 2, 3, 4, 5)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from tests.unit.conftest import TOWN
+from tripcast.jobs.judge import score
 from tripcast.jobs.monitor import load_valid_trips
-from tripcast.monitoring.quality import measure, read_expectations, score
+from tripcast.monitoring.quality import measure, read_expectations
 from tripcast.months import Month
 from tripcast.registry.registry import EXPECTATION, EXPECTED_FROM
 from tripcast.taxi.bins import profile_trips
@@ -39,7 +40,7 @@ def test_a_registered_version_brings_the_profile_of_what_it_learned_from(loop, t
     folder = loop.registry.download(loop.registry.version(1), tmp_path)
     _, january = load_valid_trips(TOWN, "green", Month(2021, 1), loop.settings)
     _, february = load_valid_trips(TOWN, "green", Month(2021, 2), loop.settings)
-    predicted = loop.registry.load(loop.registry.version(1)).predict(february).minutes
+    predicted = loop.registry.load(loop.registry.version(1)).predict(february, metered=True).minutes
 
     profile_trips([january], [predicted]).save(tmp_path / "again.json")
     assert json.loads((folder / "profile.json").read_text()) == json.loads((tmp_path / "again.json").read_text())

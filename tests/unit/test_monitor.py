@@ -50,7 +50,7 @@ def test_a_month_is_judged_by_what_the_champion_makes_of_its_trips(loop):
 
     _, trips = load_valid_trips(TOWN, "green", Month(2021, 3), loop.settings)
     champion = loop.registry.load(loop.registry.version(1))
-    error = champion.predict(trips).minutes - trips.duration_minutes
+    error = champion.predict(trips, metered=True).minutes - trips.duration_minutes
     assert (window.month, window.action, window.incidents, window.trial) == ("2021-03", "retrain", (), None)
     assert window.result.version == 1
     assert window.result.rmse.value == pytest.approx(np.sqrt(np.mean(error**2)))

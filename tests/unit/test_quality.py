@@ -9,6 +9,7 @@ import pytest
 
 from tests.conftest import make_trips
 from tripcast.errors import ContractError
+from tripcast.jobs.judge import score
 from tripcast.models import Model
 from tripcast.monitoring.quality import (
     Expectation,
@@ -16,17 +17,17 @@ from tripcast.monitoring.quality import (
     judged_schema,
     measure,
     read_expectations,
-    score,
     write_expectations,
 )
 from tripcast.monitoring.quality import judged as judge_trips
 from tripcast.monitoring.trial import DailySums
+from tripcast.taxi.ways import ways_of
 
 #: The minutes that a truth may have.
 BOUNDS = (1, 60)
 
 
-def judged(true, predicted, *, day=None, version=1, arm="champion", half_width=5.0):
+def judged(true, predicted, *, day=None, version=1, arm="champion", way="zones_only", half_width=5.0):
     true, predicted = np.asarray(true, float), np.asarray(predicted, float)
     n = len(true)
     day = np.arange(n) % 28 if day is None else np.asarray(day)
@@ -35,6 +36,7 @@ def judged(true, predicted, *, day=None, version=1, arm="champion", half_width=5
             pa.array([f"id-{row}" for row in range(n)]),
             pa.array(np.full(n, version, np.int32)),
             pa.array(np.full(n, arm)),
+            pa.array(np.full(n, way)),
             pa.array(np.datetime64("2021-02-01T08:00", "us") + day.astype("timedelta64[D]")),
             predicted,
             predicted - half_width,
@@ -59,6 +61,7 @@ def log_of(ids, **changed):
         "prediction_id": ids,
         "version": pa.array([3] * n, pa.int32()),
         "arm": ["champion"] * n,
+        "way": ["planned"] * n,
         "rider_id": pa.nulls(n, pa.string()),
         "pickup_datetime": pa.array([datetime(2021, 2, 10, 8)] * n, pa.timestamp("us")),
         "duration_minutes": [10.0 + row for row in range(n)],
@@ -128,7 +131,7 @@ def test_a_window_like_the_test_month_is_expected_to_be_as_good():
     truth, predicted, day = days_of_traffic(seed=0, per_day=200)
     rows = judged(truth, predicted, day=day)
     expectation = Expectation.of(rows)
-    (found,) = measure(rows, {1: expectation, 2: Expectation([], [99.0])})
+    (found,) = measure(rows, {1: {"zones_only": expectation}, 2: {"zones_only": Expectation([], [99.0])}})
     assert found.expected_rmse == pytest.approx(found.rmse.value)
     assert len(expectation.squared_error) == 20
     assert measure(rows)[0].expected_rmse is None
@@ -142,9 +145,39 @@ def test_an_older_model_on_easier_trips_is_seen_to_have_aged():
         return judged(predicted * (1 + random.normal(0, noise, 5_000)), predicted)
 
     expectation = Expectation.of(after(long, 0.2))
-    (found,) = measure(after(short, 0.25), {1: expectation})
+    (found,) = measure(after(short, 0.25), {1: {"zones_only": expectation}})
     assert found.rmse.value < expectation.rmse(long)
     assert found.rmse.value / found.expected_rmse == pytest.approx(1.25, abs=0.05)
+
+
+def test_each_way_is_held_against_its_own_expectation():
+    """Clients that send no distance have errors of 6 minutes where plans have 4: that is no ageing."""
+    random = np.random.default_rng(0)
+    predicted = random.uniform(5, 55, 9_000)
+    blind = judged(predicted[:6_000] + random.normal(0, 6, 6_000), predicted[:6_000])
+    planned = judged(predicted[6_000:] + random.normal(0, 4, 3_000), predicted[6_000:], way="planned")
+    known = {
+        "zones_only": Expectation([], [36.0]),
+        "planned": Expectation([], [16.0]),
+        "metered": Expectation([], [9.0]),
+    }
+    (found,) = measure(pa.concat_tables([blind, planned]), {1: known})
+    assert found.expected_rmse == pytest.approx(np.sqrt((2 * 36 + 16) / 3))
+    assert found.rmse.value / found.expected_rmse == pytest.approx(1, abs=0.03)
+    assert [(part.way, part.trips, part.expected_rmse) for part in found.ways] == [
+        ("planned", 3_000, 4.0),
+        ("zones_only", 6_000, 6.0),
+    ]
+    for part, alone in zip(found.ways, (planned, blind), strict=True):
+        (apart,) = measure(alone)
+        assert (part.rmse, part.mae, part.interval_coverage) == (apart.rmse, apart.mae, apart.interval_coverage)
+
+
+def test_what_is_not_known_of_one_way_is_not_known_of_the_whole():
+    rows = pa.concat_tables([judged([10.0] * 9, [11.0] * 9), judged([10.0], [11.0], way="planned")])
+    (found,) = measure(rows, {1: {"zones_only": Expectation([], [1.0])}})
+    assert found.expected_rmse is None
+    assert [part.expected_rmse for part in found.ways] == [None, 1.0]
 
 
 def test_no_judged_predictions_give_no_expectation():
@@ -221,7 +254,7 @@ def test_an_empty_log_joins_to_nothing():
 
 
 def test_the_served_version_is_scored_where_nothing_was_logged(make_model, monkeypatch):
-    monkeypatch.setattr("tripcast.monitoring.quality._BATCH_TRIPS", 400)
+    monkeypatch.setattr("tripcast.jobs.judge._BATCH_TRIPS", 400)
     model, trips = Model.load(make_model(1)), make_trips(1_000, seed=5)
     rows = score(model, trips, version=7)
     assert rows.schema == judged_schema()
@@ -264,10 +297,12 @@ def test_what_is_no_expectation_is_not_read():
 def test_predictions_stand_beside_the_truth_of_their_trips(make_model):
     model, trips = Model.load(make_model(1)), make_trips(50, seed=5)
     prediction = model.predict(trips, metered=True)
-    rows = judge_trips(trips, prediction, version=3, arm="challenger")
+    ways = ways_of(trips, metered=True)
+    rows = judge_trips(trips, ways, prediction, version=3, arm="challenger")
     assert rows.schema == judged_schema()
     np.testing.assert_array_equal(rows["true_minutes"].to_numpy(), trips.duration_minutes)
     np.testing.assert_array_equal(rows["lower_minutes"].to_numpy(), prediction.lower)
+    assert rows["way"].to_pylist() == ways.tolist()
     assert (rows["version"].unique().to_pylist(), rows["arm"].unique().to_pylist()) == ([3], ["challenger"])
 
 

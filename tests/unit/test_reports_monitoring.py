@@ -11,13 +11,15 @@ import pytest
 from tests.conftest import make_trips
 from tests.unit.test_reports import HOSTILE, Page
 from tripcast.evaluation.confidence import Measure
+from tripcast.jobs.judge import score
 from tripcast.models.training import train
 from tripcast.monitoring.drift import Drift, compare
-from tripcast.monitoring.quality import Expectation, Quality, measure, score
+from tripcast.monitoring.quality import Expectation, Quality, measure
 from tripcast.monitoring.rule import Incident, Rule, WindowResult, decide
 from tripcast.reports import JoinCounts, Judgement, MonitoringContext, monitoring_report, monitoring_summary
 from tripcast.taxi.bins import profile_trips
 from tripcast.taxi.trips import Trips
+from tripcast.taxi.ways import WAYS
 from tripcast.taxi.zones import ZONES
 
 
@@ -54,7 +56,7 @@ def city():
     learned = month_of_trips("2021-01")
     model = train("linear", learned, taxi="green", data={"2021-01": "1" * 64})
     tested = score(model, learned, version=3)
-    expected = {3: Expectation.of(tested)}
+    expected = {3: dict.fromkeys(WAYS, Expectation.of(tested))}
     reference = profile_trips([learned], [tested["predicted_minutes"].to_numpy()])
 
     def watch(month, **changed):

@@ -7,9 +7,10 @@ import pytest
 
 from tripcast.errors import ContractError, InvalidRequest
 from tripcast.evaluation.confidence import Measure
+from tripcast.jobs.judge import score
 from tripcast.models.training import train
 from tripcast.monitoring.drift import compare
-from tripcast.monitoring.quality import Expectation, measure, score
+from tripcast.monitoring.quality import Expectation, measure
 from tripcast.monitoring.rule import Rule, WindowResult, decide
 from tripcast.months import parse_months
 from tripcast.storage.store import FolderStore
@@ -17,6 +18,7 @@ from tripcast.taxi.bins import profile_trips
 from tripcast.taxi.contract import validate
 from tripcast.taxi.ingestion import ingest
 from tripcast.taxi.trips import read_trips
+from tripcast.taxi.ways import WAYS
 
 #: Where training is dear: it starts when two of three windows are bad.
 CAUTIOUS = Rule(k=2, n=3, cool_down=1)
@@ -284,7 +286,7 @@ class Loop:
         self.model = train("linear", trips, taxi="green", data={str(month): "0" * 64 for month in train_months})
         self.version += 1
         tested = score(self.model, self.trips(test_month), version=self.version)
-        self.expected = {self.version: Expectation.of(tested)}
+        self.expected = {self.version: dict.fromkeys(WAYS, Expectation.of(tested))}
         self.reference = profile_trips([trips], [tested["predicted_minutes"].to_numpy()])
 
     def watch(self, month):

@@ -157,13 +157,14 @@ def test_a_scored_trip_carries_what_was_recorded(tmp_path, registry, store):
 
     model = registry.load(registry.version(BOOSTED))
     pickup = int(np.datetime64("2021-03-10T08:15", "s").astype(int))
-    minutes, lower, upper = model.predict_one(Trip(41, 236, 2.3, pickup))
+    minutes, lower, upper = model.predict_one(Trip(41, 236, 2.3, pickup), metered=True)
     assert row == {
         "row": 2,
         "pickup_datetime": datetime(2021, 3, 10, 8, 15),
         "pickup_zone": 41,
         "dropoff_zone": 236,
         "trip_distance_miles": 2.3,
+        "way": "metered",
         "duration_minutes": pytest.approx(minutes, abs=1e-9),
         "lower_minutes": pytest.approx(lower, abs=1e-9),
         "upper_minutes": pytest.approx(upper, abs=1e-9),
@@ -238,7 +239,9 @@ def test_predictions_are_those_that_the_service_gives(tmp_path, registry, store,
 
     for row in scores.to_pylist():
         pickup = int(np.datetime64(row["pickup_datetime"], "s").astype(int))
-        answer = model.predict_one(Trip(row["pickup_zone"], row["dropoff_zone"], row["trip_distance_miles"], pickup))
+        answer = model.predict_one(
+            Trip(row["pickup_zone"], row["dropoff_zone"], row["trip_distance_miles"], pickup), metered=True
+        )
         stored = (row["duration_minutes"], row["lower_minutes"], row["upper_minutes"])
         assert stored == pytest.approx(answer, abs=1e-9)
 
@@ -250,7 +253,7 @@ def test_the_error_is_the_one_that_evaluation_finds_on_the_same_month(tmp_path, 
     (check,) = validate([Ingested.open(month)], kept=tmp_path / "kept", rejected=tmp_path / "rejected")
     trips = read_trips([check.kept_file])
     assert trips.duration_minutes is not None
-    minutes = registry.load(registry.version(BOOSTED)).predict(trips).minutes
+    minutes = registry.load(registry.version(BOOSTED)).predict(trips, metered=True).minutes
 
     scored = score_march(registry, month, store)
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+
 from tripcast import __version__
 from tripcast.errors import StorageError
 from tripcast.evaluation.gate import DEFAULT_RULE, Decision, decide
@@ -326,7 +328,9 @@ def select(
 def _expectations(model: Model, truth: Trips) -> dict[str, Expectation]:
     """What a model reached on the test month's trips, asked for in each way."""
     return {
-        way: Expectation.of(judged(truth, model.predict(asked, metered=way == METERED), version=0))
+        way: Expectation.of(
+            judged(truth, np.full(len(truth), way), model.predict(asked, metered=way == METERED), version=0)
+        )
         for way, asked in as_asked(truth).items()
     }
 

@@ -2,8 +2,9 @@
 
 Predictions are judged on the trips that have ended. Where the service logged its answers, and their true durations were
 put into the artifact store as ``truth/{taxi}/{month}.parquet`` (``prediction_id`` and ``duration_minutes``), the two
-are joined by id. Where that is not so, the versions that serve predict the month's published trips. Either way there is
-one ``Evidence``, from which all else follows: quality, the challenger's trial, the champion beside the one before it.
+are joined by id. Where that is not so, the versions that serve predict the month's published trips, with the meter's
+miles. Either way there is one ``Evidence``, from which all else follows: quality, the challenger's trial, the champion
+beside the one before it. Each prediction is held against what was to be expected of it in the way it was asked.
 
 Inputs are watched on the published trips in either case: they show the whole city, a log only who asked.
 
@@ -30,6 +31,7 @@ import pyarrow.parquet as pq
 
 from tripcast.errors import ContractError, InvalidRequest, SourceError, SourceUnreachable, StorageError
 from tripcast.jobs.evaluate import PROFILE
+from tripcast.jobs.judge import score
 from tripcast.models import Model
 from tripcast.monitoring import drift
 from tripcast.monitoring.drift import Drift
@@ -41,7 +43,6 @@ from tripcast.monitoring.quality import (
     join,
     measure,
     read_expectations,
-    score,
 )
 from tripcast.monitoring.reference import Profile
 from tripcast.monitoring.rule import Decision, Rule, WindowResult, decide
@@ -65,7 +66,7 @@ from tripcast.taxi.bins import BINS, profile_trips
 from tripcast.taxi.ingestion import Ingested, ingest
 from tripcast.taxi.sources import Source, open_source
 from tripcast.taxi.trips import LONGEST_MINUTES, SHORTEST_MINUTES, Trips, read_trips
-from tripcast.taxi.ways import METERED
+from tripcast.taxi.ways import METERED, ways_of
 from tripcast.taxi.zones import ZONES
 
 #: The month after the last one that was watched.
@@ -86,6 +87,7 @@ _LOGGED = (
     "pickup_zone",
     "dropoff_zone",
     "trip_distance_miles",
+    "way",
     "duration_minutes",
     "lower_minutes",
     "upper_minutes",
@@ -116,9 +118,9 @@ class Served:
         """The registry's number."""
         return self.version.number
 
-    def answer(self, trips: Trips, arm: str = "champion") -> pa.Table:
-        """What the version makes of ended trips, in ``judged_schema``."""
-        return score(self.model, trips, version=self.number, arm=arm)
+    def answer(self, trips: Trips, arm: str = "champion", metered: bool = True) -> pa.Table:
+        """What the version makes of ended trips, in ``judged_schema``, as ``tripcast.jobs.judge.score``."""
+        return score(self.model, trips, version=self.number, arm=arm, metered=metered)
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,11 @@ class Evidence:
     trips: Trips
     answers: pa.Table
     counts: JoinCounts | None
+
+    @property
+    def metered(self) -> bool:
+        """Whether the trips' distances are the meter's, and not those that riders asked with."""
+        return self.counts is None
 
     @classmethod
     def from_published_trips(cls, trips: Trips, champion: Served, challenger: Served | None) -> Evidence:
@@ -424,13 +431,13 @@ def _judge(
     evidence = Evidence.from_log(*logged) if logged else Evidence.from_published_trips(trips, champion, challenger)
     trial = comparison = None
     if newest and len(evidence.trips):
-        answers = champion.answer(evidence.trips)
+        answers = champion.answer(evidence.trips, metered=evidence.metered)
         if challenger:
-            sums = DailySums.of(challenger.answer(evidence.trips), answers)
+            sums = DailySums.of(challenger.answer(evidence.trips, metered=evidence.metered), answers)
             trials = [window.trial for window in earlier if window.trial]
             trial = judge(challenger.number, champion.number, sums, trials, rule)
         if previous:
-            sums = DailySums.of(answers, previous.answer(evidence.trips))
+            sums = DailySums.of(answers, previous.answer(evidence.trips, metered=evidence.metered))
             first = not any(window.comparison and window.comparison.champion == champion.number for window in earlier)
             first = first and not (trial and trial.verdict == "promote")
             comparison = compare(champion.number, previous.number, sums, first=first)
@@ -446,11 +453,11 @@ def _open(registry: Registry, version: Version) -> Served:
         return Served(version, Model.load(folder), Profile.load(profile, BINS) if profile.exists() else None)
 
 
-def _expectations(registry: Registry, rows: pa.Table) -> dict[int, Expectation]:
-    """What is to be expected of the versions that answered, as far as that is known."""
+def _expectations(registry: Registry, rows: pa.Table) -> dict[int, dict[str, Expectation]]:
+    """What is to be expected of the versions that answered, in each way, as far as that is known."""
     answered = set(rows["version"].unique().to_pylist())
     return {
-        version.number: read_expectations(version.tags[EXPECTATION], METERED)[METERED]
+        version.number: read_expectations(version.tags[EXPECTATION], METERED)
         for version in registry.versions()
         if version.number in answered and EXPECTATION in version.tags
     }
@@ -467,8 +474,26 @@ def _logged(model: str, taxi: str, month: Month, store: Store) -> tuple[pa.Table
     # Answers are filed by the moment they were given: some days before a trip, or later where the past is gone through.
     since = datetime.fromisoformat(str(month.start)).replace(tzinfo=_NEW_YORK) - timedelta(days=_ASKED_BEFORE)
     now = datetime.now(UTC) + timedelta(days=1)
-    log = read_log(store, min(since, now), now, begins_then & (pc.field("model") == model), _LOGGED)
+    log = _with_ways(read_log(store, min(since, now), now, begins_then & (pc.field("model") == model), _LOGGED))
     return (log, join(log, truth, (SHORTEST_MINUTES, LONGEST_MINUTES))) if len(log) else None
+
+
+def _with_ways(log: pa.Table) -> pa.Table:
+    """The log with the way of every row; answers of before there were ways say none."""
+    if not log["way"].null_count:
+        return log
+    ways = pa.array(ways_of(_trips_of(log), metered=False), pa.string())
+    return log.set_column(log.schema.get_field_index("way"), "way", pc.coalesce(log["way"], ways))
+
+
+def _trips_of(log: pa.Table) -> Trips:
+    """The trips that were asked for, without durations."""
+    return Trips(
+        log["pickup_datetime"].to_numpy(),
+        log["pickup_zone"].to_numpy(),
+        log["dropoff_zone"].to_numpy(),
+        pc.fill_null(log["trip_distance_miles"], np.nan).to_numpy(),
+    )
 
 
 def _read_truth(store: Store, key: str) -> pa.Table:
@@ -492,13 +517,7 @@ def _read_truth(store: Store, key: str) -> pa.Table:
 def _asked(log: pa.Table, joined: Joined) -> Trips:
     """The trips behind logged predictions, with their true durations; in the order of the joined rows."""
     asked = log.take(pc.index_in(joined.rows["prediction_id"].combine_chunks(), log["prediction_id"].combine_chunks()))
-    return Trips(
-        asked["pickup_datetime"].to_numpy(),
-        asked["pickup_zone"].to_numpy(),
-        asked["dropoff_zone"].to_numpy(),
-        pc.fill_null(asked["trip_distance_miles"], np.nan).to_numpy(),
-        joined.rows["true_minutes"].to_numpy(),
-    )
+    return replace(_trips_of(asked), duration_minutes=joined.rows["true_minutes"].to_numpy())
 
 
 def choose_months(
@@ -534,6 +553,9 @@ def metrics(window: Window) -> dict[str, float]:
         found[f"{arm}.trips"] = quality["trips"]
         if quality["expected_rmse"]:
             found[f"{arm}.rmse_ratio"] = quality["rmse"]["value"] / quality["expected_rmse"]
+        for way in quality["ways"]:
+            found[f"{arm}.{way['way']}.rmse"] = way["rmse"]["value"]
+            found[f"{arm}.{way['way']}.interval_coverage"] = way["interval_coverage"]["value"]
     found |= {f"psi.{feature}": psi for feature, psi in window.result.psi.items()}
     if window.result.volume_ratio is not None:
         found["volume_ratio"] = window.result.volume_ratio

@@ -40,6 +40,7 @@ from tripcast.taxi.contract import MonthRules, sort_rows
 from tripcast.taxi.ingestion import Ingested, read_ingested
 from tripcast.taxi.sources import TAXIS, open_source
 from tripcast.taxi.trips import PICKUP_COLUMNS, TARGET, Trips
+from tripcast.taxi.ways import ways_of
 from tripcast.taxi.zones import LAST_ZONE
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def scores_schema() -> pa.Schema:
     - ``row``: the record's number in the month as its source has it, from 0.
     - ``pickup_datetime``: New York local time.
     - ``trip_distance_miles``: null where the record has none, or an impossible one: negative or not finite.
+    - ``way``: ``metered``, or ``zones_only`` where the record has no plausible distance.
     - ``duration_minutes``, ``lower_minutes``, ``upper_minutes``: the prediction, and its 10-90 % interval.
     - ``true_minutes``: how long the trip took; null where the record does not keep the contract.
     - ``model``: the registered model's name.
@@ -80,6 +82,7 @@ def scores_schema() -> pa.Schema:
             "pickup_zone": pa.int16(),
             "dropoff_zone": pa.int16(),
             "trip_distance_miles": pa.float64(),
+            "way": pa.string(),
             "duration_minutes": pa.float64(),
             "lower_minutes": pa.float64(),
             "upper_minutes": pa.float64(),
@@ -280,6 +283,7 @@ def score_rows(model: Model, name: str, rows: pa.RecordBatch, first: int) -> tup
         trips.pickup_zone,
         trips.dropoff_zone,
         _null_where_unknown(trips.trip_distance_miles),
+        pa.array(ways_of(trips, metered=True), pa.string()),
         prediction.minutes,
         prediction.lower,
         prediction.upper,
@@ -362,7 +366,7 @@ def _write_parts(batches: Iterator[pa.RecordBatch], folder: Path, schema: pa.Sch
         # They are kept and fetched: compressed, they have 40 % of the size.
         with (
             storage_errors(parts[-1]),
-            pq.ParquetWriter(parts[-1], schema, compression="zstd", use_dictionary=["model"]) as writer,
+            pq.ParquetWriter(parts[-1], schema, compression="zstd", use_dictionary=["way", "model"]) as writer,
         ):
             while batch is not None and trips < _PART_TRIPS:
                 writer.write_batch(batch)

@@ -33,7 +33,7 @@ from tripcast.evaluation.confidence import Measure
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from tripcast.models import Model, Prediction
+    from tripcast.models import Prediction
     from tripcast.taxi.trips import Trips
 
 Floats = npt.NDArray[np.float64]
@@ -41,15 +41,13 @@ Floats = npt.NDArray[np.float64]
 #: Groups of predicted durations in which the expected error is known: a month has hundreds of trips in each.
 _GROUPS = 20
 
-#: Trips predicted at a time: bounds the memory of their features.
-_BATCH_TRIPS = 1 << 17
-
 
 def judged_schema() -> pa.Schema:
     """A prediction and its truth.
 
     - ``prediction_id``: as logged; null where nothing was logged.
     - ``version``, ``arm``: which version answered, and whether as champion or challenger.
+    - ``way``: in which way it was asked, by what was known of the trip.
     - ``pickup_datetime``: New York local time.
     - ``predicted_minutes``, ``lower_minutes``, ``upper_minutes``: the answer.
     - ``true_minutes``: how long the trip took.
@@ -61,6 +59,7 @@ def judged_schema() -> pa.Schema:
             "prediction_id": pa.string(),
             "version": pa.int32(),
             "arm": pa.string(),
+            "way": pa.string(),
             "pickup_datetime": pa.timestamp("us"),
             "predicted_minutes": pa.float64(),
             "lower_minutes": pa.float64(),
@@ -125,8 +124,12 @@ class Expectation:
         Args:
             predicted: (n,) predicted minutes, at least one.
         """
-        of_each = np.asarray(self.squared_error)[np.searchsorted(self.up_to, predicted)]
-        return math.sqrt(of_each.mean())
+        return math.sqrt(self.squares(predicted).mean())
+
+    def squares(self, predicted: Floats) -> Floats:
+        """The squared error to expect of each prediction, square minutes, (n,)."""
+        of_each: Floats = np.asarray(self.squared_error)[np.searchsorted(self.up_to, predicted)]
+        return of_each
 
 
 def write_expectations(expectations: Mapping[str, Expectation]) -> str:
@@ -160,6 +163,27 @@ def read_expectations(text: str, only_way: str) -> dict[str, Expectation]:
 
 
 @dataclass(frozen=True)
+class WayQuality:
+    """How good the predictions of one version were as one arm, asked in one way.
+
+    Attributes:
+        way: The way.
+        trips: Number of trips.
+        rmse: Root mean squared error, minutes.
+        expected_rmse: What was to be expected of it, asked in this way, on these trips; None where that is not known.
+        mae: Mean absolute error, minutes.
+        interval_coverage: Share of trips that ended within their prediction interval.
+    """
+
+    way: str
+    trips: int
+    rmse: Measure
+    expected_rmse: float | None
+    mae: Measure
+    interval_coverage: Measure
+
+
+@dataclass(frozen=True)
 class Quality:
     """How good the predictions of one version were as one arm.
 
@@ -169,10 +193,12 @@ class Quality:
         trips: Number of trips.
         days: Number of days on which they began.
         rmse: Root mean squared error, minutes.
-        expected_rmse: What was to be expected of the version on these trips, minutes; None where that is not known.
+        expected_rmse: What was to be expected of the version on these trips, each asked in its way, minutes; None where
+            that is not known.
         mae: Mean absolute error, minutes.
         bias: Mean of prediction minus truth, minutes: positive where trips are predicted too long.
         interval_coverage: Share of trips that ended within their prediction interval.
+        ways: The same by the way in which trips were asked for, in alphabetical order.
     """
 
     version: int
@@ -184,6 +210,7 @@ class Quality:
     mae: Measure
     bias: Measure
     interval_coverage: Measure
+    ways: tuple[WayQuality, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
@@ -214,7 +241,10 @@ def join(log: pa.Table, truth: pa.Table, bounds: tuple[float, float]) -> Joined:
     usable = pc.and_(known, bounded)
     place = place.filter(usable)
     answers = log.select(
-        ["prediction_id", "version", "arm", "pickup_datetime", "duration_minutes", "lower_minutes", "upper_minutes"]
+        [
+            *("prediction_id", "version", "arm", "way", "pickup_datetime"),
+            *("duration_minutes", "lower_minutes", "upper_minutes"),
+        ]
     ).take(place)
     rows = pa.table([*answers.columns, truth["duration_minutes"].filter(usable)], schema=judged_schema())
     return Joined(
@@ -226,33 +256,14 @@ def join(log: pa.Table, truth: pa.Table, bounds: tuple[float, float]) -> Joined:
     )
 
 
-def score(model: Model, trips: Trips, *, version: int, arm: str = "champion") -> pa.Table:
-    """What a version makes of trips whose durations are known, where nothing was logged.
-
-    Args:
-        model: The served model.
-        trips: The window's trips, with durations.
-        version: The model's number in the registry.
-        arm: As what it served.
-
-    Returns:
-        A row for each trip, in ``judged_schema``.
-
-    Raises:
-        ValueError: If the trips have no durations.
-    """
-    import pyarrow as pa
-
-    parts = (trips[start : start + _BATCH_TRIPS] for start in range(0, len(trips), _BATCH_TRIPS))
-    answered = [judged(part, model.predict(part, metered=True), version=version, arm=arm) for part in parts]
-    return pa.concat_tables([judged_schema().empty_table(), *answered])
-
-
-def judged(trips: Trips, prediction: Prediction, *, version: int, arm: str = "champion") -> pa.Table:
+def judged(
+    trips: Trips, ways: npt.NDArray[np.str_], prediction: Prediction, *, version: int, arm: str = "champion"
+) -> pa.Table:
     """Predictions beside the true durations of their trips.
 
     Args:
         trips: The trips, with durations.
+        ways: In which way each was asked for, (n,).
         prediction: What was predicted for them.
         version: By which version.
         arm: As what it served.
@@ -272,6 +283,7 @@ def judged(trips: Trips, prediction: Prediction, *, version: int, arm: str = "ch
         pa.nulls(n, pa.string()),
         pa.repeat(pa.scalar(version, pa.int32()), n),
         pa.repeat(pa.scalar(arm), n),
+        pa.array(ways, pa.string()),
         trips.pickup_datetime,
         prediction.minutes,
         prediction.lower,
@@ -281,12 +293,12 @@ def judged(trips: Trips, prediction: Prediction, *, version: int, arm: str = "ch
     return pa.table(columns, schema=judged_schema())
 
 
-def measure(rows: pa.Table, expected: Mapping[int, Expectation] | None = None) -> tuple[Quality, ...]:
+def measure(rows: pa.Table, expected: Mapping[int, Mapping[str, Expectation]] | None = None) -> tuple[Quality, ...]:
     """Measure how good predictions were, by version and arm.
 
     Args:
         rows: In ``judged_schema``.
-        expected: What to expect of each version, by its number, as far as that is known.
+        expected: What to expect of each version, by its number, in each way, as far as that is known.
 
     Returns:
         In the order of versions, then arms; empty if there are no rows.
@@ -294,7 +306,6 @@ def measure(rows: pa.Table, expected: Mapping[int, Expectation] | None = None) -
     Raises:
         ContractError: If a row has no finite number of minutes.
     """
-    day = rows["pickup_datetime"].to_numpy().astype("datetime64[D]")
     predicted, lower, upper, truth = (
         rows[name].to_numpy() for name in ("predicted_minutes", "lower_minutes", "upper_minutes", "true_minutes")
     )
@@ -304,41 +315,99 @@ def measure(rows: pa.Table, expected: Mapping[int, Expectation] | None = None) -
             f"{unusable:,} of {len(rows):,} predictions to judge have no finite number of minutes. "
             "Look for them in the prediction log or in the month's trips, and leave them out."
         )
+    versions, (arms, arm), (ways, way) = rows["version"].to_numpy(), _codes(rows["arm"]), _codes(rows["way"])
+    answerer = versions.astype(np.int64) * len(arms) + arm
     expected = expected or {}
-    answerers, answerer = _group_by_version_and_arm(rows)
-    days, day_of = np.unique(day, return_inverse=True)
-    cell = answerer * len(days) + day_of
-
-    def sums(values: npt.NDArray[np.generic] | None) -> Floats:
-        """Of a quantity, or the number of trips: (answerers, days)."""
-        cells = np.bincount(cell, values, minlength=len(answerers) * len(days))
-        return cells.reshape(len(answerers), len(days)).astype(np.float64)
-
+    to_expect = np.full(len(rows), np.nan)
+    for version in np.unique(versions).tolist():
+        for number, name in enumerate(ways):
+            if known := expected.get(version, {}).get(name):
+                members = (versions == version) & (way == number)
+                to_expect[members] = known.squares(predicted[members])
+    day = rows["pickup_datetime"].to_numpy().astype("datetime64[D]")
     error = predicted - truth
-    trips, bias, squared, covered = sums(None), sums(error), sums(error**2), sums((lower <= truth) & (truth <= upper))
-    absolute = sums(np.abs(error))
+    quantities = {
+        "squared": error**2,
+        "absolute": np.abs(error),
+        "bias": error,
+        "covered": (lower <= truth) & (truth <= upper),
+        "expected": to_expect,
+    }
+    by_answerer = _by_group(answerer, day, quantities)
+    by_way = _by_group(answerer * len(ways) + way, day, quantities)
     return tuple(
         Quality(
-            version=version,
-            arm=arm,
-            trips=int(trips[row].sum()),
-            days=int(np.count_nonzero(trips[row])),
-            rmse=confidence.rmse(squared[row], trips[row]),
-            expected_rmse=expected[version].rmse(predicted[answerer == row]) if version in expected else None,
-            mae=confidence.mean(absolute[row], trips[row]),
-            bias=confidence.mean(bias[row], trips[row]),
-            interval_coverage=confidence.mean(covered[row], trips[row]),
+            version=key // len(arms),
+            arm=arms[key % len(arms)],
+            trips=group.trips,
+            days=int(np.count_nonzero(group.count)),
+            rmse=group.rmse,
+            expected_rmse=group.expected_rmse,
+            mae=group.mean("absolute"),
+            bias=group.mean("bias"),
+            interval_coverage=group.mean("covered"),
+            ways=tuple(
+                WayQuality(
+                    ways[of_way % len(ways)],
+                    part.trips,
+                    part.rmse,
+                    part.expected_rmse,
+                    part.mean("absolute"),
+                    part.mean("covered"),
+                )
+                for of_way, part in by_way.items()
+                if of_way // len(ways) == key
+            ),
         )
-        for row, (version, arm) in enumerate(answerers)
+        for key, group in by_answerer.items()
     )
 
 
-def _group_by_version_and_arm(rows: pa.Table) -> tuple[list[tuple[int, str]], npt.NDArray[np.intp]]:
-    """Each version and arm there is, in order; and the place in that of each row's, (n,)."""
-    arms = rows["arm"].combine_chunks().dictionary_encode()
-    names = np.array(arms.dictionary.to_pylist(), np.str_)
-    rank = np.argsort(np.argsort(names))
-    key = rows["version"].to_numpy().astype(np.int64) * max(len(names), 1) + rank[arms.indices.to_numpy()]
-    keys, place = np.unique(key, return_inverse=True)
-    names.sort()
-    return [(int(key // len(names)), str(names[key % len(names)])) for key in keys], place
+@dataclass(frozen=True)
+class _Group:
+    """Some rows: how many there are of each day, (days,), and each quantity's sums over them, (days,)."""
+
+    count: Floats
+    sums: Mapping[str, Floats]
+
+    @property
+    def trips(self) -> int:
+        return int(self.count.sum())
+
+    @property
+    def rmse(self) -> Measure:
+        return confidence.rmse(self.sums["squared"], self.count)
+
+    @property
+    def expected_rmse(self) -> float | None:
+        mean = self.sums["expected"].sum() / self.count.sum()
+        return math.sqrt(mean) if np.isfinite(mean) else None
+
+    def mean(self, quantity: str) -> Measure:
+        return confidence.mean(self.sums[quantity], self.count)
+
+
+def _by_group(
+    key: npt.NDArray[np.int64], day: npt.NDArray[np.datetime64], quantities: Mapping[str, npt.NDArray[np.generic]]
+) -> dict[int, _Group]:
+    """Sum quantities over the rows of each key and day; by key, rising."""
+    keys, group = np.unique(key, return_inverse=True)
+    days, day_of = np.unique(day, return_inverse=True)
+    cell, shape = group * len(days) + day_of, (len(keys), len(days))
+
+    def sums(values: npt.NDArray[np.generic] | None) -> Floats:
+        return np.bincount(cell, values, minlength=len(keys) * len(days)).reshape(shape).astype(np.float64)
+
+    count, summed = sums(None), {name: sums(values) for name, values in quantities.items()}
+    return {
+        number: _Group(count[row], {name: values[row] for name, values in summed.items()})
+        for row, number in enumerate(keys.tolist())
+    }
+
+
+def _codes(names: pa.ChunkedArray) -> tuple[list[str], npt.NDArray[np.int64]]:
+    """The distinct names in alphabetical order, and which of them each row has, (n,)."""
+    coded = names.combine_chunks().dictionary_encode()
+    distinct = np.array(coded.dictionary.to_pylist(), np.str_)
+    rank = np.argsort(np.argsort(distinct))
+    return sorted(distinct.tolist()), rank[coded.indices.to_numpy()].astype(np.int64)

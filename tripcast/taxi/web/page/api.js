@@ -46,6 +46,7 @@ export function predict({ pickup, dropoff, date, time, miles }, rider, signal) {
       trip_distance_miles: miles,
       pickup_datetime: `${date}T${time}:00`,
       rider_id: rider,
+      explain: true,
     }),
     signal,
   });

@@ -4,7 +4,8 @@ import * as api from "./api.js";
 import { DayChart } from "./chart.js";
 import { ZoneCombobox } from "./combobox.js";
 import { decimal, showArms, showModel } from "./model_card.js";
-import { HALF_HOURS, addressOf, clock, halfHourOf, timeOf, tripFromAddress } from "./trip.js";
+import { HALF_HOURS, addressOf, clock, halfHourOf, timeOf, tripFromAddress, weekdayOf } from "./trip.js";
+import { showWhy } from "./why.js";
 
 const at = (id) => document.getElementById(id);
 
@@ -96,7 +97,12 @@ function servesOthers({ arm, version }, { arms }) {
 async function loadServing() {
   serving = await api.servingModels();
   showModel(at("model"), serving);
-  at("serving").textContent = `${serving.model} · version ${serving.champion.version}`;
+  const { version, simulated } = serving.champion;
+  at("serving").textContent = `${serving.model} · version ${version}${simulated ? " · simulated" : ""}`;
+  at("simulated").hidden = !simulated;
+  at("source").textContent = simulated
+    ? ", learned from the trips of a made-up city"
+    : ", learned from the records that the New York City Taxi and Limousine Commission publishes";
 }
 
 async function start() {
@@ -128,6 +134,7 @@ function showState(state) {
   at("day-summary").textContent = state === "loading" ? "\u00a0" : "The chart is drawn when there is an estimate.";
   at("legend").replaceChildren();
   showArms(at("arms"), serving, null, null);
+  showWhy(at("why"), undefined);
 }
 
 const INPUT_OF = {
@@ -156,13 +163,11 @@ function showForm() {
 
 function showDistance() {
   const usual = day?.usual_miles ?? null;
-  const own = trip.miles !== null;
-  if (document.activeElement !== at("miles")) at("miles").value = own ? trip.miles : usual === null ? "" : decimal(usual);
-  at("usual").hidden = !own || usual === null;
-  at("usual").textContent = usual === null ? "" : `Use the usual ${decimal(usual)}`;
-  if (own) at("miles-note").textContent = "Your distance.";
-  else if (usual !== null) at("miles-note").textContent = "Usual for this pair of zones.";
-  else at("miles-note").textContent = day ? "No trip between these zones is known; the estimate goes without." : "\u00a0";
+  const planned = trip.miles !== null;
+  if (planned) at("plan").open = true;
+  if (document.activeElement !== at("miles")) at("miles").value = planned ? trip.miles : "";
+  at("unplanned").hidden = !planned;
+  at("miles-note").textContent = usual === null ? "\u00a0" : `Usual here: ${decimal(usual)} miles.`;
 }
 
 function atTime(arm, halfHour) {
@@ -183,7 +188,15 @@ function showAnswer() {
   at("scale-interval").style.width = `${(100 * (upper - lower)) / longest}%`;
   at("scale-estimate").style.left = `${(100 * minutes) / longest}%`;
   at("scale-end").textContent = `${longest} min`;
+  at("by").textContent = clock(Math.ceil(leaving + upper));
   at("arrival").textContent = `Leave at ${clock(leaving)}, arrive at about ${clock(leaving + minutes)}.`;
+  const names = {
+    distance: trip.miles === null ? "The way between them" : "The planned route",
+    hour: `${weekdayOf(trip.date)}, ${clock(leaving)}`,
+    pickup_zone: `From ${pickup.input.value}`,
+    dropoff_zone: `To ${dropoff.input.value}`,
+  };
+  showWhy(at("why"), answer.explanation, names, minutes);
 
   showDistance();
   chart.show(day.arms, halfHourOf(trip.time), answer.arm);
@@ -232,9 +245,9 @@ at("time").append(
 at("time").addEventListener("change", () => change({ time: at("time").value }));
 at("date").addEventListener("change", () => change({ date: at("date").value }));
 at("swap").addEventListener("click", () => change({ pickup: trip.dropoff, dropoff: trip.pickup }));
-at("usual").addEventListener("click", () => {
+at("unplanned").addEventListener("click", () => {
   at("miles").focus();
-  at("miles").value = decimal(day.usual_miles);
+  at("miles").value = "";
   change({ miles: null });
 });
 at("miles").addEventListener("input", () => {

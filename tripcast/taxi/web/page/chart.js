@@ -4,7 +4,6 @@ import { HALF_HOURS, clock } from "./trip.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const MARGIN = { top: 26, right: 22, bottom: 28, left: 34 };
-const HEIGHT = 280;
 
 // Steps of the axis of minutes: the smallest that needs at most five.
 const STEPS = [1, 2, 5, 10, 15, 20, 30, 60];
@@ -70,13 +69,13 @@ export class DayChart {
   }
 
   render() {
-    const width = this.svg.clientWidth;
-    this.svg.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
+    const { clientWidth: width, clientHeight: height } = this.svg;
+    this.svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     if (!this.arms || this.span <= 0) return this.svg.replaceChildren();
     const most = Math.max(...Object.values(this.arms).map(({ minutes }) => Math.max(...minutes)), ...this.arms.champion.upper);
     const step = STEPS.find((size) => most <= 5 * size) ?? 60;
     const top = Math.ceil(most / step) * step;
-    const floor = HEIGHT - MARGIN.bottom;
+    const floor = height - MARGIN.bottom;
     const y = (minutes) => floor - (minutes / top) * (floor - MARGIN.top);
     const at = (minutes, halfHour) => `${this.x(halfHour).toFixed(1)} ${y(minutes).toFixed(1)}`;
     const line = (values) => `M${values.map(at).join("L")}`;

@@ -5,6 +5,11 @@ export const HALF_HOURS = 48;
 // What the page opens with: a usual trip of the first model's data, East Harlem North to Upper East Side North.
 const EXAMPLE = { pickup: 74, dropoff: 236 };
 
+// "Wednesday" of an ISO date.
+export function weekdayOf(date) {
+  return new Intl.DateTimeFormat("en-US", { weekday: "long", timeZone: "UTC" }).format(new Date(`${date}T00:00:00Z`));
+}
+
 // "08:30" of half hour 17, counted from midnight.
 export function timeOf(halfHour) {
   return `${String(halfHour >> 1).padStart(2, "0")}:${halfHour % 2 ? "30" : "00"}`;
@@ -31,8 +36,8 @@ function newYorkNow() {
   return { date: `${part.year}-${part.month}-${part.day}`, time: `${part.hour}:${part.minute}` };
 }
 
-// A trip is {pickup, dropoff, date, time, miles}: zone numbers or null, ISO date, half hour "HH:MM", miles or null for
-// the pair's usual distance.
+// A trip is {pickup, dropoff, date, time, miles}: zone numbers or null, ISO date, half hour "HH:MM", miles of a planned
+// route or null.
 export function tripFromAddress(search) {
   const query = new URLSearchParams(search);
   const zone = (name) => {
