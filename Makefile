@@ -21,11 +21,8 @@ run: .venv/laptop ## Train, judge and register a model on a simulated city: no n
 ui: .venv/laptop ## Open MLflow on what was tracked
 	$(BIN)/tripcast ui
 
-OPEN_IF_READY = $(BIN)/python -c 'import urllib.request, webbrowser; address = "http://127.0.0.1:8080/"; \
-	urllib.request.urlopen(address + "readyz"); webbrowser.open_new_tab(address)'
 serve: .venv/laptop ## Predict with the model of `make run`: a web service and a page
-	@(for second in $$(seq 60); do sleep 1; $(OPEN_IF_READY) >/dev/null 2>&1 && break; done) &
-	$(BIN)/tripcast serve
+	$(BIN)/tripcast serve --open
 
 # A file of tests is one process's work: what it starts for itself, such as a server, is started once.
 PYTEST := $(BIN)/pytest --numprocesses auto --dist loadfile

@@ -60,6 +60,8 @@ def test_a_service_with_neither_registry_nor_copy_says_so_and_recovers_by_itself
 def test_a_follower_that_dies_is_started_again_and_none_outlives_its_service(home, start_in):
     home.registry.promote(home.versions["boosted"], "It is the first.")
     service = start_in(home)
+    # What the service asks for is none of the follower's business.
+    assert TOKEN.encode() not in Path(f"/proc/{service.follower}/environ").read_bytes()
     first = service.follower
     assert first is not None
     os.kill(first, signal.SIGKILL)

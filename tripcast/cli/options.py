@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from tripcast.settings import Settings
+from tripcast.storage.files import make_home
 from tripcast.storage.store import place
 
 
@@ -34,6 +36,7 @@ def _set_home(ctx: click.Context, param: click.Parameter, value: Path | None) ->
     # The steps are processes of their own: they learn of it as everything that runs tripcast does.
     if value is not None:
         os.environ["TRIPCAST_HOME"] = str(value.expanduser().absolute())
+    make_home(Settings.load().home)
 
 
 def home(command: Callable[..., Any]) -> Callable[..., Any]:

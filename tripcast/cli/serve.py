@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import os
+import signal
 import sys
+import time
+import webbrowser
+from subprocess import Popen
+from threading import Thread
+from urllib.request import ProxyHandler, build_opener
 
 import click
 
 from tripcast.cli import options
-from tripcast.cli.group import main
+from tripcast.cli.group import FAILURE, main
+from tripcast.errors import InvalidRequest
+from tripcast.registry.local_store import make_local_store
 from tripcast.settings import Settings
 
 
@@ -21,13 +28,33 @@ from tripcast.settings import Settings
     help="Where every prediction is logged: 's3://bucket/prefix' or a folder.  [default: $TRIPCAST_ARTIFACTS, or the "
     "home]",
 )
+@click.option("--open", "open_page", is_flag=True, help="Open the page in a browser as soon as it can answer.")
 @options.taxi
 @options.home
-def serve(host: str, port: int, log: str | None, taxi: str) -> None:
+def serve(host: str, port: int, log: str | None, open_page: bool, taxi: str) -> None:
     """Answer requests for predictions, and show the page; follow the registry while that runs."""
     from tripcast.taxi.web.server import serve
 
+    if open_page:
+        address = f"http://127.0.0.1:{port}"
+        Thread(target=open_when, args=(f"{address}/readyz", address), daemon=True).start()
     serve(taxi, host, port, log or Settings.load().artifacts)
+
+
+def open_when(ready: str, page: str) -> None:
+    """Open a page in a browser when an address answers."""
+    while not _answers(ready):
+        time.sleep(0.5)
+    webbrowser.open(page)
+
+
+def _answers(address: str) -> bool:
+    # Not by a proxy of the environment: it is this machine that is asked.
+    try:
+        with build_opener(ProxyHandler({})).open(address, timeout=5):
+            return True
+    except OSError:
+        return False
 
 
 @main.command()
@@ -39,9 +66,22 @@ def ui(port: int) -> None:
     if settings.tracking_uri.startswith(("http://", "https://")):
         click.echo(f"MLflow runs already, at {settings.tracking_uri}")
         return
-    command = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--backend-store-uri", settings.tracking_uri]
+    make_local_store(settings.tracking_uri, settings.home / "artifacts")
+    command = [sys.executable, "-P", "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    # One worker: several are ended, and started again for ever, where they take more than five seconds to start.
+    command += ["--workers", "1", "--backend-store-uri", settings.tracking_uri]
     command += ["--default-artifact-root", (settings.home / "artifacts").as_uri()]
-    settings.home.mkdir(parents=True, exist_ok=True)
-    click.echo(f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)", err=True)
-    os.execv(sys.executable, [sys.executable, "-P", "-m", *command])
+    if _answers(f"http://127.0.0.1:{port}/health"):
+        raise InvalidRequest(f"On port {port} something answers already: look at it, or choose another --port.")
+    click.echo("MLflow starts ...", err=True)
+    with Popen(command) as server:
+        signal.signal(signal.SIGTERM, lambda *_: server.terminate())
+        try:
+            while server.poll() is None and not _answers(f"http://127.0.0.1:{port}/health"):
+                time.sleep(0.3)
+            if server.poll() is None:
+                click.echo(f"MLflow is up: http://127.0.0.1:{port} (Ctrl-C ends it)", err=True)
+            status = server.wait()
+        except KeyboardInterrupt:
+            status = 0  # the server was interrupted by the same key
+    sys.exit(FAILURE if status > 0 else 0)

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from tripcast.errors import ContractError, InvalidRequest, SourceError, SourceUnreachable
 from tripcast.months import Month, parse_months
-from tripcast.registry.tracking import check_reachable
+from tripcast.registry.tracking import Tracker, check_reachable
 from tripcast.settings import Settings
 from tripcast.storage.store import open_store
+from tripcast.taxi import model_name
 from tripcast.taxi.candidates import CANDIDATES
 from tripcast.taxi.ingestion import look
 from tripcast.taxi.sources import TAXIS, Source, open_source
@@ -33,7 +34,7 @@ def plan(source: str, taxi: str, train: str, test: str, candidates: Sequence[str
         SourceError: If months are missing at the source, or are no tables.
         SourceUnreachable: If the source does not answer.
         ContractError: If months have not the columns of the taxi's.
-        TrackingError: If the tracking server does not answer.
+        TrackingError: If the tracking server does not answer or refuses, or the experiment was deleted.
         StorageError: If the artifact store does not, or refuses.
     """
     if taxi not in TAXIS:
@@ -42,6 +43,8 @@ def plan(source: str, taxi: str, train: str, test: str, candidates: Sequence[str
     months = _check_order(parse_months(train), parse_months(test))
     settings = Settings.load()
     check_reachable(settings.tracking_uri)
+    # A server can be healthy and refuse all the same, or the experiment may have been deleted.
+    Tracker(model_name(taxi), settings)
     open_store(settings.artifacts).check()
 
     opened = open_source(source, settings.downloads)

@@ -12,9 +12,12 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-from tripcast.errors import TrackingError
+from tripcast.errors import InvalidRequest, TrackingError
+from tripcast.registry.local_store import make_local_store
 from tripcast.settings import Settings
+from tripcast.storage import s3
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -55,9 +58,22 @@ def tracking_errors(uri: str, doing: str) -> Iterator[None]:
         yield
     except expected as error:
         raise TrackingError(
-            f"MLflow at {uri} failed while {doing}: {_first_line(error)} "
-            "Check MLFLOW_TRACKING_URI, that the server runs, and its log; then run again."
+            f"MLflow at {uri} failed while {doing}: {_first_line(error)} {_remedy(uri, error)}"
         ) from error
+
+
+def _remedy(uri: str, error: Exception) -> str:
+    said = str(error)
+    if "Invalid Host header" in said:
+        host = urlsplit(uri).netloc
+        return f"The server does not answer to that name: start it with --allowed-hosts naming {host}, too."
+    if " 401 " in said or " 403 " in said:
+        return "Check MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
+    if "out-of-date database schema" in said:
+        return f"Another version of MLflow made that store: mlflow db upgrade {uri}."
+    if uri.startswith("sqlite:"):
+        return "Check that file, and the disk; then run again."
+    return "Check MLFLOW_TRACKING_URI, that the server runs, and its log; then run again."
 
 
 def check_reachable(uri: str) -> None:
@@ -67,8 +83,14 @@ def check_reachable(uri: str) -> None:
         uri: MLflow tracking URI; only servers (http, https) are asked.
 
     Raises:
+        InvalidRequest: If it is neither an address nor a store.
         TrackingError: If the server does not answer, or not as a healthy MLflow server does.
     """
+    if "://" not in uri and uri != "databricks":
+        raise InvalidRequest(
+            f"'{uri}' in MLFLOW_TRACKING_URI is no address: write http:// or https:// before it, sqlite:/// before a "
+            "file, or unset that to track in the home."
+        )
     if not uri.startswith(("http://", "https://")):
         return
     import requests
@@ -101,10 +123,10 @@ class Tracker:
         self._settings = settings
         #: A run that was given can be in another experiment than the model's: what is below it belongs there, too.
         self._experiments: dict[str, str] = {}
-        if self.uri.startswith("sqlite:"):
-            settings.home.mkdir(parents=True, exist_ok=True)
+        s3.use_region()  # MLflow keeps files in S3 by a client of its own
         mlflow.set_tracking_uri(self.uri)
         with tracking_errors(self.uri, "opening the experiment"):
+            make_local_store(self.uri, settings.home / "artifacts")
             self.client: MlflowClient = mlflow.MlflowClient()
             self.experiment_id: str = self._experiment(model)
 
@@ -121,6 +143,12 @@ class Tracker:
                 experiment = self.client.get_experiment_by_name(name)
                 if experiment is None:
                     raise
+        if experiment.lifecycle_stage == "deleted":
+            raise TrackingError(
+                f"The experiment {name} was deleted in MLflow at {self.uri}. Restore it: "
+                f"mlflow experiments restore --experiment-id {experiment.experiment_id}, with MLFLOW_TRACKING_URI set "
+                "to that address; or remove it for good: mlflow gc."
+            )
         return str(experiment.experiment_id)
 
     @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Awaitable, Callable
@@ -82,7 +83,13 @@ class PollerProcess:
         """Run the poller until it ends; returns how it ended, and whether it had reported."""
         # In a session of its own: an interrupt from the keyboard is the service's to handle.
         self._process = process = await asyncio.create_subprocess_exec(
-            *self._command, stdin=PIPE, stdout=PIPE, limit=_REPORT_BYTES, start_new_session=True
+            *self._command,
+            stdin=PIPE,
+            stdout=PIPE,
+            limit=_REPORT_BYTES,
+            start_new_session=True,
+            # What the service asks for is none of its business.
+            env={name: value for name, value in os.environ.items() if name != "TRIPCAST_ADMIN_TOKEN"},
         )
         try:
             await self._tell()

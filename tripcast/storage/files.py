@@ -6,6 +6,8 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from errno import EACCES
+from os import strerror
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,12 +28,25 @@ def storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as trouble:
-        there = next(folder for folder in path.absolute().parents if folder.exists())
+        # Of a folder that may not be entered, pathlib does not know whether it exists.
+        there = next(folder for folder in path.absolute().parents if os.access(folder, os.F_OK))
         free = shutil.disk_usage(there).free / 1e6
         raise StorageError(
             f"{path} cannot be written: {trouble.strerror or trouble} ({free:,.0f} MB free there). "
             "Free some space or permit writing, then run again."
         ) from trouble
+
+
+def make_home(home: Path) -> None:
+    """Make the folder that everything is kept in, which is its owner's alone: it holds what riders asked.
+
+    Raises:
+        StorageError: If it cannot be made, entered or written, or is a file.
+    """
+    with storage_errors(home):
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not os.access(home, os.R_OK | os.W_OK | os.X_OK):
+            raise PermissionError(EACCES, strerror(EACCES))
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import gc
 import logging
 import os
 import signal
-import sys
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -17,6 +17,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import uvicorn
 from fastapi import FastAPI
 
+from tripcast.errors import DeploymentError
 from tripcast.serving.connections import KEEP_ALIVE_SECONDS, Connection, Server
 from tripcast.serving.prediction_log import PredictionLog
 from tripcast.serving.service import Service
@@ -41,8 +42,10 @@ def serve(taxi: str, host: str, port: int, log: str) -> None:
         log: Where predictions are logged: a folder, or ``s3://bucket/prefix``.
 
     Raises:
+        DeploymentError: If the port cannot be listened on.
         StorageError: If the log cannot be kept there.
     """
+    listening = _bind(host, port)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings = Settings.load()
     service = Service(model_name(taxi), settings.home, check="tripcast.taxi.web.version_check")
@@ -76,7 +79,26 @@ def serve(taxi: str, host: str, port: int, log: str) -> None:
     # uvicorn handles both signals, and raises them again when it has stopped: that is the end then, and a good one.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    server = Server(config)
-    server.run()
-    if not server.started:
-        sys.exit(1)  # uvicorn has said why: the port is taken, for example
+    try:
+        Server(config).run(sockets=[listening])
+    except OSError as trouble:
+        raise _cannot_listen(host, port, trouble) from trouble
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """Take the port now: what comes before the first request takes seconds."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family, kind, protocol)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+    except OSError as trouble:
+        raise _cannot_listen(host, port, trouble) from trouble
+    return listening
+
+
+def _cannot_listen(host: str, port: int, trouble: OSError) -> DeploymentError:
+    return DeploymentError(
+        f"Port {port} of {host} cannot be listened on: {trouble.strerror}. End what listens there, or choose another "
+        "address or port (--host, --port)."
+    )
