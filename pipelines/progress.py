@@ -107,7 +107,14 @@ class MonthsProgress:
     def __init__(self, months: int) -> None:
         self._console = Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self._bar = Bar(*columns, TimeRemainingColumn(), console=self._console, disable=not self._console.is_terminal)
+        self._bar = Bar(
+            *columns,
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+            # A month takes minutes: what is left is told from all of them, not from those of the last half minute.
+            speed_estimate_period=24 * 3600,
+        )
         self._months = self._bar.add_task("", total=months)
         self._begun = False
 

@@ -84,4 +84,8 @@ def summarise_training(run: LocalRun) -> dict[str, Any]:
     if evaluated["Output"]:
         document["version"] = int(run.output("register")["Output"])
         document["serves"] = run.output("deploy")["Output"]
+    elif document["champion"]:
+        document["serves"] = f"Version {document['champion']['version']} serves as before."
+    else:
+        document["serves"] = "No version serves."
     return document

@@ -209,7 +209,10 @@ def _train_first(story: ReplayPlan, settings: Settings, notify: Callable[[StepEv
     run = run_here(training, arguments, settings, notify)
     document = summarise_training(run)
     if document["decision"] == "refused":
-        raise InvalidRequest(f"No first version can be had from {', '.join(story.train)}: {document['reason']}")
+        raise InvalidRequest(
+            f"No first version can be had from {', '.join(story.train)}, judged on {story.test}: {document['reason']} "
+            "Begin with other months (--months), or train on more of them (--train)."
+        )
     for name, folder in (("trained-once", run.output("evaluate")["winner"]), ("notebook", _notebook(run.folder))):
         with storage_errors(settings.home / name):
             shutil.copytree(folder, settings.home / name, dirs_exist_ok=True)

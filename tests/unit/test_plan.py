@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tripcast.errors import ContractError, SourceError
-from tripcast.jobs.plan import plan
-from tripcast.months import Month
+from tripcast.errors import ContractError, InvalidRequest, SourceError, TrackingError
+from tripcast.jobs.plan import find_months, plan
+from tripcast.months import Month, parse_months
+from tripcast.registry.tracking import Tracker
+from tripcast.settings import Settings
 from tripcast.taxi.simulation import City
+from tripcast.taxi.sources import open_source
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("TRIPCAST_ARTIFACTS", "MLFLOW_TRACKING_URI", "TRIPCAST_TRACKING_URI"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("TRIPCAST_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
+def home(settings: Settings) -> Settings:
+    """A home with an empty store."""
+    return settings
 
 
 def months(folder: Path, zone: str | None = None) -> Path:
@@ -62,3 +65,48 @@ def test_months_of_the_other_taxi_are_named(tmp_path: Path) -> None:
         file.rename(source / file.name.replace("green", "yellow"))
     with pytest.raises(ContractError, match=r"2021-01.parquet is not a month of the yellow taxi"):
         plan(str(source), "yellow", "2021-01", "2021-02", ["linear"])
+
+
+def test_of_many_missing_months_one_sentence_names_all(tmp_path: Path) -> None:
+    source = open_source(str(months(tmp_path / "trips")), tmp_path)
+    with pytest.raises(SourceError) as error:
+        find_months(source, "green", parse_months("2021-01..2021-06"))
+    said = str(error.value)
+    assert said.startswith("4 months are missing: 2021-03, 2021-04, 2021-05, 2021-06. Of the first: There is no ")
+    assert "It has 2021-01, 2021-02: ask for one of these" in said
+    assert "\n" not in said
+
+
+def test_an_experiment_that_was_deleted_is_said(settings: Settings) -> None:
+    tracker = Tracker("tripcast-green", settings)
+    tracker.client.delete_experiment(tracker.experiment_id)
+    with pytest.raises(TrackingError, match="Restore it: mlflow experiments restore"):
+        plan("simulated?trips=200", "green", "2021-01", "2021-02", ["linear"])
+
+
+@pytest.mark.parametrize("address", ["localhost:5000", "127.0.0.1:5000", "mlflow"])
+def test_an_address_of_mlflow_without_scheme_is_refused(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    with pytest.raises(InvalidRequest, match=f"'{address}' in MLFLOW_TRACKING_URI is no address: write http://"):
+        plan("simulated?trips=200", "green", "2021-01", "2021-02", ["linear"])
+
+
+def test_a_server_that_refuses_its_host_name_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow's own health check answers under any name."""
+
+    class Refusing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            healthy = self.path == "/health"
+            self.send_response(200 if healthy else 403)
+            self.end_headers()
+            self.wfile.write(b"OK" if healthy else b"Invalid Host header - possible DNS rebinding attack detected")
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
+        with pytest.raises(TrackingError, match=r"start it with --allowed-hosts naming 127.0.0.1:\d+"):
+            plan("simulated?trips=200", "green", "2021-01", "2021-02", ["linear"])
+        server.shutdown()

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from tripcast.registry.registry import SIMULATED
 from tripcast.settings import Settings
 
 if TYPE_CHECKING:
     from tripcast.registry.promotions import PromotionEvent
     from tripcast.registry.registry import Version
+
+#: What became of the best candidate, in a colour.
+_COLOURS = {"promoted": "green", "trial": "green", "refused": "yellow", "unchanged": "cyan"}
+
+#: Columns of what is redirected: a table in a file need not fit a screen.
+_FILE_WIDTH = 160
 
 #: Columns of the candidates' table: the figure's name in the summary, the heading, and how it is written.
 _FIGURES = (
@@ -25,6 +35,12 @@ _FIGURES = (
 )
 
 
+def make_console() -> Console:
+    """A console that leaves it to the terminal to break long lines: a path in two pieces cannot be copied."""
+    width = None if sys.stdout.isatty() else _FILE_WIDTH
+    return Console(highlight=False, soft_wrap=True, width=width)
+
+
 def print_summary(summary: Mapping[str, Any], settings: Settings) -> None:
     """Print what came of a training run.
 
@@ -32,7 +48,7 @@ def print_summary(summary: Mapping[str, Any], settings: Settings) -> None:
         summary: The document that ``tripcast train --json`` prints.
         settings: Where things are kept.
     """
-    console = Console(highlight=False)
+    console = make_console()
     table = Table(title=f"On {summary['trips']:,} trips of {summary['test_month']}, minutes", title_justify="left")
     table.add_column("candidate")
     for _, heading, _ in _FIGURES:
@@ -41,49 +57,51 @@ def print_summary(summary: Mapping[str, Any], settings: Settings) -> None:
     if summary["champion"]:
         rows[f"champion (version {summary['champion']['version']})"] = summary["champion"]
     for name, figures in rows.items():
-        best = name == summary["winner"]
+        best = name == summary["best"]
         cells = [style.format(figures[key]) if key in figures else "" for key, _, style in _FIGURES]
         table.add_row(name, *cells, style="bold" if best else None)
     console.print()
-    console.print(table)
-    colour = {"promoted": "green", "refused": "yellow", "unchanged": "cyan"}[summary["decision"]]
-    console.print(f"[bold {colour}]{summary['decision'].capitalize()}.[/] {summary['reason']}")
+    console.print(table, soft_wrap=False)
+    colour = _COLOURS[summary["decision"]]
+    console.print(f"[bold {colour}]{summary['decision'].capitalize()}.[/] {escape(summary['reason'])}")
     for check in summary["checks"]:
-        console.print(f"  {'[green]✓[/]' if check['passed'] else '[red]✗[/]'} {check['sentence']}")
+        console.print(f"  {'[green]✓[/]' if check['passed'] else '[red]✗[/]'} {escape(check['sentence'])}")
     steps = ", ".join(f"{step} {seconds:.1f}" for step, seconds in summary["seconds"].items())
     console.print()
     console.print(f"Model    {summary['model']}" + (f" version {summary['version']}" if summary["version"] else ""))
-    if "serves" in summary:
-        console.print(f"Serves   {summary['serves']}")
-    console.print(f"Report   {summary['report']}", soft_wrap=True)
+    console.print(f"Serves   {escape(summary['serves'])}")
+    console.print(f"Report   {summary['report']}")
     if "://" in summary["artifacts"]:
-        console.print(f"Files    {summary['artifacts']}", soft_wrap=True)
-    console.print(f"MLflow   tripcast ui   (run {summary['run_id']} in {settings.tracking_uri})", soft_wrap=True)
+        console.print(f"Files    {summary['artifacts']}")
+    console.print(f"MLflow   tripcast ui   (run {summary['run_id']} in {settings.tracking_uri})")
     console.print(f"Seconds  {steps}")
 
 
 def print_models(name: str, versions: Sequence[Version], moves: Sequence[PromotionEvent]) -> None:
     """Print a registered model's versions and its promotion record."""
-    console = Console(highlight=False)
+    console = make_console()
     if not versions:
         console.print(f"{name} has no versions yet: 'tripcast train' makes the first.")
         return
-    table = Table(title=name, title_justify="left")
+    table = Table(title=name, title_justify="left", box=SIMPLE)
     for heading in ("version", "serves as", "candidate", "trained on", "RMSE", "on", "registered"):
-        table.add_column(heading)
+        table.add_column(heading, no_wrap=True)
     for version in versions:
         tags = version.tags
+        learned = tags.get("tripcast.train_months", "").split(",")
+        if tags.get(SIMULATED) == "true":
+            learned.append("(simulated)")
         table.add_row(
             str(version.number),
-            ", ".join(version.aliases),
+            "\n".join(version.aliases),
             tags.get("tripcast.candidate", ""),
-            tags.get("tripcast.train_months", ""),
+            "\n".join(learned),
             tags.get("tripcast.rmse", ""),
             tags.get("tripcast.test_month", ""),
-            f"{version.created:%Y-%m-%d %H:%M} UTC",
+            f"{version.created:%Y-%m-%d}",
         )
-    console.print(table)
-    record = Table(title="Promotions", title_justify="left")
+    console.print(table, soft_wrap=False)
+    record = Table(title="Promotions", title_justify="left", box=SIMPLE)
     for heading in ("when", "what", "version", "instead of", "riders", "why"):
         record.add_column(heading)
     for move in moves:
@@ -91,7 +109,7 @@ def print_models(name: str, versions: Sequence[Version], moves: Sequence[Promoti
         record.add_row(
             move.at[:16].replace("T", " "), move.action, str(move.version), str(move.replaced or ""), share, move.reason
         )
-    console.print(record)
+    console.print(record, soft_wrap=False)
 
 
 def print_turn(document: Mapping[str, Any]) -> None:
@@ -100,16 +118,16 @@ def print_turn(document: Mapping[str, Any]) -> None:
     Args:
         document: What ``tripcast loop --json`` prints.
     """
-    console = Console(highlight=False)
+    console = make_console()
     console.print()
     if document["month"] is None:
         console.print(document["response"])
         return
     result, colour = document["result"], {"nothing": "green", "alert": "yellow", "retrain": "green"}[document["action"]]
     action = {"nothing": "Nothing to do", "alert": "Alert", "retrain": "A candidate is trained"}[document["action"]]
-    console.print(f"{document['month']}  [bold {colour}]{action}.[/] {document['response']}")
+    console.print(f"{document['month']}  [bold {colour}]{action}.[/] {escape(document['response'])}")
     for incident in document["incidents"]:
-        console.print(f"  [red]![/] {incident['kind']}, since {incident['since']}: {incident['sentence']}")
+        console.print(f"  [red]![/] {incident['kind']}, since {incident['since']}: {escape(incident['sentence'])}")
     if result["rmse"] and result["expected_rmse"]:
         console.print(
             f"Version {result['version']}: RMSE {result['rmse']['value']:.3f} minutes, {result['expected_rmse']:.3f} "
@@ -119,10 +137,9 @@ def print_turn(document: Mapping[str, Any]) -> None:
     if trained and "run" in trained:
         console.print(f"Trains   run {trained['run']} of Kubeflow Pipelines")
     elif trained:
-        console.print(f"Trained on {trained['train_months']}: {trained['decision']}. {trained['reason']}")
-        if "serves" in trained:
-            console.print(f"Serves   {trained['serves']}")
-    console.print(f"Report   {document['report']}", soft_wrap=True)
+        console.print(f"Trained on {trained['train_months']}: {trained['decision']}. {escape(trained['reason'])}")
+        console.print(f"Serves   {escape(trained['serves'])}")
+    console.print(f"Report   {document['report']}")
 
 
 def print_replay(document: Mapping[str, Any]) -> None:
@@ -131,7 +148,7 @@ def print_replay(document: Mapping[str, Any]) -> None:
     Args:
         document: What ``tripcast replay --json`` prints.
     """
-    console = Console(highlight=False)
+    console = make_console()
     table = Table(title="RMSE, minutes", title_justify="left")
     table.add_column("month")
     for heading in ("system", "anew monthly", "once", "notebook"):
@@ -148,7 +165,7 @@ def print_replay(document: Mapping[str, Any]) -> None:
             ", ".join(event["kind"] for event in month["events"]),
         )
     console.print()
-    console.print(table)
+    console.print(table, soft_wrap=False)
     console.print(document["headline"])
     console.print(document["counted"])
-    console.print(f"Page     {document['page']}", soft_wrap=True)
+    console.print(f"Page     {document['page']}")

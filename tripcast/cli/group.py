@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
@@ -22,9 +23,18 @@ Exit codes:
 
 
 class _Commands(click.Group):
-    """Turns tripcast's errors into a sentence on standard error and an exit code."""
+    """Turns tripcast's errors into a sentence on standard error and an exit code, which every command's help lists."""
+
+    group_class = type  # groups within are of this kind, too
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        cmd.epilog = cmd.epilog or EXIT_CODES
+        super().add_command(cmd, name)
 
     def invoke(self, ctx: click.Context) -> Any:
+        if ctx.parent is None and sys.stderr.isatty() and not {"-h", "--help"} & set(sys.argv):
+            # What a command imports takes seconds, in which whoever waits should know that it is not for nothing.
+            click.secho("tripcast starts ...", dim=True, err=True)
         try:
             return super().invoke(ctx)
         except TripcastError as error:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 import click
@@ -13,15 +15,19 @@ from tripcast.cli import options
 from tripcast.cli.group import main
 from tripcast.settings import Settings
 
-#: Each with its default and its meaning.
-_THRESHOLDS = (
-    "k=0: of the last n=3 windows, how many have to be bad before a candidate is trained, 0 for one every month; "
-    "cool_down=0: windows after a training that start none; min_gain=0.035: share of RMSE that a candidate has to be "
-    "proven to save; min_gain_aged=0.01: the same where RMSE is above aged_ratio=1.06 times what was expected; "
-    "max_rmse_ratio=1.1: the same ratio, above which a window is bad; psi_alert=0.2: shift of a feature that is worth "
-    "an alert; coverage_tolerance=0.08: how far interval coverage may be off; min_volume_ratio=0.5: least trips of a "
-    "usual day; trial_windows=3: months that a challenger has to prove itself."
-)
+
+class _Deciding(click.Command):
+    """A command whose help says what the rule's thresholds are."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """See ``click.Command``."""
+        from tripcast.monitoring.rule import Rule
+
+        described = re.findall(r"(?m)^    (\w+): (.+(?:\n {8}.+)*)", inspect.cleandoc(Rule.__doc__ or ""))
+        meanings = {name: " ".join(text.split()) for name, text in described}
+        with formatter.section("Thresholds of --rule, and their defaults"):
+            formatter.write_dl([(f"{entry.name}={entry.default}", meanings[entry.name]) for entry in fields(Rule)])
+        super().format_epilog(ctx, formatter)
 
 
 def _thresholds(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, float]:
@@ -43,7 +49,7 @@ def _learning(command: Callable[..., Any]) -> Callable[..., Any]:
             multiple=True,
             metavar="NAME=VALUE",
             callback=_thresholds,
-            help="A threshold of the rule; may be given several times. " + _THRESHOLDS,
+            help="A threshold of the rule, see below; repeat it for several.",
         ),
         click.option(
             "--training-months",
@@ -90,7 +96,7 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-@main.command()
+@main.command(cls=_Deciding)
 @options.source
 @options.taxi
 @click.option(
@@ -159,7 +165,7 @@ def loop(
         print_turn(document)
 
 
-@main.command()
+@main.command(cls=_Deciding)
 @options.source
 @options.taxi
 @click.option(

@@ -76,10 +76,11 @@ def _scored_months(run: LocalRun) -> list[dict[str, Any]]:
 
 
 def _print(summary: Mapping[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    from tripcast.cli.console import make_console
+
+    console = make_console()
     title = f"{summary['model']} version {summary['version']}"
     table = Table("month", title=title, title_justify="left")
     for heading in ("trips", "predicted", "not predicted", "RMSE, minutes", "on trips"):
@@ -95,6 +96,6 @@ def _print(summary: Mapping[str, Any]) -> None:
             f"{month['judged']:,}",
         )
     console.print()
-    console.print(table)
-    console.print(f"Scores   {summary['scores']}", soft_wrap=True)
+    console.print(table, soft_wrap=False)
+    console.print(f"Scores   {summary['scores']}")
     console.print("         parquet by month: pyarrow.dataset.dataset(..., partitioning='hive')")

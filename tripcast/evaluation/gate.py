@@ -179,14 +179,20 @@ def _floor(scores: Scores, rule: GateRule) -> Check:
 
 
 def _coverage(scores: Scores, champion: Scores | None, rule: GateRule) -> Check:
-    off = abs(scores.interval_coverage - NOMINAL_COVERAGE)
-    allowed = max(rule.coverage_tolerance, abs(champion.interval_coverage - NOMINAL_COVERAGE) if champion else 0.0)
+    low, high = coverage_band(champion, rule)
+    coverage = scores.interval_coverage
     sentence = (
-        f"{scores.interval_coverage:.1%} of trips ended within their {NOMINAL_COVERAGE:.0%} interval; "
-        f"{NOMINAL_COVERAGE - allowed:.1%} to {NOMINAL_COVERAGE + allowed:.1%} is asked"
-        + (", no further off than the champion." if allowed > rule.coverage_tolerance else ".")
+        f"{coverage:.1%} of trips ended within their {NOMINAL_COVERAGE:.0%} interval; {low:.1%} to {high:.1%} is asked"
+        + (", no further off than the champion." if high - NOMINAL_COVERAGE > rule.coverage_tolerance else ".")
     )
-    return Check("coverage", off <= allowed, off, allowed, sentence)
+    return Check("coverage", low <= coverage <= high, coverage, low if coverage < NOMINAL_COVERAGE else high, sentence)
+
+
+def coverage_band(champion: Scores | None, rule: GateRule) -> tuple[float, float]:
+    """The least and the greatest interval coverage that the rule allows, 0 to 1; the champion's own is allowed."""
+    off = abs(champion.interval_coverage - NOMINAL_COVERAGE) if champion else 0.0
+    allowed = max(rule.coverage_tolerance, off)
+    return NOMINAL_COVERAGE - allowed, NOMINAL_COVERAGE + allowed
 
 
 def _gain(rmse: float, champion_rmse: float) -> float:

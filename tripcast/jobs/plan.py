@@ -15,6 +15,9 @@ from tripcast.taxi.ingestion import look
 from tripcast.taxi.sources import TAXIS, Source, open_source
 from tripcast.taxi.sources.folder import Folder
 
+#: Of more months than this that are missing, one sentence tells.
+_NAMED_ONE_BY_ONE = 3
+
 
 def plan(source: str, taxi: str, train: str, test: str, candidates: Sequence[str]) -> list[dict[str, str]]:
     """Check a training request and find its months.
@@ -66,20 +69,23 @@ def find_months(source: Source, taxi: str, months: Sequence[Month]) -> dict[Mont
         The revision of each that the source has.
 
     Raises:
-        SourceError: If months are missing: one sentence for each of them.
+        SourceError: If months are missing: one sentence for each of them, or one for many.
         SourceUnreachable: If the source does not answer.
     """
     revisions: dict[Month, str] = {}
-    missing: list[str] = []
+    missing: dict[Month, str] = {}
     for month in months:
         try:
             revisions[month] = source.revision(taxi, month)
         except SourceUnreachable:
             raise  # it would not answer for the other months either
         except SourceError as error:
-            missing.append(str(error))
+            missing[month] = str(error)
+    if len(missing) > _NAMED_ONE_BY_ONE:
+        first, *_ = missing.values()
+        raise SourceError(f"{len(missing)} months are missing: {', '.join(map(str, missing))}. Of the first: {first}")
     if missing:
-        raise SourceError("\n".join(missing))
+        raise SourceError("\n".join(missing.values()))
     return revisions
 
 

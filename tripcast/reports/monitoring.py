@@ -53,6 +53,9 @@ _FOOT = 0.12
 
 _VERDICTS = {"nothing": "nothing to do", "alert": "alert", "retrain": "a candidate is trained"}
 
+#: A population stability index below this is by custom no change to speak of (Siddiqi, Credit Risk Scorecards, 2006).
+_PSI_MOVED = 0.1
+
 
 @dataclass(frozen=True)
 class JoinCounts:
@@ -251,7 +254,8 @@ class _FeatureRow(NamedTuple):
 
     Attributes:
         name: For people.
-        state: ``shifted`` above the rule's threshold, ``moved`` above chance, ``chance``.
+        state: ``shifted`` above the rule's threshold, ``moved`` from ``_PSI_MOVED`` on, ``slight`` if above
+            chance, ``chance``.
         drift: The figures.
         spark: Its PSI by window.
     """
@@ -272,10 +276,13 @@ def _feature_rows(context: MonitoringContext) -> list[_FeatureRow]:
     for part in context.drift.features:
         name = part.feature.replace("_", " ")
         above_chance = part.psi > part.psi_chance
-        state = "chance" if not above_chance else "shifted" if part.psi > context.decision.rule.psi_alert else "moved"
+        state = "chance"
+        if above_chance:
+            alert = context.decision.rule.psi_alert
+            state = "shifted" if part.psi > alert else "moved" if part.psi >= _PSI_MOVED else "slight"
         with matplotlib.rc_context(STYLE):
             rows.append(_FeatureRow(name, state, part, _draw_psi(part.feature, name, context)))
-    order = ("shifted", "moved", "chance")
+    order = ("shifted", "moved", "slight", "chance")
     return sorted(rows, key=lambda row: (order.index(row.state), -row.drift.psi))
 
 

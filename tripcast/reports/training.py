@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tripcast.evaluation.confidence import CONFIDENCE
-from tripcast.evaluation.gate import Decision, GateRule
+from tripcast.evaluation.gate import Decision, GateRule, coverage_band
 from tripcast.evaluation.scores import DENSITY_MINUTES, NOMINAL_COVERAGE, Evaluation, Scores, SliceScores, Slicing
 from tripcast.months import MonthUsed
 from tripcast.reports.page import (
@@ -89,7 +89,9 @@ def training_report(evaluation: Evaluation, decision: Decision, context: Trainin
         context=context,
         models=models,
         leaders=_leaders(models),
-        pictures=_pictures(models, evaluation.slicing, decision.rule),
+        pictures=_pictures(
+            models, evaluation.slicing, decision.rule, coverage_band(evaluation.champion, decision.rule)
+        ),
         slices=_slice_table(models, evaluation.slicing),
         nominal=NOMINAL_COVERAGE,
         confidence=CONFIDENCE,
@@ -174,7 +176,9 @@ def _slice_table(models: Sequence[_Model], slicing: Slicing) -> dict[str, list[t
     }
 
 
-def _pictures(models: Sequence[_Model], slicing: Slicing, rule: GateRule) -> list[list[Picture]]:
+def _pictures(
+    models: Sequence[_Model], slicing: Slicing, rule: GateRule, coverage: tuple[float, float]
+) -> list[list[Picture]]:
     """All pictures of a training report in reading order, in rows of those that belong together."""
     import matplotlib
 
@@ -226,7 +230,7 @@ def _pictures(models: Sequence[_Model], slicing: Slicing, rule: GateRule) -> lis
                 "Interval coverage",
                 f"The line is the {NOMINAL_COVERAGE:.0%} that the interval promises, the band what the gate allows for "
                 f"all trips. {faint}",
-                _draw_coverage(others, leaders, rule),
+                _draw_coverage(others, leaders, rule, coverage),
             ),
             Picture(
                 "Interval width",
@@ -335,11 +339,12 @@ def _draw_errors_on(dimension: str, models: Sequence[_Model], rule: GateRule) ->
     return svg(figure, f"RMSE in minutes by {dimension}. {described}")
 
 
-def _draw_coverage(dimensions: Sequence[str], models: Sequence[_Model], rule: GateRule) -> Markup:
+def _draw_coverage(
+    dimensions: Sequence[str], models: Sequence[_Model], rule: GateRule, band: tuple[float, float]
+) -> Markup:
     """The share of trips within their prediction interval, beside what was promised and what the gate allows."""
     figure, axes, described = _draw_slices(dimensions, models, rule, lambda part: part.interval_coverage, "{:.1%}")
-    low, high = NOMINAL_COVERAGE - rule.coverage_tolerance, NOMINAL_COVERAGE + rule.coverage_tolerance
-    axes.axvspan(low, high, color=LINE, alpha=0.6, zorder=0)
+    axes.axvspan(*band, color=LINE, alpha=0.6, zorder=0)
     axes.axvline(NOMINAL_COVERAGE, color=INK, linewidth=1, zorder=1)
     axes.xaxis.set_major_formatter("{x:.0%}")
     axes.set_xlabel("trips that ended within their interval")
