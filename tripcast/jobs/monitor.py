@@ -424,7 +424,7 @@ def _judge(
         """A version that can be judged on the month, for it has not learned from it."""
         return _open(registry, version) if version and str(month) > _tested_on(version) else None
 
-    if unseen(champion.version) is None:
+    if str(month) <= _tested_on(champion.version):
         return Judged((), shift)
     challenger, previous = (unseen(version) for version in (traffic.challenger, registry.alias("previous")))
     logged = _logged(registry.name, taxi, month, store)

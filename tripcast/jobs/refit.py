@@ -1,13 +1,13 @@
 """The refit: a winner learns from the month that it was judged on, too, before it serves.
 
 The gate has judged it on a month that it had not seen, so that month can now be learned from: fitted anew with the
-settings that won, to as many months as before, or one more where those are few, the latest among them. In simulated
-cities and on published months that brings the error down by 1 to 2 % wherever traffic changes (``benchmarks/loop``).
+settings that won, to as many months as before, or one more where those are few, the latest among them. On published
+green months of 2022 that brought the error down by 0.5 to 3 %; in simulated cities it made little difference.
 
 No trips are left to judge the refit on, so it is held against the winner on the month before, from which both have
-learned. There the two hardly differ, unless the latest month is another world: with it, errors were 25 to 50 % higher
-where one month was odd, 12 % where streets became 15 % slower for good, and up to 7 % in ordinary months. Then the
-winner serves as it is. A change that lasts is learned in the next month, and an odd month never becomes dear.
+learned. There the two hardly differ, unless the latest month is another world: in months of 5,000 trips the refit's
+error was 0.4 % higher where nothing had changed, 8 % where streets were 30 % faster for that month, and 22 % where they
+were 40 % slower. Then the winner serves as it is, and a change that lasts is learned in the next month.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tripcast.models.training import refit
 from tripcast.taxi.trips import Trips, read_trips
 
 #: How much higher the refit's RMSE may be on the month before, as a share of the winner's.
-MAX_LOSS = 0.08
+MAX_LOSS = 0.05
 
 #: With this many training months the oldest goes when the latest comes.
 _ENOUGH_MONTHS = 3
