@@ -129,6 +129,12 @@ def test_a_compressed_body_is_inflated(service, compress):
     assert (bomb.status_code, bomb.json()["error"].split(",")[0]) == (413, "The body is larger when it is inflated")
 
 
+def test_a_header_of_another_value_is_refused_by_its_name(service):
+    answer = service.client.post("/predict", json=TRIP, headers={"tripcast-durable": "yes"})
+
+    assert (answer.status_code, answer.json()["field"]) == (422, "tripcast-durable")
+
+
 def test_a_body_of_another_encoding_is_refused_by_its_name(service):
     answer = service.client.post("/predict", content=b"x", headers={**JSON, "content-encoding": "br"})
 

@@ -84,7 +84,8 @@ async def read_body(scope: Scope, receive: Receive) -> bytes:
     """Receive a JSON body of a limited size.
 
     Raises:
-        BadRequest: If it is too large (413), or said to be something else or of an unknown encoding (415).
+        BadRequest: If it is too large (413), said to be something else or of an unknown encoding (415), or a header
+            has another value than it may have (422).
         ClientGone: If the client leaves, or was too slow (``connections.py`` closes its connection).
     """
     headers = dict(scope["headers"])
@@ -103,6 +104,8 @@ async def read_body(scope: Scope, receive: Receive) -> bytes:
         raise BadRequest(
             415, f"The body is encoded as '{encoding.decode('latin-1')}'. Send it as it is, or as gzip or deflate."
         )
+    if headers.get(DURABLE[0], b"true") not in (b"true", b"false"):
+        raise BadRequest(422, f"The header '{DURABLE[0].decode()}' is either 'true' or 'false'.", DURABLE[0].decode())
     length = int(headers.get(b"content-length", 0))
     if length > MAX_BYTES:
         raise _too_large(f"has {length:,} bytes")

@@ -54,7 +54,7 @@ class InputTensor(Struct, forbid_unknown_fields=True):
 class RequestedOutput(Struct, forbid_unknown_fields=True):
     """An output that is asked for."""
 
-    name: str
+    name: Annotated[str, Meta(extra_json_schema={"enum": list(OUTPUTS)})]
     parameters: dict[str, Any] | None = None
 
 

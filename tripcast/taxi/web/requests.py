@@ -31,7 +31,7 @@ Pickup = Annotated[
     datetime,
     Meta(
         description="ISO 8601, of the years 2000 to 2099. New York local time, or with an offset from UTC.",
-        extra_json_schema={"examples": ["2021-02-10T08:15:00", "2021-02-10T13:15:00Z"]},
+        extra_json_schema={"pattern": "^20[0-9]{2}-", "examples": ["2021-02-10T08:15:00", "2021-02-10T13:15:00Z"]},
     ),
 ]
 RiderId = Annotated[str, Meta(min_length=1, max_length=128)]
