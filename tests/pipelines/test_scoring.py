@@ -100,7 +100,7 @@ def test_the_scores_are_what_the_champion_predicts_for_these_trips(home, summary
     scores = read_scores(Path(summary["scores"]).parent)
     model = registry(home).load(registry(home).version(1))
 
-    prediction = model.predict(Trips(*(scores[name].to_numpy() for name in PICKUP_COLUMNS)))
+    prediction = model.predict(Trips(*(scores[name].to_numpy() for name in PICKUP_COLUMNS)), metered=True)
 
     assert np.array_equal(scores["duration_minutes"].to_numpy(), prediction.minutes)
     assert np.array_equal(scores["lower_minutes"].to_numpy(), prediction.lower)

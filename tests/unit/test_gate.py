@@ -270,3 +270,29 @@ def test_a_decision_becomes_plain_json():
     assert document["reasons"][0].keys() == {"name", "passed", "observed", "threshold", "sentence"}
     assert document["passed_over"]["broken"][0]["passed"] is False
     assert document["rule"]["min_gain"] == 0.005
+
+
+def test_a_candidate_that_is_clearly_worse_in_another_way_of_asking_is_refused():
+    asked = evaluation(CHAMPION, lightgbm=scores(5.0))
+    others = {
+        "planned": evaluation(CHAMPION, lightgbm=scores(6.0)),
+        "metered": evaluation(CHAMPION, lightgbm=scores(6.3)),
+    }
+    decision = decide(asked, others)
+    assert decision.verdict == "refused"
+    assert failed(decision.reasons) == ["ways"]
+    assert the("ways", decision.reasons).sentence == (
+        "RMSE is clearly more than 1% above the champion's if asked metered (+5.0%)."
+    )
+
+
+@pytest.mark.parametrize("other", [scores(5.9), scores(6.05), scores(6.3, spread=0.4)])
+def test_a_candidate_that_is_hardly_or_only_perhaps_worse_in_another_way_is_promoted(other):
+    decision = decide(evaluation(CHAMPION, lightgbm=scores(5.0)), {"metered": evaluation(CHAMPION, lightgbm=other)})
+    assert decision.promote
+    assert the("ways", decision.reasons).passed
+
+
+def test_a_candidate_that_cannot_be_judged_in_another_way_is_refused():
+    others = {"planned": evaluation(CHAMPION, {"lightgbm": "It gives no believable number of minutes."})}
+    assert failed(decide(evaluation(CHAMPION, lightgbm=scores(5.0)), others).reasons) == ["ways"]

@@ -259,9 +259,9 @@ def test_the_served_version_is_scored_where_nothing_was_logged(make_model, monke
     rows = score(model, trips, version=7)
     assert rows.schema == judged_schema()
     assert rows["prediction_id"].null_count == 1_000
-    np.testing.assert_array_equal(rows["predicted_minutes"].to_numpy(), model.predict(trips).minutes)
+    np.testing.assert_array_equal(rows["predicted_minutes"].to_numpy(), model.predict(trips, metered=True).minutes)
     (found,) = measure(rows)
-    error = model.predict(trips).minutes - trips.duration_minutes
+    error = model.predict(trips, metered=True).minutes - trips.duration_minutes
     assert (found.version, found.arm, found.trips) == (7, "champion", 1_000)
     assert found.rmse.value == pytest.approx(np.sqrt(np.mean(error**2)))
 

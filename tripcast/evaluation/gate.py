@@ -7,7 +7,8 @@ best one's checks are the reasons. A candidate passes when
 2. coverage: its prediction intervals hold about as many trips as they promise;
 3. gain: its RMSE is lower than the champion's by a minimum share;
 4. confidence: the whole confidence interval of that difference is below zero, or the gain that has to be proven;
-5. slices: there is no slice of the trips that it serves clearly worse than the champion does.
+5. slices: there is no slice of the trips that it serves clearly worse than the champion does;
+6. ways: it is not clearly worse than the champion where more or less is known of the trips.
 
 Without a champion, 1 and 2 decide. When the next candidate to try *is* the champion (the same data gave the same
 model again), it and the slower ones behind it cannot beat it: nothing changes, and nothing is wrong.
@@ -15,7 +16,8 @@ model again), it and the slower ones behind it cannot beat it: nothing changes, 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -37,6 +39,7 @@ class GateRule:
         slice_min_trips: Slices with fewer trips are not judged: their RMSE hangs on a handful of odd trips.
         slice_max_loss: How much higher than the champion's a slice's RMSE may be, as a share of the champion's. More
             than this blocks the candidate if the slice's confidence interval, too, is wholly above zero.
+        way_max_loss: The same for all trips, asked in another way than users do.
     """
 
     min_r2: float = 0.4
@@ -45,6 +48,7 @@ class GateRule:
     proven_gain: float = 0.0
     slice_min_trips: int = 300
     slice_max_loss: float = 0.05
+    way_max_loss: float = 0.01
 
 
 DEFAULT_RULE = GateRule()
@@ -58,7 +62,7 @@ class Check:
     """One condition of the rule, put to one candidate.
 
     Attributes:
-        name: floor, coverage, gain, confidence, slices, champion or predictions.
+        name: floor, coverage, gain, confidence, slices, ways, champion or predictions.
         passed: Whether it holds.
         observed: What was measured; None where there is no single number.
         threshold: What it was held against; None where there is none.
@@ -113,11 +117,18 @@ class Decision:
         return {"promote": self.promote, **asdict(self)}
 
 
-def decide(evaluation: Evaluation, *, rule: GateRule = DEFAULT_RULE, identical: Collection[str] = ()) -> Decision:
+def decide(
+    evaluation: Evaluation,
+    others: Mapping[str, Evaluation] | None = None,
+    *,
+    rule: GateRule = DEFAULT_RULE,
+    identical: Collection[str] = (),
+) -> Decision:
     """Apply the rule.
 
     Args:
-        evaluation: All candidates and the champion on the same trips.
+        evaluation: All candidates and the champion on the same trips, asked as users ask.
+        others: The same, asked in other ways, by the way.
         rule: The thresholds.
         identical: The candidates whose model is, byte for byte, the champion's.
     """
@@ -129,7 +140,7 @@ def decide(evaluation: Evaluation, *, rule: GateRule = DEFAULT_RULE, identical: 
     for name in order:
         if name in identical:
             return _unchanged(name, failed, rule)
-        checks = tuple(_checks(name, evaluation, rule))
+        checks = tuple(_checks(name, evaluation, others or {}, rule))
         if all(check.passed for check in checks):
             return Decision("promoted", name, _promotion(name, evaluation), checks, failed, rule)
         failed[name] = checks
@@ -157,7 +168,7 @@ def _promotion(name: str, evaluation: Evaluation) -> str:
     return f"{name} is good enough to serve: RMSE {rmse:.2f} minutes, {former}."
 
 
-def _checks(name: str, evaluation: Evaluation, rule: GateRule) -> list[Check]:
+def _checks(name: str, evaluation: Evaluation, others: Mapping[str, Evaluation], rule: GateRule) -> list[Check]:
     scores, champion = evaluation.candidates[name], evaluation.champion
     checks = [_floor(scores, rule), _coverage(scores, champion, rule)]
     if champion:
@@ -165,6 +176,7 @@ def _checks(name: str, evaluation: Evaluation, rule: GateRule) -> list[Check]:
             _minimum_gain(scores, champion, rule),
             _confidence(scores, champion, rule),
             _slices(scores, champion, rule),
+            *([_ways(name, others, rule)] if others else []),
         ]
     else:
         problem = evaluation.champion_problem
@@ -227,6 +239,21 @@ def _confidence(scores: Scores, champion: Scores, rule: GateRule) -> Check:
         f"all of it has to be below {below}."
     )
     return Check("confidence", high < bound, high, bound, sentence)
+
+
+def _ways(name: str, others: Mapping[str, Evaluation], rule: GateRule) -> Check:
+    """Whether it is clearly worse than the champion when asked in another way."""
+    losses = {}
+    for way, evaluation in others.items():
+        scores, champion = evaluation.candidates.get(name), evaluation.champion
+        if champion and (scores is None or (scores.difference and (scores.difference.low or 0.0) > 0)):
+            losses[way] = -_gain(scores.rmse, champion.rmse) if scores else math.inf
+    worst = max(losses.values(), default=0.0)
+    worse = [f"{way} ({loss:+.1%})" for way, loss in losses.items() if loss > rule.way_max_loss]
+    bound = f"more than {rule.way_max_loss:.0%} above the champion's"
+    if worse:
+        return Check("ways", False, worst, rule.way_max_loss, f"RMSE is clearly {bound} if asked {'; '.join(worse)}.")
+    return Check("ways", True, worst, rule.way_max_loss, f"In no other way of asking is RMSE clearly {bound}.")
 
 
 def _slices(scores: Scores, champion: Scores, rule: GateRule) -> Check:

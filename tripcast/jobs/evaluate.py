@@ -16,10 +16,10 @@ import numpy as np
 from tripcast import __version__
 from tripcast.errors import StorageError
 from tripcast.evaluation.gate import DEFAULT_RULE, Decision, decide
-from tripcast.evaluation.scores import Evaluation, Scores, evaluate
+from tripcast.evaluation.scores import Evaluation, evaluate
 from tripcast.jobs.handover import Trained, Winner, read_months
 from tripcast.models import Model
-from tripcast.models.model import MODEL_CARD
+from tripcast.models.model import MODEL_CARD, Prediction
 from tripcast.models.training import TRIALS
 from tripcast.monitoring.history import History
 from tripcast.monitoring.quality import Expectation, judged, write_expectations
@@ -45,13 +45,21 @@ from tripcast.taxi.bins import profile_trips
 from tripcast.taxi.slices import slice_trips
 from tripcast.taxi.sources import is_simulated
 from tripcast.taxi.trips import Trips, read_trips
-from tripcast.taxi.ways import METERED, as_asked
+from tripcast.taxi.ways import MEANING, METERED, PLANNED, ZONES_ONLY, as_asked
 
 #: The file beside a registered model that holds the profile of what it learned from.
 PROFILE = "profile.json"
 
 #: Tag of a version: the digest of the candidate that the gate judged, of which the version may be a refit.
 JUDGED_DIGEST = "tripcast.judged_digest"
+
+
+#: How the model in service is named beside the candidates.
+_CHAMPION = "champion"
+
+#: The figures that people are shown: where the distance is metered, and in each other way of asking.
+_FIGURES = ("rmse", "mae", "r2", "p90_error", "interval_coverage")
+_FIGURES_OF_A_WAY = ("rmse", "mae", "interval_coverage")
 
 
 @dataclass(frozen=True)
@@ -96,7 +104,7 @@ class Selection:
         pipeline_run: Identity of the pipeline run.
         candidates: By name.
         champion: The version in service while this was decided, if there was one.
-        evaluation: All scores.
+        evaluations: All scores, by the way of asking.
         decision: What the gate said.
         months: The months it all rests on.
         expectations: What error to expect in service, of each candidate by name and of the ``champion``, and for each
@@ -111,7 +119,7 @@ class Selection:
     pipeline_run: str
     candidates: Mapping[str, Candidate]
     champion: Version | None
-    evaluation: Evaluation
+    evaluations: Mapping[str, Evaluation]
     decision: Decision
     months: Sequence[MonthUsed]
     expectations: Mapping[str, Mapping[str, Expectation]]
@@ -131,18 +139,34 @@ class Selection:
         return self.outcome in ("promoted", "trial")
 
     @property
+    def metered(self) -> Evaluation:
+        """All scores where the meter's distance is known, as in the notebook and in published figures."""
+        return self.evaluations[METERED]
+
+    @property
     def winner(self) -> Candidate | None:
         """The best candidate, promoted or not; None if none could be judged."""
         return self.candidates[self.decision.winner] if self.decision.winner else None
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The winner's headline figures, and its gain over the champion in minutes of RMSE."""
+        """The winner's headline figures, and its gain over the champion in minutes of RMSE as the gate sees it."""
         if self.decision.winner is None:
             return {}
-        scores = self.evaluation.candidates[self.decision.winner]
-        gain = {"gain_over_champion": -scores.difference.value} if scores.difference else {}
-        return {**scores.metrics, **gain}
+        difference = self.evaluations[ZONES_ONLY].candidates[self.decision.winner].difference
+        gain = {"gain_over_champion": -difference.value} if difference else {}
+        return {**self.metrics_of(self.decision.winner), **gain}
+
+    def metrics_of(self, name: str) -> dict[str, float]:
+        """A candidate's headline figures where the distance is metered, and by name those of the other ways."""
+        found: dict[str, float] = {}
+        for way, evaluation in self.evaluations.items():
+            scores = evaluation.candidates.get(name)
+            if scores and way == METERED:
+                found |= scores.metrics
+            elif scores:
+                found |= {f"{way}_{figure}": scores.metrics[figure] for figure in _FIGURES_OF_A_WAY}
+        return found
 
     def named(self, role: str) -> str:
         """The months of a role, ``train`` or ``test``, for a sentence."""
@@ -160,6 +184,7 @@ class Selection:
             versions={"tripcast": __version__, "commit": settings.commit, "image": settings.image},
             run_url=run_url,
             simulated=self.simulated,
+            ways={MEANING[way]: evaluation for way, evaluation in self.evaluations.items()},
         )
 
     @property
@@ -170,17 +195,20 @@ class Selection:
     def model_card(self, settings: Settings, run_url: str | None) -> str:
         """The card of the winner, an HTML page."""
         assert self.winner is not None
-        scores = self.evaluation.candidates[self.winner.name]
         yardsticks = {}
-        if (linear := self.evaluation.candidates.get("linear")) and self.winner.name != "linear":
+        if (linear := self.metered.candidates.get("linear")) and self.winner.name != "linear":
             yardsticks["The notebook's linear regression"] = linear.rmse
-        if self.champion and self.evaluation.champion:
-            yardsticks[f"Version {self.champion.number}, in service before"] = self.evaluation.champion.rmse
+        if self.champion and self.metered.champion:
+            yardsticks[f"Version {self.champion.number}, in service before"] = self.metered.champion.rmse
         return model_card(
             model_name(self.taxi),
             self.winner.model.digest,
             self.winner.model.manifest,
-            [Way("metered", "with the meter's miles", scores)],
+            [
+                Way(way, MEANING[way], evaluation.candidates[self.winner.name])
+                for way, evaluation in self.evaluations.items()
+                if self.winner.name in evaluation.candidates
+            ],
             self.decision,
             self.context(settings, run_url),
             yardsticks,
@@ -194,6 +222,11 @@ class Selection:
             "tripcast.test_month": self.named("test"),
             "tripcast.data_sha256": json.dumps({month.month: month.digest for month in self.months}),
             "tripcast.rmse": f"{self.metrics['rmse']:.3f}",
+            **{
+                f"tripcast.{way}_rmse": f"{self.metrics[f'{way}_rmse']:.3f}"
+                for way in (ZONES_ONLY, PLANNED)
+                if f"{way}_rmse" in self.metrics
+            },
             "tripcast.notebook_rmse": self._notebook_rmse(),
             EXPECTATION: write_expectations(self.expectations[str(self.decision.winner)]),
             EXPECTED_FROM: self.named("test"),
@@ -208,7 +241,7 @@ class Selection:
 
     def _notebook_rmse(self) -> str:
         """The error of the notebook's model on the same trips, minutes; empty if it was no candidate."""
-        linear = self.evaluation.candidates.get("linear")
+        linear = self.metered.candidates.get("linear")
         return f"{linear.metrics['rmse']:.3f}" if linear else ""
 
     def hand_on_winner(self, folder: Path, tracked: Mapping[str, str]) -> Winner:
@@ -239,18 +272,20 @@ class Selection:
 
     def to_dict(self) -> dict[str, Any]:
         """The decision and the figures behind it, ready for JSON."""
-        champion = self.evaluation.champion
+        judged_on = self.metered
+        champion = None
+        if self.champion and judged_on.champion:
+            champion = {"version": self.champion.number, **self._figures(None)}
         return {
             "model": model_name(self.taxi),
             "train_months": self.named("train"),
             "test_month": self.named("test"),
-            "trips": self.evaluation.trips,
+            "trips": judged_on.trips,
             "candidates": {
-                name: {**_figures(scores), "seconds": self.candidates[name].seconds}
-                for name, scores in self.evaluation.candidates.items()
+                name: {**self._figures(name), "seconds": self.candidates[name].seconds} for name in judged_on.candidates
             },
-            "disqualified": self.evaluation.disqualified,
-            "champion": {"version": self.champion.number, **_figures(champion)} if self.champion and champion else None,
+            "disqualified": judged_on.disqualified,
+            "champion": champion,
             "best": self.decision.winner,
             "winner": None if self.outcome == "refused" else self.decision.winner,
             "decision": self.outcome,
@@ -260,9 +295,16 @@ class Selection:
             "version": self.champion.number if self.champion and self.decision.verdict == "unchanged" else None,
         }
 
-
-def _figures(scores: Scores) -> dict[str, float]:
-    return {name: scores.metrics[name] for name in ("rmse", "mae", "r2", "p90_error", "interval_coverage")}
+    def _figures(self, name: str | None) -> dict[str, Any]:
+        """A candidate's figures, or the champion's: those with the meter, and those of each other way by its name."""
+        found: dict[str, Any] = {}
+        for way, evaluation in self.evaluations.items():
+            scores = evaluation.candidates.get(name) if name else evaluation.champion
+            if scores and way == METERED:
+                found |= {figure: scores.metrics[figure] for figure in _FIGURES}
+            elif scores:
+                found[way] = {figure: scores.metrics[figure] for figure in _FIGURES_OF_A_WAY}
+        return found
 
 
 def select(
@@ -297,43 +339,45 @@ def select(
     registry = Registry(model_name(taxi), Settings.load())
     version = registry.alias("champion")
     champion, problem = _load_champion(registry, version)
-    predicted = {candidate.name: candidate.model.predict(truth, metered=True) for candidate in candidates}
-    champions = champion.predict(truth, metered=True) if champion else None
-    evaluation = evaluate(minutes, truth.pickup_datetime, slice_trips(truth), predicted, champions)
-    if problem:
-        evaluation = replace(evaluation, champion_problem=problem)
+    predicted: dict[str, dict[str, Prediction]] = {}
+    evaluations = {}
+    for way, asked in as_asked(truth).items():
+        predicted[way] = {candidate.name: candidate.model.predict(asked, way == METERED) for candidate in candidates}
+        champions = champion.predict(asked, way == METERED) if champion else None
+        evaluation = evaluate(minutes, truth.pickup_datetime, slice_trips(asked), predicted[way], champions)
+        evaluations[way] = replace(evaluation, champion_problem=problem) if problem else evaluation
+        if champions:
+            predicted[way][_CHAMPION] = champions
     same = {champion.digest, version.tags.get(JUDGED_DIGEST)} if champion and version else set()
     identical = [candidate.name for candidate in candidates if candidate.model.digest in same]
     rule = replace(DEFAULT_RULE, min_gain=max(DEFAULT_RULE.min_gain, proven_gain), proven_gain=proven_gain)
-    decision = decide(evaluation, rule=rule, identical=identical)
-    judged_well = {
-        candidate.name: candidate.model for candidate in candidates if candidate.name in evaluation.candidates
-    }
-    if champion and evaluation.champion:
-        judged_well["champion"] = champion
+    others = {way: evaluation for way, evaluation in evaluations.items() if way != ZONES_ONLY}
+    decision = decide(evaluations[ZONES_ONLY], others, rule=rule, identical=identical)
     learned = (read_trips([file]) for file in sorted(train_trips.glob("*.parquet")))
     return Selection(
         taxi=taxi,
         pipeline_run=pipeline_run,
         candidates={candidate.name: candidate for candidate in candidates},
         champion=version,
-        evaluation=evaluation,
+        evaluations=evaluations,
         decision=decision,
         months=[*read_months(train_trips), *read_months(test_trips)],
-        expectations={name: _expectations(model, truth) for name, model in judged_well.items()},
-        profile=profile_trips(learned, [predicted[decision.winner].minutes]) if decision.winner else None,
+        expectations=_expectations(truth, predicted, evaluations),
+        profile=profile_trips(learned, [predicted[METERED][decision.winner].minutes]) if decision.winner else None,
         tries=tries,
     )
 
 
-def _expectations(model: Model, truth: Trips) -> dict[str, Expectation]:
-    """What a model reached on the test month's trips, asked for in each way."""
-    return {
-        way: Expectation.of(
-            judged(truth, np.full(len(truth), way), model.predict(asked, metered=way == METERED), version=0)
-        )
-        for way, asked in as_asked(truth).items()
-    }
+def _expectations(
+    truth: Trips, predicted: Mapping[str, Mapping[str, Prediction]], evaluations: Mapping[str, Evaluation]
+) -> dict[str, dict[str, Expectation]]:
+    """What each model that could be judged reached on the test month's trips: by model, then by the way of asking."""
+    found: dict[str, dict[str, Expectation]] = {}
+    for way, evaluation in evaluations.items():
+        asked = np.full(len(truth), way)
+        for name in [*evaluation.candidates, *([_CHAMPION] if evaluation.champion else [])]:
+            found.setdefault(name, {})[way] = Expectation.of(judged(truth, asked, predicted[way][name], version=0))
+    return found
 
 
 def renew_expectation(selection: Selection) -> None:
@@ -347,8 +391,9 @@ def renew_expectation(selection: Selection) -> None:
         TrackingError: If the registry cannot be reached.
         StorageError: If the history of monitoring cannot be read.
     """
-    champion, expectation = selection.champion, selection.expectations.get("champion")
-    scores, candidates = selection.evaluation.champion, selection.evaluation.candidates.values()
+    champion, expectation = selection.champion, selection.expectations.get(_CHAMPION)
+    judged_on = selection.evaluations[ZONES_ONLY]
+    scores, candidates = judged_on.champion, judged_on.candidates.values()
     if selection.decision.verdict != "refused" or champion is None or expectation is None or scores is None:
         return
     if not candidates or min(each.rmse for each in candidates) <= (1 - DEFAULT_RULE.min_gain) * scores.rmse:
@@ -395,8 +440,12 @@ def track(selection: Selection, report: Path, summary: Path, document: Path) -> 
     with tracker.pipeline_run(selection.pipeline_run, name) as run_id:
         context = selection.context(settings, tracker.url(run_id))
         with storage_errors(report):
-            report.write_text(training_report(selection.evaluation, selection.decision, context), encoding="utf-8")
-            summary.write_text(training_summary(selection.evaluation, selection.decision, context), encoding="utf-8")
+            report.write_text(
+                training_report(selection.evaluations[ZONES_ONLY], selection.decision, context), encoding="utf-8"
+            )
+            summary.write_text(
+                training_summary(selection.evaluations[ZONES_ONLY], selection.decision, context), encoding="utf-8"
+            )
             document.write_text(json.dumps(selection.to_dict() | {"run_id": run_id}, indent=2), encoding="utf-8")
         runs = {name: _track_candidate(tracker, run_id, selection, name) for name in selection.candidates}
         _track_months(tracker, run_id, selection.months)
@@ -433,12 +482,11 @@ def track(selection: Selection, report: Path, summary: Path, document: Path) -> 
 
 def _track_candidate(tracker: Tracker, parent: str, selection: Selection, name: str) -> str:
     candidate = selection.candidates[name]
-    scores = selection.evaluation.candidates.get(name)
     with tracker.nested_run(parent, name) as run_id:
         tracker.log(
             run_id,
             params={"candidate": name, **candidate.model.manifest.parameters},
-            metrics={"training_seconds": candidate.seconds, **(scores.metrics if scores else {})},
+            metrics={"training_seconds": candidate.seconds, **selection.metrics_of(name)},
             tags={DIGEST: candidate.model.digest},
         )
         _track_months(tracker, run_id, selection.months)

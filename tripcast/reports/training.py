@@ -59,6 +59,7 @@ class TrainingContext:
         versions: Of the code and of the libraries that matter, by name.
         run_url: Where the run's record is, if that is on the web.
         simulated: Whether the trips are of a simulated city.
+        ways: The scores of the same models by what is known of a trip when they are asked, in words.
     """
 
     subject: str
@@ -70,6 +71,7 @@ class TrainingContext:
     versions: Mapping[str, str] = field(default_factory=dict)
     run_url: str | None = None
     simulated: bool = False
+    ways: Mapping[str, Evaluation] = field(default_factory=dict)
 
     def months_to(self, role: str) -> str:
         """The months of a role (train, test), for a sentence."""
@@ -88,6 +90,7 @@ def training_report(evaluation: Evaluation, decision: Decision, context: Trainin
         decision=decision,
         context=context,
         models=models,
+        ways={way: _models(of_way, decision) for way, of_way in context.ways.items()},
         leaders=_leaders(models),
         pictures=_pictures(
             models, evaluation.slicing, decision.rule, coverage_band(evaluation.champion, decision.rule)
@@ -120,6 +123,15 @@ def training_summary(evaluation: Evaluation, decision: Decision, context: Traini
             f"{scores.p90_error:.2f} | {scores.interval_coverage:.1%} | {compared} |"
         )
     lines += ["", f"Errors in minutes; the difference is of RMSE, with its {CONFIDENCE:.0%} confidence interval."]
+    if context.ways:
+        lines += ["", "| asked | model | RMSE | MAE | coverage |", "|---|---|--:|--:|--:|"]
+    for way, of_way in context.ways.items():
+        for model in _models(of_way, decision):
+            scores = model.scores
+            lines.append(
+                f"| {markdown(way)} | {markdown(model.name)} | {scores.rmse:.3f} | {scores.mae:.3f} | "
+                f"{scores.interval_coverage:.1%} |"
+            )
     tried = {decision.winner: decision.reasons} if decision.winner else {}
     for name, checks in {**tried, **decision.passed_over}.items():
         lines += ["", f"**{markdown(name)}**", ""]

@@ -37,7 +37,8 @@ SLICES = {
 def slice_trips(trips: Trips) -> Slicing:
     """Into which slices trips fall: by the clock and the place of their pickup, by distance, and by airport.
 
-    An airport at either end makes an airport trip.
+    An airport at either end makes an airport trip. Where no trip has a distance there are no slices by it: that a trip
+    will turn out short says nothing about a model that cannot know, only that its predictions are too long for it.
     """
     hour = trips.pickup_datetime.astype("datetime64[h]").astype(np.int64)
     borough = np.zeros(LAST_ZONE + 1, np.int8)
@@ -45,8 +46,9 @@ def slice_trips(trips: Trips) -> Slicing:
     for zone in ZONES:
         borough[zone.number] = BOROUGHS.index(zone.borough)
         airport[zone.number] = zone.number in AIRPORTS
+    known = not np.isnan(trips.trip_distance_miles).all()
     return Slicing(
-        labels=SLICES,
+        labels={dimension: labels for dimension, labels in SLICES.items() if known or dimension != "distance"},
         codes={
             "hour": (hour % 24).astype(np.int8),
             # 1970-01-01, from which numpy counts, was a Thursday: weekday 3.

@@ -25,6 +25,13 @@ ZONES_ONLY, PLANNED, METERED = "zones_only", "planned", "metered"
 #: All ways, from what is known least of a trip to what is known most.
 WAYS = (ZONES_ONLY, PLANNED, METERED)
 
+#: What is known of a trip, for people.
+MEANING = {
+    ZONES_ONLY: "with zones and time alone",
+    PLANNED: "with a planned distance, 20 % off",
+    METERED: "with the meter's distance",
+}
+
 #: How far a plan is from what the meter will show: the standard deviation of the log of their quotient.
 PLANNING_ERROR = 0.2
 

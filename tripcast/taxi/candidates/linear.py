@@ -1,7 +1,8 @@
 """The yardstick: the linear regression of the well-known duration-prediction notebook.
 
 One coefficient for each pair of zones seen in training (the notebook's one-hot ``PU_DO``), one for the distance as
-recorded, and an intercept. A pair that was not seen adds nothing.
+recorded, and an intercept. A pair that was not seen adds nothing. The notebook is never asked without a distance; where
+this model is, the pair's mean distance stands in.
 
 The solver is part of the yardstick. On a sparse matrix scikit-learn's LinearRegression is LSQR, and absurd distances
 make it stop short of the least squares: on 2021-01 and 2021-02 an exact solution has an RMSE of 7.48 minutes where the
@@ -22,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tripcast.models.model import Search
+from tripcast.taxi.features import has_plausible_distance
 from tripcast.taxi.trips import Trip, Trips
 from tripcast.taxi.ways import way_of, ways_of
 
@@ -42,28 +44,33 @@ class Linear:
         per_mile: Minutes per recorded mile.
         pairs: The seen pairs, pickup zone times 266 plus dropoff zone, rising, (p,).
         minutes: The coefficient of each, (p,).
+        miles: The mean plausible distance of each, (p,): it stands in for one that is not known.
+        typical_miles: The median distance of all trips, where the pair was not seen.
     """
 
     intercept: float
     per_mile: float
     pairs: npt.NDArray[np.int64]
     minutes: Floats
+    miles: Floats
+    typical_miles: float
 
     def predict(self, trips: Trips, metered: bool = False) -> Floats:
-        """Durations in minutes, (n,); they may be negative, as the notebook's may. No distance counts as none."""
-        miles = np.nan_to_num(trips.trip_distance_miles, nan=0, posinf=0, neginf=0)
+        """Durations in minutes, (n,); they may be negative, as the notebook's may."""
         pairs = _pair(trips)
         place = np.minimum(np.searchsorted(self.pairs, pairs), len(self.pairs) - 1)
-        known = np.where(self.pairs[place] == pairs, self.minutes[place], 0)
-        return known + self.per_mile * miles + self.intercept
+        seen = self.pairs[place] == pairs
+        usual = np.where(seen, self.miles[place], self.typical_miles)
+        miles = np.where(np.isfinite(trips.trip_distance_miles), trips.trip_distance_miles, usual)
+        return np.where(seen, self.minutes[place], 0) + self.per_mile * miles + self.intercept
 
     def predict_one(self, trip: Trip, metered: bool = False) -> float:
         """The duration of one trip in minutes, as ``predict`` computes it; the time of the pickup is not looked at."""
         pickup_zone, dropoff_zone, miles, _ = trip
-        miles = miles if isfinite(miles) else 0.0
         start = pickup_zone if 0 < pickup_zone < _ZONES else 0
         end = dropoff_zone if 0 < dropoff_zone < _ZONES else 0
-        return self._minutes_of_pair.get(start * _ZONES + end, 0.0) + self.per_mile * miles + self.intercept
+        minutes, usual = self._of_pair.get(start * _ZONES + end, (0.0, self.typical_miles))
+        return minutes + self.per_mile * (miles if isfinite(miles) else usual) + self.intercept
 
     def groups(self, trips: Trips, metered: bool) -> npt.NDArray[np.str_]:
         """The interval group of each trip, (n,): its way of asking."""
@@ -74,18 +81,20 @@ class Linear:
         return way_of(trip.trip_distance_miles, metered)
 
     @cached_property
-    def _minutes_of_pair(self) -> dict[int, float]:
-        return dict(zip(self.pairs.tolist(), self.minutes.tolist(), strict=True))
+    def _of_pair(self) -> dict[int, tuple[float, float]]:
+        """Coefficient and mean distance, by pair."""
+        values = zip(self.minutes.tolist(), self.miles.tolist(), strict=True)
+        return dict(zip(self.pairs.tolist(), values, strict=True))
 
     def files(self) -> dict[str, bytes]:
-        """One table of terms and their coefficients; pairs are named as the notebook names them."""
+        """One table of terms, their coefficients and usual distances; pairs are named as the notebook names them."""
         text = StringIO()
         table = csv.writer(text, lineterminator="\n")
-        table.writerow(("term", "minutes"))
-        table.writerow(("intercept", repr(self.intercept)))
-        table.writerow(("trip_distance", repr(self.per_mile)))
-        for pair, minutes in zip(self.pairs.tolist(), self.minutes.tolist(), strict=True):
-            table.writerow((f"PU_DO={pair // _ZONES}_{pair % _ZONES}", repr(minutes)))
+        table.writerow(("term", "minutes", "miles"))
+        table.writerow(("intercept", repr(self.intercept), ""))
+        table.writerow(("trip_distance", repr(self.per_mile), repr(self.typical_miles)))
+        for pair, (minutes, miles) in self._of_pair.items():
+            table.writerow((f"PU_DO={pair // _ZONES}_{pair % _ZONES}", repr(minutes), repr(miles)))
         return {_FILE: text.getvalue().encode()}
 
 
@@ -119,7 +128,18 @@ def fit(trips: Trips, parameters: Mapping[str, Any]) -> Linear:
     # Where LSQR stops turns on the last bits of its sums, and these on the number of threads: one, then, always.
     with threadpool_limits(1):
         regression = LinearRegression().fit(matrix, trips.duration_minutes)
-    return Linear(float(regression.intercept_), float(regression.coef_[-1]), seen, regression.coef_[:-1])
+    per_pair, per_mile = regression.coef_[:-1], float(regression.coef_[-1])
+    return Linear(float(regression.intercept_), per_mile, seen, per_pair, *_usual_miles(trips, seen))
+
+
+def _usual_miles(trips: Trips, pairs: npt.NDArray[np.int64]) -> tuple[Floats, float]:
+    """The mean plausible distance of each pair, (p,), and the median of all; that, where a pair has none."""
+    trips = trips[has_plausible_distance(trips)]
+    typical = float(np.median(trips.trip_distance_miles)) if len(trips) else 0.0
+    place = np.searchsorted(pairs, _pair(trips))
+    count = np.bincount(place, minlength=len(pairs))
+    total = np.bincount(place, trips.trip_distance_miles, len(pairs))
+    return np.where(count > 0, np.round(total / np.maximum(count, 1), 3), typical), typical
 
 
 def load(files: Mapping[str, bytes], parameters: Mapping[str, Any]) -> Linear:
@@ -129,7 +149,11 @@ def load(files: Mapping[str, bytes], parameters: Mapping[str, Any]) -> Linear:
         KeyError: If it is missing.
         ValueError: If it is not such a table.
     """
-    _, (_, intercept), (_, per_mile), *rows = csv.reader(StringIO(files[_FILE].decode()))
-    zones = (term.removeprefix("PU_DO=").split("_") for term, _ in rows)
+    _, (_, intercept, *_), (_, per_mile, *typical), *rows = csv.reader(StringIO(files[_FILE].decode()))
+    zones = (term.removeprefix("PU_DO=").split("_") for term, *_ in rows)
     pairs = np.array([int(pickup) * _ZONES + int(dropoff) for pickup, dropoff in zones], np.int64)
-    return Linear(float(intercept), float(per_mile), pairs, np.array([float(minutes) for _, minutes in rows]))
+    minutes = np.array([float(minutes) for _, minutes, *_ in rows])
+    if not typical:  # model format 1, where no distance counted as none
+        return Linear(float(intercept), float(per_mile), pairs, minutes, np.zeros(len(pairs)), 0.0)
+    miles = np.array([float(miles) for _, _, miles in rows])
+    return Linear(float(intercept), float(per_mile), pairs, minutes, miles, float(typical[0]))
