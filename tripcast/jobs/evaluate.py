@@ -195,11 +195,11 @@ class Selection:
     def model_card(self, settings: Settings, run_url: str | None) -> str:
         """The card of the winner, an HTML page."""
         assert self.winner is not None
-        yardsticks = {}
-        if (linear := self.metered.candidates.get("linear")) and self.winner.name != "linear":
+        yardsticks, asked = {}, self.evaluations[ZONES_ONLY]
+        if (linear := asked.candidates.get("linear")) and self.winner.name != "linear":
             yardsticks["The notebook's linear regression"] = linear.rmse
-        if self.champion and self.metered.champion:
-            yardsticks[f"Version {self.champion.number}, in service before"] = self.metered.champion.rmse
+        if self.champion and asked.champion:
+            yardsticks[f"Version {self.champion.number}, in service before"] = asked.champion.rmse
         return model_card(
             model_name(self.taxi),
             self.winner.model.digest,
