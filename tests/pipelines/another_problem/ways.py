@@ -4,6 +4,7 @@ import numpy as np
 
 ZONES_ONLY = PLANNED = METERED = "at the depot"
 WAYS = (METERED,)
+MEANING = {METERED: "with all that the depot knows"}
 
 
 def way_of(*_) -> str:
