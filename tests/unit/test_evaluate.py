@@ -47,9 +47,11 @@ def test_a_registered_version_brings_the_profile_of_what_it_learned_from(loop, t
 
 
 def test_a_champion_that_the_gate_keeps_is_expected_to_do_what_it_did_there(loop):
-    """Nobody was better in the town of slow streets, so its error is what such trips allow."""
+    """A candidate that had learned how slow streets are was no better, so its error is what such trips allow."""
     before = loop.registry.version(1).tags[EXPECTATION]
-    loop.source, loop.candidates = f"{TOWN}&slower_streets=2021-04:0.6", ("linear",)
+    loop.source, loop.candidates = f"{TOWN}&slower_streets=2021-03:0.85", ("linear",)
+    loop.watch("2021-03")
+    loop.watch("2021-04")
 
     assert loop.train("2021-03", "2021-04", 1.0) == "refused"
 
@@ -60,6 +62,18 @@ def test_a_champion_that_the_gate_keeps_is_expected_to_do_what_it_did_there(loop
     assert after[EXPECTED_FROM] == "2021-04"
     assert after[EXPECTATION] != before
     assert expected == pytest.approx(measure(rows)[0].rmse.value, rel=1e-3)
+
+
+def test_nothing_else_is_expected_of_a_champion_before_a_candidate_could_learn_what_has_changed(loop):
+    """Streets are slow from April on: whoever learned from March is no judge of what April allows."""
+    before = dict(loop.registry.version(1).tags)
+    loop.source, loop.candidates = f"{TOWN}&slower_streets=2021-04:0.6", ("linear",)
+    loop.watch("2021-03")
+    loop.watch("2021-04")
+
+    assert loop.train("2021-03", "2021-04", 1.0) == "refused"
+
+    assert dict(loop.registry.version(1).tags) == before
 
 
 def test_an_earlier_test_month_changes_nothing_and_nor_does_a_candidate_that_is_promoted(loop):
