@@ -19,7 +19,7 @@ def train(candidate: str, taxi: str, trials: int, trips: Input[Dataset], model: 
     from pathlib import Path
 
     from tripcast.jobs.handover import Trained, read_months, to_metadata
-    from tripcast.models.training import train_from_files
+    from tripcast.jobs.train import train_from_files
 
     data = {month.month: month.digest for month in read_months(Path(trips.path))}
     seconds = train_from_files(candidate, Path(trips.path), Path(model.path), taxi=taxi, data=data, trials=trials)

@@ -7,7 +7,7 @@ import mlflow
 import numpy as np
 import pytest
 
-from tripcast.models.training import train
+from tripcast.jobs.train import train
 from tripcast.settings import Settings
 from tripcast.taxi.trips import Trips
 

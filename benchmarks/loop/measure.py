@@ -28,8 +28,8 @@ from tripcast.evaluation.scores import evaluate
 from tripcast.jobs.judge import score
 from tripcast.jobs.monitor import load_valid_trips
 from tripcast.jobs.refit import MAX_LOSS
+from tripcast.jobs.train import refit, train
 from tripcast.models import Model
-from tripcast.models.training import refit, train
 from tripcast.monitoring.quality import Expectation, measure
 from tripcast.monitoring.rule import Rule, WindowResult, decide
 from tripcast.monitoring.trial import DailySums, compare, judge

@@ -30,9 +30,10 @@ def make(trips: int) -> str:
     import pyarrow.parquet as pq
 
     from tripcast.jobs.evaluate import PROFILE
+    from tripcast.jobs.judge import judged
     from tripcast.jobs.monitor import load_valid_trips
-    from tripcast.models.training import train
-    from tripcast.monitoring.quality import Expectation, judged, write_expectations
+    from tripcast.jobs.train import train
+    from tripcast.monitoring.quality import Expectation, write_expectations
     from tripcast.months import Month
     from tripcast.registry.registry import EXPECTATION, Registry
     from tripcast.registry.tracking import Tracker

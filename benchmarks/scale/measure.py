@@ -86,14 +86,14 @@ def validate(work: Path, trips: int, count: int) -> None:
 
 def train(work: Path, trips: int, count: int) -> None:
     """`lightgbm` on all training months."""
-    from tripcast.models.training import train_from_files
+    from tripcast.jobs.train import train_from_files
 
     train_from_files("lightgbm", work / "train", work / "model", taxi=TAXI, data=_digests(work), trials=1)
 
 
 def linear(work: Path, trips: int, count: int) -> None:
     """`linear` on all training months."""
-    from tripcast.models.training import train_from_files
+    from tripcast.jobs.train import train_from_files
 
     train_from_files("linear", work / "train", work / "linear", taxi=TAXI, data=_digests(work), trials=1)
 

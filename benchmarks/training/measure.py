@@ -68,7 +68,7 @@ def peak_megabytes() -> float:
 
 def tripcast_way(work: Path) -> dict[str, Any]:
     """Trips in memory to a model: rehearsal, calibration, features out of fold, booster."""
-    from tripcast.models.training import train
+    from tripcast.jobs.train import train
 
     trips = read_trips(work)
     before = time.perf_counter()

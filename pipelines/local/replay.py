@@ -40,8 +40,8 @@ from tripcast.jobs.judge import score
 from tripcast.jobs.monitor import load_valid_trips
 from tripcast.jobs.plan import find_months
 from tripcast.jobs.respond import LoopOptions
+from tripcast.jobs.train import train
 from tripcast.models import Model
-from tripcast.models.training import train
 from tripcast.monitoring.quality import measure
 from tripcast.monitoring.rule import Rule
 from tripcast.months import Month, parse_months

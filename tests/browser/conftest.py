@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.conftest import make_trips
 from tests.parts import program
-from tripcast.models.training import train
+from tripcast.jobs.train import train
 from tripcast.serving.model_cache import Deployment, ModelCache, Served
 
 CHROMIUM_ARGUMENTS = [

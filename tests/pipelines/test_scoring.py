@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import make_trips
-from tripcast.models.training import train
+from tripcast.jobs.train import train
 from tripcast.months import Month
 from tripcast.registry.registry import DIGEST, Registry
 from tripcast.registry.tracking import Tracker

@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 
 from tests.conftest import make_trips
+from tripcast.jobs.train import train
 from tripcast.models import Model
-from tripcast.models.training import train
 from tripcast.registry.registry import DIGEST, Registry
 from tripcast.registry.tracking import Tracker
 from tripcast.settings import Settings

@@ -18,7 +18,7 @@ from tripcast.jobs.handover import Trained, write_months
 from tripcast.jobs.monitor import watch
 from tripcast.jobs.refit import learn_latest
 from tripcast.jobs.respond import Response, respond
-from tripcast.models.training import train_from_files
+from tripcast.jobs.train import train_from_files
 from tripcast.monitoring.history import History, Window
 from tripcast.monitoring.rule import Rule
 from tripcast.months import Month, parse_months

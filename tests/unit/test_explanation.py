@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tests.conftest import make_trips
+from tripcast.jobs.train import train
 from tripcast.models import Model
-from tripcast.models.training import train
 from tripcast.taxi.explanation import SHARES, Explanation, explain
 from tripcast.taxi.features import FEATURES
 from tripcast.taxi.trips import Trip

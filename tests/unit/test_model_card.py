@@ -7,7 +7,7 @@ import pytest
 from tests.conftest import make_trips
 from tests.unit.test_reports import CONTEXT, HOSTILE, Page, judged
 from tripcast.evaluation.gate import decide
-from tripcast.models.training import train
+from tripcast.jobs.train import train
 from tripcast.reports import Way, model_card
 
 

@@ -21,8 +21,8 @@ from sklearn.linear_model import LinearRegression
 
 from tests.conftest import make_trips
 from tripcast.errors import StorageError
+from tripcast.jobs.train import train
 from tripcast.models import Model
-from tripcast.models.training import train
 from tripcast.taxi.candidates import CANDIDATES, lightgbm, linear
 from tripcast.taxi.features import FEATURES, OutOfFold
 from tripcast.taxi.trips import Trip, Trips

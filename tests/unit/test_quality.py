@@ -9,6 +9,7 @@ import pytest
 
 from tests.conftest import make_trips
 from tripcast.errors import ContractError
+from tripcast.jobs.judge import judged as judge_trips
 from tripcast.jobs.judge import score
 from tripcast.models import Model
 from tripcast.monitoring.quality import (
@@ -19,7 +20,6 @@ from tripcast.monitoring.quality import (
     read_expectations,
     write_expectations,
 )
-from tripcast.monitoring.quality import judged as judge_trips
 from tripcast.monitoring.trial import DailySums
 from tripcast.taxi.ways import ways_of
 

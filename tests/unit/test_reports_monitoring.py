@@ -12,7 +12,7 @@ from tests.conftest import make_trips
 from tests.unit.test_reports import HOSTILE, Page
 from tripcast.evaluation.confidence import Measure
 from tripcast.jobs.judge import score
-from tripcast.models.training import train
+from tripcast.jobs.train import train
 from tripcast.monitoring.drift import Drift, compare
 from tripcast.monitoring.quality import Expectation, Quality, measure
 from tripcast.monitoring.rule import Incident, Rule, WindowResult, decide

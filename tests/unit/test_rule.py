@@ -8,7 +8,7 @@ import pytest
 from tripcast.errors import ContractError, InvalidRequest
 from tripcast.evaluation.confidence import Measure
 from tripcast.jobs.judge import score
-from tripcast.models.training import train
+from tripcast.jobs.train import train
 from tripcast.monitoring.drift import compare
 from tripcast.monitoring.quality import Expectation, measure
 from tripcast.monitoring.rule import Rule, WindowResult, decide

@@ -17,7 +17,7 @@ from tests.conftest import make_trips
 from tripcast.errors import ContractError, InvalidRequest, SourceError, StorageError
 from tripcast.jobs import score as scoring
 from tripcast.jobs.score import MARKER, Scored, find_version, plan_scoring, score, scores_schema
-from tripcast.models.training import train
+from tripcast.jobs.train import train
 from tripcast.months import Month
 from tripcast.registry.registry import DIGEST, Registry
 from tripcast.registry.tracking import Tracker

@@ -7,8 +7,8 @@ from threadpoolctl import threadpool_limits
 
 from tests.conftest import make_trips
 from tripcast.errors import InvalidRequest
+from tripcast.jobs.train import train
 from tripcast.models.model import Search
-from tripcast.models.training import train
 from tripcast.taxi.candidates import CANDIDATES, lightgbm, linear
 
 DATA = {"2021-01": "cd" * 32}

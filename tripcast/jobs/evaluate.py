@@ -18,11 +18,12 @@ from tripcast.errors import StorageError
 from tripcast.evaluation.gate import DEFAULT_RULE, Decision, decide
 from tripcast.evaluation.scores import Evaluation, evaluate
 from tripcast.jobs.handover import Trained, Winner, read_months
+from tripcast.jobs.judge import judged
+from tripcast.jobs.train import TRIALS
 from tripcast.models import Model
 from tripcast.models.model import MODEL_CARD, Prediction
-from tripcast.models.training import TRIALS
 from tripcast.monitoring.history import History
-from tripcast.monitoring.quality import Expectation, judged, write_expectations
+from tripcast.monitoring.quality import Expectation, write_expectations
 from tripcast.monitoring.reference import Profile
 from tripcast.months import MonthUsed
 from tripcast.registry.registry import (

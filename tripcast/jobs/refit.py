@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from tripcast.jobs.evaluate import Selection
+from tripcast.jobs.train import refit
 from tripcast.models import Model
-from tripcast.models.training import refit
 from tripcast.taxi.trips import Trips, read_trips
 
 #: How much higher the refit's RMSE may be on the month before, as a share of the winner's.

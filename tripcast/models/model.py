@@ -23,10 +23,12 @@ from tripcast.errors import StorageError
 from tripcast.models.interpolation import interpolator
 from tripcast.models.intervals import Interval
 from tripcast.storage.files import storage_errors
-from tripcast.taxi.trips import LONGEST_MINUTES, SHORTEST_MINUTES, Trip, Trips
-from tripcast.taxi.ways import METERED, PLANNED, ZONES_ONLY
 
 Floats = npt.NDArray[np.float64]
+
+#: What is predicted, one of it and many, in whatever form the candidates take.
+Trip = Any
+Trips = Any
 
 #: The package that has the candidates: its ``CANDIDATES`` names the module of each, which keeps to ``Candidate``.
 CANDIDATES_PACKAGE = "tripcast.taxi.candidates"
@@ -35,7 +37,9 @@ CANDIDATES_PACKAGE = "tripcast.taxi.candidates"
 FORMAT = 2
 
 #: Which interval of a folder of format 1 is for which way: it knew trips with a plausible distance, and those without.
-_INTERVALS_OF_FORMAT_1 = {ZONES_ONLY: "unmeasured", PLANNED: "measured", METERED: "measured"}
+_INTERVALS_OF_FORMAT_1 = {"zones_only": "unmeasured", "planned": "measured", "metered": "measured"}
+#: Between which durations its intervals kept, in minutes.
+_BOUNDS_OF_FORMAT_1 = (1.0, 60.0)
 
 #: No prediction is shorter, whatever the candidate computed: six seconds.
 _FLOOR = 0.1
@@ -76,7 +80,7 @@ class Predictor(Protocol):
     def groups(self, trips: Trips, metered: bool) -> npt.NDArray[np.str_]:
         """To which group each trip belongs, (n,): the trips of a group share an interval.
 
-        A group is named by its way of asking (``tripcast.taxi.ways``), or by that, a slash and what sets it apart.
+        A group is named by its way of asking, or by that, a slash and what sets it apart.
         """
 
     def group_of(self, trip: Trip, metered: bool) -> str:
@@ -164,8 +168,8 @@ class Manifest:
         trips: How many trips it was fitted to.
         first_pickup: ISO time of the earliest of them, New York local time.
         last_pickup: ISO time of the latest.
-        intervals: The 10-90 % interval by the way in which a trip is asked for (``tripcast.taxi.ways``), and by group
-            of trips within it.
+        intervals: The 10-90 % interval by the way in which a trip is asked for, and by group of trips within it.
+        bounds: Between which durations the intervals keep, in minutes.
         calibration: How it did on held-out trips, asked for with their metered distances.
         files: SHA-256 of each further file in the folder, by name.
         loads_as: Which candidate loads the files, in manifests of 0.1 whose own was brought by a package; else None.
@@ -182,6 +186,7 @@ class Manifest:
     intervals: dict[str, Interval]
     calibration: Calibration
     files: dict[str, str]
+    bounds: tuple[float, float] = _BOUNDS_OF_FORMAT_1
     loads_as: str | None = None
 
     @property
@@ -206,6 +211,8 @@ class Manifest:
         entries = asdict(self)
         if self.loads_as is None:
             del entries["loads_as"]
+        if self.format == 1:
+            del entries["bounds"]
         return json.dumps(entries, indent=1) + "\n"
 
     @classmethod
@@ -220,6 +227,7 @@ class Manifest:
         entries = json.loads(text)
         entries["intervals"] = {name: Interval(**interval) for name, interval in entries["intervals"].items()}
         entries["calibration"] = Calibration(**entries["calibration"])
+        entries["bounds"] = tuple(entries.get("bounds", _BOUNDS_OF_FORMAT_1))
         return cls(**entries)
 
 
@@ -244,10 +252,11 @@ class Model:
 
         Returns:
             The durations as the candidate computes them, no shorter than six seconds, and their 10-90 % intervals,
-            which keep to the contract's 1 to 60 minutes unless the duration itself lies outside.
+            which keep to the manifest's bounds unless the duration itself lies outside.
         """
         groups = self.predictor.groups(trips, metered)
-        return with_interval(self.manifest.interval_of, groups, self.predictor.predict(trips, metered))
+        minutes = self.predictor.predict(trips, metered)
+        return with_interval(self.manifest.interval_of, groups, minutes, self.manifest.bounds)
 
     def predict_one(self, trip: Trip, metered: bool = False) -> tuple[float, float, float]:
         """Predict one trip, in a few microseconds: the same as ``predict``, to the precision of float32 features.
@@ -266,8 +275,9 @@ class Model:
         minutes = _FLOOR if minutes < _FLOOR else minutes  # what is no number stays none
         below, above = self._ends[self.predictor.group_of(trip, metered)]
         lower, upper = minutes + below(minutes), minutes + above(minutes)
-        lower = lower if lower > SHORTEST_MINUTES else float(SHORTEST_MINUTES)
-        upper = upper if upper < LONGEST_MINUTES else float(LONGEST_MINUTES)
+        shortest, longest = self.manifest.bounds
+        lower = lower if lower > shortest else shortest
+        upper = upper if upper < longest else longest
         return minutes, lower if lower < minutes else minutes, upper if upper > minutes else minutes
 
     @cached_property
@@ -331,23 +341,30 @@ class _Ends(dict[str, tuple[Callable[[float], float], Callable[[float], float]]]
         return self[group]
 
 
-def with_interval(interval_of: Callable[[str], Interval], groups: npt.NDArray[np.str_], minutes: Floats) -> Prediction:
+def with_interval(
+    interval_of: Callable[[str], Interval],
+    groups: npt.NDArray[np.str_],
+    minutes: Floats,
+    bounds: tuple[float, float],
+) -> Prediction:
     """Put the intervals around predicted durations.
 
     Args:
         interval_of: The interval of a group.
         groups: The group of each trip, (n,).
         minutes: What the candidate computed for the trips, (n,).
+        bounds: Between which durations the intervals keep, in minutes.
     """
+    shortest, longest = bounds
     minutes = np.maximum(minutes, _FLOOR)
     lower, upper = np.empty_like(minutes), np.empty_like(minutes)
     names, place = np.unique(groups, return_inverse=True)
     for number, name in enumerate(names.tolist()):
         rows = place == number
         lower[rows], upper[rows] = interval_of(name).around(minutes[rows])
-    # The ends keep to what the contract allows, and around the duration even where that does not.
-    lower = np.minimum(np.maximum(lower, SHORTEST_MINUTES), minutes)
-    upper = np.maximum(np.minimum(upper, LONGEST_MINUTES), minutes)
+    # The ends keep to the bounds, and around the duration even where that does not.
+    lower = np.minimum(np.maximum(lower, shortest), minutes)
+    upper = np.maximum(np.minimum(upper, longest), minutes)
     return Prediction(minutes, lower, upper)
 
 

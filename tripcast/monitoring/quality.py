@@ -33,8 +33,6 @@ from tripcast.evaluation.confidence import Measure
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from tripcast.models import Prediction
-    from tripcast.taxi.trips import Trips
 
 Floats = npt.NDArray[np.float64]
 
@@ -254,43 +252,6 @@ def join(log: pa.Table, truth: pa.Table, bounds: tuple[float, float]) -> Joined:
         ambiguous=len(ids) - once.true_count,
         out_of_bounds=known.true_count - len(rows),
     )
-
-
-def judged(
-    trips: Trips, ways: npt.NDArray[np.str_], prediction: Prediction, *, version: int, arm: str = "champion"
-) -> pa.Table:
-    """Predictions beside the true durations of their trips.
-
-    Args:
-        trips: The trips, with durations.
-        ways: In which way each was asked for, (n,).
-        prediction: What was predicted for them.
-        version: By which version.
-        arm: As what it served.
-
-    Returns:
-        A row for each trip, in ``judged_schema``.
-
-    Raises:
-        ValueError: If the trips have no durations.
-    """
-    import pyarrow as pa
-
-    if trips.duration_minutes is None:
-        raise ValueError("The trips to judge on have no durations.")
-    n = len(trips)
-    columns = [
-        pa.nulls(n, pa.string()),
-        pa.repeat(pa.scalar(version, pa.int32()), n),
-        pa.repeat(pa.scalar(arm), n),
-        pa.array(ways, pa.string()),
-        trips.pickup_datetime,
-        prediction.minutes,
-        prediction.lower,
-        prediction.upper,
-        trips.duration_minutes,
-    ]
-    return pa.table(columns, schema=judged_schema())
 
 
 def measure(rows: pa.Table, expected: Mapping[int, Mapping[str, Expectation]] | None = None) -> tuple[Quality, ...]:

@@ -31,7 +31,7 @@ from tripcast.models.model import (
     with_interval,
 )
 from tripcast.storage.files import storage_errors
-from tripcast.taxi.trips import Trips, read_trips
+from tripcast.taxi.trips import LONGEST_MINUTES, SHORTEST_MINUTES, Trips, read_trips
 from tripcast.taxi.ways import METERED, as_asked
 
 #: The file beside a model that holds the trials of its search.
@@ -46,6 +46,8 @@ _EARLIER = 0.85
 #: The rehearsal takes no more than this many trips, the latest: more would hardly change what is chosen.
 _HOLDOUT_TRIPS = 300_000
 
+#: Between which durations the intervals keep, in minutes: those of the contract.
+_BOUNDS = (float(SHORTEST_MINUTES), float(LONGEST_MINUTES))
 
 #: Groups of fewer held-out trips than this have no interval of their own.
 _ENOUGH = 150
@@ -96,6 +98,7 @@ def train(
         intervals=intervals,
         calibration=calibration,
         files=_digests(predictor),
+        bounds=_BOUNDS,
     )
     return Model(manifest, predictor)
 
@@ -198,7 +201,7 @@ def _calibrate(predictor: Predictor, trips: Trips) -> tuple[dict[str, Interval],
             if group.startswith(f"{way}/") and rows.sum() >= _ENOUGH:
                 intervals[group] = Interval.calibrate(predicted[rows], actual[rows])
     # The last of the ways is that with the meter.
-    prediction = with_interval(lambda group: intervals.get(group) or intervals[METERED], groups, predicted)
+    prediction = with_interval(lambda group: intervals.get(group) or intervals[METERED], groups, predicted, _BOUNDS)
     errors = prediction.minutes - actual
     return intervals, Calibration(
         trips=len(trips),
