@@ -125,8 +125,11 @@ def test_a_schedule_fires(cluster: Cluster):
     on = cluster.tripcast(*recurring, f"--param=months={month}", "--cron", "* * * * *")
     try:
         assert on.returncode == 0, on.stderr
+        # Kubeflow names the runs of a schedule itself.
+        schedules = cluster.client.list_recurring_runs(page_size=100).recurring_runs
+        [recurring_id] = [each.recurring_run_id for each in schedules if each.display_name == "e2e schedule"]
         fired = wait_until(
-            lambda: [run for run in cluster.runs("e2e schedule") if run.recurring_run_id], 240, "A firing"
+            lambda: [run for run in cluster.runs("") if run.recurring_run_id == recurring_id], 240, "A firing"
         )
     finally:
         off = cluster.tripcast(*recurring, "--off")
