@@ -56,7 +56,8 @@ def test_the_training_pipeline_of_another_problem_runs_to_a_registered_model(cop
     assert (summary["model"], summary["decision"], summary["version"]) == ("parcels-green", "promoted", 1)
     assert summary["candidates"]["linear"]["rmse"] == pytest.approx(0.5, abs=0.05)
 
-    client = mlflow.MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
+    store = f"sqlite:///{home / 'mlflow.db'}"
+    client = mlflow.MlflowClient(store, registry_uri=store)
     assert client.get_model_version_by_alias("parcels-green", "champion").version == 1
 
 
