@@ -296,3 +296,10 @@ def test_a_candidate_that_is_hardly_or_only_perhaps_worse_in_another_way_is_prom
 def test_a_candidate_that_cannot_be_judged_in_another_way_is_refused():
     others = {"planned": evaluation(CHAMPION, {"lightgbm": "It gives no believable number of minutes."})}
     assert failed(decide(evaluation(CHAMPION, lightgbm=scores(5.0)), others).reasons) == ["ways"]
+
+
+def test_without_a_champion_no_champion_is_named_for_the_coverage():
+    decision = decide(evaluation(lightgbm=scores(5.0, champion=None, coverage=0.806)))
+    assert the("coverage", decision.reasons).sentence == (
+        "80.6% of trips ended within their 80% interval; 75.0% to 85.0% is asked."
+    )

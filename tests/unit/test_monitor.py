@@ -361,9 +361,7 @@ def test_logged_answers_are_judged_by_version_and_arm_on_their_own_trips(loop, r
     rmse = {}
     for version in (1, 2):
         model = loop.registry.load(loop.registry.version(version))
-        predicted = np.concatenate(
-            [model.predict(march[0::4], metered=True).minutes, model.predict(march[1::4], metered=True).minutes]
-        )
+        predicted = np.concatenate([model.predict(march[0::4]).minutes, model.predict(march[1::4]).minutes])
         rmse[version] = np.sqrt(np.mean((predicted - truths) ** 2))
     assert (window.trial.trips, window.trial.difference.value) == (judged, pytest.approx(rmse[2] - rmse[1]))
 

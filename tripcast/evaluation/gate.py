@@ -193,9 +193,10 @@ def _floor(scores: Scores, rule: GateRule) -> Check:
 def _coverage(scores: Scores, champion: Scores | None, rule: GateRule) -> Check:
     low, high = coverage_band(champion, rule)
     coverage = scores.interval_coverage
+    widened = champion and abs(champion.interval_coverage - NOMINAL_COVERAGE) > rule.coverage_tolerance
     sentence = (
         f"{coverage:.1%} of trips ended within their {NOMINAL_COVERAGE:.0%} interval; {low:.1%} to {high:.1%} is asked"
-        + (", no further off than the champion." if high - NOMINAL_COVERAGE > rule.coverage_tolerance else ".")
+        + (", no further off than the champion." if widened else ".")
     )
     return Check("coverage", low <= coverage <= high, coverage, low if coverage < NOMINAL_COVERAGE else high, sentence)
 
