@@ -23,7 +23,7 @@ BRONX, MANHATTAN = 3, 41
         (MANHATTAN, 1.5, True, "metered/above"),
         (MANHATTAN, 3.0, True, "metered/far above"),
         (BRONX, 3.0, True, "metered/Bronx"),
-        (BRONX, 0.0, True, "metered/no reading"),
+        (BRONX, 0.0, True, "zones_only/no reading"),
     ],
 )
 def test_a_group_is_a_way_and_what_makes_trips_hard_to_predict(zone, miles, metered, group):

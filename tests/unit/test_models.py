@@ -171,6 +171,8 @@ def test_a_folder_of_format_1_still_answers_in_every_way(models, tmp_path):
 
     model = Model.load(tmp_path)
 
+    unmetered = replace(make_trips(5, seed=1), trip_distance_miles=np.zeros(5))
+    np.testing.assert_array_equal(model.predict(unmetered, metered=True).upper, model.predict(unmetered).upper)
     for way, asked in as_asked(make_trips(50, seed=1)).items():
         found = model.predict(asked, metered=way == METERED)
         expected = 1.1 * trees.predict(features.tables(asked)[:, columns])

@@ -192,16 +192,18 @@ def _calibrate(predictor: Predictor, trips: Trips) -> tuple[dict[str, Interval],
     """The interval of each way of asking for the trips, and how the predictor did when asked with the meter."""
     actual = trips.duration_minutes
     assert actual is not None
-    intervals = {}
+    intervals: dict[str, Interval] = {}
     for way, asked in as_asked(trips).items():
         predicted, groups = predictor.predict(asked, way == METERED), predictor.groups(asked, way == METERED)
         intervals[way] = Interval.calibrate(predicted, actual)
         for group in np.unique(groups).tolist():
             rows = groups == group
-            if group.startswith(f"{way}/") and rows.sum() >= _ENOUGH:
+            if group not in intervals and rows.sum() >= _ENOUGH:
                 intervals[group] = Interval.calibrate(predicted[rows], actual[rows])
     # The last of the ways is that with the meter.
-    prediction = with_interval(lambda group: intervals.get(group) or intervals[METERED], groups, predicted, _BOUNDS)
+    prediction = with_interval(
+        lambda group: intervals.get(group) or intervals[group.partition("/")[0]], groups, predicted, _BOUNDS
+    )
     errors = prediction.minutes - actual
     return intervals, Calibration(
         trips=len(trips),

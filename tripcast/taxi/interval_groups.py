@@ -26,7 +26,8 @@ _IN_BRONX = np.isin(np.arange(1 << 16), list(_BRONX))
 _RATIOS = (0.5, 0.8, 1.25, 2.0)
 
 _OF_RATIO = tuple(f"{METERED}/{name}" for name in ("far below", "below", "usual", "above", "far above"))
-_UNMETERED = f"{METERED}/no reading"
+#: Of trips that have ended, and whose meter shows nothing that can be.
+_UNMETERED = f"{ZONES_ONLY}/no reading"
 _BRONX_OF_WAY = {way: f"{way}/Bronx" for way in (ZONES_ONLY, PLANNED, METERED)}
 
 
