@@ -69,7 +69,11 @@ def test_the_better_candidate_is_promoted(summary):
     assert summary["version"] == 1
     assert summary["candidates"]["lightgbm"]["rmse"] < summary["candidates"]["linear"]["rmse"]
     for figures in summary["candidates"].values():
-        assert set(figures) == {"rmse", "mae", "r2", "p90_error", "interval_coverage", "seconds"}
+        ways = {"zones_only", "planned"}
+        assert set(figures) == {"rmse", "mae", "r2", "p90_error", "interval_coverage", "seconds"} | ways
+        for way in ways:
+            assert set(figures[way]) == {"rmse", "mae", "interval_coverage"}
+            assert figures[way]["rmse"] > figures["rmse"]
         assert 0 < figures["mae"] < figures["rmse"]
         assert 0.7 < figures["interval_coverage"] < 0.9
 

@@ -174,6 +174,7 @@ def test_the_model_says_what_it_was_made_from_and_how_good_it_is(service, models
         "train_months": ["2021-01"],
         "test_month": "2021-02",
         "trips": 3000,
+        "simulated": True,
         "digest": model.digest,
         "calibration": vars(model.manifest.calibration),
         "metrics": {"rmse": 5.19, "notebook_rmse": 7.76},

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from tests.conftest import make_trips
-from tripcast.errors import InvalidRequest, TrackingError
+from tripcast.errors import InvalidRequest, StorageError
 from tripcast.models import Model
 from tripcast.registry.promotions import PromotionEvent
 from tripcast.registry.registry import DIGEST, EXPECTATION, EXPECTED_FROM, JUDGED_AGAINST, SHARE, Registry
@@ -418,7 +418,7 @@ def test_a_process_killed_while_registering_leaves_no_half_version(settings, reg
 def test_a_store_that_is_not_there_is_named(tmp_path):
     nowhere = dataclasses.replace(Settings.load(), home=tmp_path, tracking_uri="sqlite:////proc/nowhere/mlflow.db")
 
-    with pytest.raises(TrackingError, match=r"sqlite:////proc/nowhere/mlflow\.db"):
+    with pytest.raises(StorageError, match=r"/proc/nowhere/mlflow\.db cannot be written"):
         Registry("tripcast-green", nowhere)
 
 

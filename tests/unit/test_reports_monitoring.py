@@ -177,7 +177,10 @@ def test_how_the_truth_was_joined_is_told(bad, city):
     assert "17 true durations belong to no logged prediction." in page.text
     assert "Left out were 2 whose id occurs more than once, and 31 that no trip can have had." in page.text
     unlogged = Page(monitoring_report(context_of(city, "2021-02"))).text
-    assert "No predictions were logged, so this is what version 3 makes of the month's trips." in unlogged
+    assert (
+        "No predictions were logged, so this is what version 3 makes of the month's trips, with the meter's miles."
+        in unlogged
+    )
 
 
 def test_predictions_of_which_none_could_be_judged_are_counted(city):
