@@ -241,3 +241,10 @@ def months_in(tmp_path):
         return folder
 
     return write
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What asks for the S3 endpoint starts a server; what lives through months trains models for seconds."""
+    for item in items:
+        if {"s3_endpoint", "trained"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)

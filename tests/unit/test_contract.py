@@ -174,6 +174,7 @@ def test_every_bad_month_is_named_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [300, 3_000_000])
+@pytest.mark.slow
 def test_a_month_that_was_appended_to_itself_is_refused(tmp_path: Path, count: int) -> None:
     seconds = pa.array(range(count), pa.int64())
     once = pa.table(

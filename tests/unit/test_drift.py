@@ -84,6 +84,7 @@ def test_an_empty_bin_makes_no_infinity():
     assert drift.psi(np.array([1, 1]), np.array([0, 2])) == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_chance_exceeds_its_bound_in_one_window_of_a_hundred_however_rare_most_values_are():
     chance = np.random.default_rng(0)
     shares = chance.pareto(0.7, 260)
@@ -95,6 +96,7 @@ def test_chance_exceeds_its_bound_in_one_window_of_a_hundred_however_rare_most_v
     assert 1 <= exceeded <= 15
 
 
+@pytest.mark.slow
 def test_chance_seldom_exceeds_its_bound():
     zones = tuple(range(1, 200))
     reference = profile(make_trips(20_000, seed=100, zones=zones))

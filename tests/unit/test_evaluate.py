@@ -76,6 +76,7 @@ def test_nothing_else_is_expected_of_a_champion_before_a_candidate_could_learn_w
     assert dict(loop.registry.version(1).tags) == before
 
 
+@pytest.mark.slow
 def test_an_earlier_test_month_changes_nothing_and_nor_does_a_candidate_that_is_promoted(loop):
     loop.candidates = ("linear",)
     before = dict(loop.registry.version(1).tags)

@@ -297,6 +297,7 @@ def test_trees_cut_short_are_refused_even_where_the_manifest_agrees(models, tmp_
         Model.load(folder)
 
 
+@pytest.mark.slow
 def test_naming_the_candidates_imports_none_of_them():
     script = "import sys; from tripcast.models import Model; print({'lightgbm', 'sklearn'} & set(sys.modules))"
     child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

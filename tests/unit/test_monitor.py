@@ -484,6 +484,7 @@ def test_two_years_of_an_unchanging_city_promote_nothing(loop):
     assert len(points(loop, "champion.rmse")) == 24
 
 
+@pytest.mark.slow
 def test_after_slower_streets_the_error_is_within_5_percent_of_the_least_there_can_be(loop, settings):
     """In months of 60,000 trips: lightgbm trained on one of 20,000 misses the bound as often as not."""
     loop.source = "simulated?trips=60000&seed=7&slower_streets=2021-03"
@@ -498,6 +499,7 @@ def test_after_slower_streets_the_error_is_within_5_percent_of_the_least_there_c
     assert excess("2021-07") < 1.05
 
 
+@pytest.mark.slow
 def test_a_single_month_of_bad_rows_alerts_and_is_never_trained_on(loop):
     """Not then, and not when streets become slower in the very next month."""
     loop.source = f"{TOWN}&bad_rows=2021-03..2021-03&slower_streets=2021-04:0.6"

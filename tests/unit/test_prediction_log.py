@@ -397,6 +397,7 @@ def test_an_answer_after_closing_is_dropped(store, spool):
 # Files grow.
 
 
+@pytest.mark.slow
 def test_an_hour_of_light_traffic_is_a_dozen_files_and_each_row_is_stored_at_once(outage, spool, monkeypatch):
     now = [0.0]
     monkeypatch.setattr("tripcast.serving.spool.monotonic", lambda: now[0])
@@ -760,6 +761,7 @@ time.sleep(1000)
 """
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_had_in_the_spool_is_sent_by_the_next(store, spool, clock):
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(spool)], stdout=subprocess.PIPE, text=True)
     assert process.stdout
@@ -830,6 +832,7 @@ hang()
         ("before the store confirms it", 2, 2),
     ],
 )
+@pytest.mark.slow
 def test_a_kill_while_a_file_grows_costs_no_row_that_was_in_the_spool(tmp_path, clock, died_at, left, stored):
     command = [sys.executable, "-c", GROWING, died_at, str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -961,6 +964,7 @@ print(json.dumps([at_import, [name for name in ("pyarrow", "pandas", "boto3") if
 """
 
 
+@pytest.mark.slow
 def test_it_imports_pyarrow_only_when_it_runs_and_pandas_never(tmp_path):
     done = subprocess.run([sys.executable, "-c", IMPORTS, str(tmp_path)], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == [[], ["pyarrow"]]

@@ -367,6 +367,7 @@ def test_the_signature_and_the_input_example_are_registered(settings, registry, 
     assert model.input_example["PULocationID"].tolist() == [74]
 
 
+@pytest.mark.slow
 def test_a_model_loads_where_tripcast_is_not_installed(settings, registry, register, tmp_path):
     registry.promote(register(1).number, "Better.")
     script = (
@@ -406,6 +407,7 @@ registry.register(Path(sys.argv[1]), flavour=flavour("green"), run_id=run.info.r
 """
 
 
+@pytest.mark.slow
 def test_a_process_killed_while_registering_leaves_no_half_version(settings, registry, register, make_model):
     result = subprocess.run([sys.executable, "-c", KILLED_WHILE_REGISTERING, make_model(1)])
 

@@ -69,6 +69,7 @@ def test_an_incident_goes_out_once_however_long_it_lasts(loop, channel):
     assert response.what == window.reason
 
 
+@pytest.mark.slow
 def test_each_broken_month_is_told_of(loop, channel):
     loop.source = f"{TOWN}&bad_rows=2021-03..2021-04"
     for month in ("2021-03", "2021-04"):
@@ -197,6 +198,7 @@ def one_day(loop, month):
     loop.store.put(file, f"truth/green/{month}.parquet")
 
 
+@pytest.mark.slow
 def test_an_undecided_challenger_waits_for_its_windows_and_is_then_withdrawn(loop, months_in):
     """A month whose data is broken is none of them."""
     folder = months_in(TOWN, "2021-03..2021-06")
@@ -361,6 +363,7 @@ for life in range(20):
 
 
 @pytest.mark.parametrize(("city", "move", "serving"), [(SLOW, "promote", (3, None)), (FAST, "withdraw", (1, None))])
+@pytest.mark.slow
 def test_a_response_that_is_killed_after_each_change_and_repeated_does_nothing_twice(
     loop, channel, city, move, serving
 ):
@@ -400,6 +403,7 @@ watch(sys.argv[1], "green", "2021-03", rule=Rule(), training_months=3, **pages)
 """
 
 
+@pytest.mark.slow
 def test_a_month_whose_watching_is_killed_before_its_record_is_watched_once(loop):
     killed = subprocess.run(
         [sys.executable, "-c", DIES_BEFORE_IT_RECORDS, SLOW],

@@ -337,11 +337,13 @@ def live_through(city, span, folder):
     return loop
 
 
+@pytest.mark.slow
 def test_two_years_of_an_unchanging_city_call_for_nothing(tmp_path):
     loop = live_through("simulated?trips=5000", "2021-01..2022-12", tmp_path)
     assert (len(loop.decisions), loop.actions(), loop.version) == (21, {}, 1)
 
 
+@pytest.mark.slow
 def test_slower_streets_call_for_retraining_within_the_window_and_only_once(tmp_path):
     loop = live_through("simulated?trips=5000&slower_streets=2021-06", "2021-01..2021-12", tmp_path)
     assert loop.actions() == {"2021-06": "alert", "2021-07": "retrain"}

@@ -186,6 +186,7 @@ def test_the_region_that_aws_region_names_is_signed_for(
     assert "/garage/s3/aws4_request" in refusing.asked[0]["Authorization"]
 
 
+@pytest.mark.slow
 def test_a_certificate_of_s3_that_nobody_trusts_is_named(s3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     request = "req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost"
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"

@@ -69,6 +69,7 @@ def test_choices_are_made_on_the_later_trips(monkeypatch):
     assert model.manifest.trips == 1000
 
 
+@pytest.mark.slow
 def test_the_calibration_is_that_of_trips_held_out():
     trips = make_trips(4000)
     model = train("lightgbm", trips, taxi="green", data=DATA)
@@ -81,6 +82,7 @@ def test_the_calibration_is_that_of_trips_held_out():
     assert found.bias == pytest.approx(np.mean(errors), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_slower_traffic_at_the_end_lifts_the_level_halfway():
     trips = make_trips(8000)
     trips.duration_minutes[6800:] *= 1.2
@@ -90,6 +92,7 @@ def test_slower_traffic_at_the_end_lifts_the_level_halfway():
     )
 
 
+@pytest.mark.slow
 def test_a_search_tells_of_every_trial_and_keeps_the_best():
     told = []
     model = train(
@@ -101,6 +104,7 @@ def test_a_search_tells_of_every_trial_and_keeps_the_best():
     assert {name: model.manifest.parameters[name] for name in best} == best
 
 
+@pytest.mark.slow
 def test_a_search_that_finds_nothing_better_returns_the_defaults(monkeypatch):
     run = lightgbm.HoldoutFit.run
 
@@ -116,6 +120,7 @@ def test_a_search_that_finds_nothing_better_returns_the_defaults(monkeypatch):
     assert tuned.manifest.files == default.manifest.files
 
 
+@pytest.mark.slow
 def test_another_seed_searches_elsewhere():
     def tried(seed):
         told = []
@@ -135,6 +140,7 @@ def test_a_search_does_not_write_to_the_console(capfd):
 
 
 @pytest.mark.parametrize("candidate", CANDIDATES)
+@pytest.mark.slow
 def test_the_same_trips_give_the_same_bytes_whatever_the_number_of_threads(candidate, tmp_path):
     trips = make_trips(20_000)
     trips.trip_distance_miles[::500] = 50_000.0
