@@ -427,9 +427,13 @@ def _page(name: str, entries: list[Json], query: dict[str, str]) -> Json:
 
 
 def _without_empty(value: Any) -> Any:
-    """What protojson makes of a message: fields without a value are left out."""
+    """What protojson makes of a message: fields without a value are left out; a run's parameters are values whole."""
     if isinstance(value, dict):
-        return {key: _without_empty(entry) for key, entry in value.items() if entry not in ("", None, [], False)}
+        return {
+            key: entry if key == "parameters" else _without_empty(entry)
+            for key, entry in value.items()
+            if entry not in ("", None, [], False)
+        }
     return [_without_empty(entry) for entry in value] if isinstance(value, list) else value
 
 
