@@ -30,7 +30,8 @@ test-fast: .venv/dev ## Run the tests that start no process, server, container o
 	$(PYTEST) tests/unit -m "not slow"
 
 test: .venv/dev ## Run all tests but those of a cluster; with TRIPCAST_TLC_DIR=folder also those on real months
-	$(PYTEST)
+	$(PYTEST) tests/unit tests/pipelines tests/serving tests/cluster
+	$(BIN)/pytest tests/containers tests/browser
 
 e2e: .venv/dev ## Try everything on the cluster that kubectl is at, with an overlay in it: half an hour (docs/kubernetes.md)
 	$(BIN)/pytest -m e2e tests/e2e

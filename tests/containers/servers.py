@@ -82,6 +82,7 @@ class ObjectStore(Server):
             ports = [f"-{part}.port={free_port()}" for part in ("master", "volume", "filer")]
             ports += [f"-{part}.port.grpc={free_port()}" for part in ("master", "volume", "filer", "s3")]
             command = [program, "-logtostderr=true", "server", f"-dir={data}", "-s3", f"-s3.port={self.port}", *ports]
+            command += ["-s3.port.iceberg=0", "-s3.port.lance=0"]  # else two stores would want the same ports
             command += ["-ip=127.0.0.1", "-ip.bind=0.0.0.0", "-master.volumeSizeLimitMB=64", "-volume.max=100"]
             key, secret = "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"
         if identities:
