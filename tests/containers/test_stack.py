@@ -80,7 +80,7 @@ def test_the_stack_starts_trains_serves_and_stops(images, engine, tmp_path, monk
         assert up.returncode == 0, up.stdout[-3000:] + up.stderr[-3000:]
         trained = make(
             "stack-train",
-            "TRAIN=--source simulated?trips=4000 --train 2021-01 --test 2021-02 --candidates lightgbm --json",
+            "TRAIN=--source simulated?trips=12000 --train 2021-01 --test 2021-02 --candidates lightgbm --json",
         )
         assert trained.returncode == 0, trained.stderr[-3000:]
         # make says things before and after.

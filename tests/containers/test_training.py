@@ -21,7 +21,7 @@ from tripcast.models import Model
 from tripcast.settings import Settings
 from tripcast.storage.store import open_store
 
-CITY = "simulated?trips=4000&seed=7"
+CITY = "simulated?trips=12000&seed=7"
 REQUEST = {"source": CITY, "train_months": "2021-01", "test_month": "2021-02", "candidates": ["lightgbm"]}
 COMMAND = [Path(sys.executable).parent / "tripcast", "train", "--runner", "docker", "--json", "--source", CITY]
 COMMAND += ["--train", "2021-01", "--test", "2021-02", "--candidates", "lightgbm"]
