@@ -8,6 +8,7 @@ tests/pipelines/test_local.py and tests/containers/test_containers.py fail if th
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import copy
 import errno
@@ -260,6 +261,7 @@ def _for_this_machine(pipeline: GraphComponent) -> GraphComponent:
 def _quiet_kfp(scratch: str) -> Iterator[None]:
     """Keep kfp's own talk off standard output: the steps' logs say more. And its temporary folders in one place."""
     temporary = os.environ.get("TMPDIR")
+    plain_print = builtins.print  # kfp indents it a step, and steps beside each other leave each other's behind
     os.environ["TMPDIR"] = scratch  # each step leaves a folder behind there
     logging.disable(logging.CRITICAL)
     try:
@@ -268,6 +270,7 @@ def _quiet_kfp(scratch: str) -> Iterator[None]:
             warnings.filterwarnings("ignore", module="kfp")
             yield
     finally:
+        builtins.print = plain_print
         logging.disable(logging.NOTSET)
         if temporary is None:
             del os.environ["TMPDIR"]

@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 from kfp import dsl
 from kfp.local import subprocess_task_handler
+from kfp.local.logging_utils import indented_print
 
 from components.step import step
 from pipelines.local.laptop import run_here
 from pipelines.local.processes import Processes
-from pipelines.local.runner import StepFailed, run_locally
+from pipelines.local.runner import StepFailed, _quiet_kfp, run_locally
 from pipelines.progress import StepEvent
 from tripcast import __version__
 from tripcast.errors import SourceError, StorageError
@@ -269,6 +270,18 @@ def test_kfps_own_function_is_put_back(tmp_path):
 
     assert subprocess_task_handler.run_local_subprocess is before
     assert before.__module__ == "kfp.local.subprocess_task_handler"
+
+
+def test_print_is_put_back_after_steps_beside_each_other(tmp_path, capsys):
+    with _quiet_kfp(str(tmp_path)):
+        earlier, later = indented_print(), indented_print()  # as kfp enters it once for each step, in threads
+        earlier.__enter__()
+        later.__enter__()
+        earlier.__exit__(None, None, None)
+        later.__exit__(None, None, None)
+
+    print("as it is")
+    assert capsys.readouterr().out == "as it is\n"
 
 
 SLEEPING = """

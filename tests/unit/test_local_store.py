@@ -80,6 +80,15 @@ def test_a_home_is_its_owners_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
 
 
+@pytest.mark.parametrize(("found", "left"), [(0o755, 0o700), (0o775, 0o700), (0o770, 0o770), (0o700, 0o700)])
+def test_a_home_that_everybody_may_read_is_closed(tmp_path: Path, found: int, left: int) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    home.chmod(found)
+    make_home(home)
+    assert stat.S_IMODE(home.stat().st_mode) == left
+
+
 def test_a_home_that_is_a_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "home").touch()
     for place in (tmp_path / "home", tmp_path / "home" / "deeper"):

@@ -40,11 +40,17 @@ def storage_errors(path: Path) -> Iterator[None]:
 def make_home(home: Path) -> None:
     """Make the folder that everything is kept in, which is its owner's alone: it holds what riders asked.
 
+    One that everybody may read, as versions up to 0.1.0 made it, is closed to all but its owner. One that is shared
+    with a group alone was made so on purpose.
+
     Raises:
         StorageError: If it cannot be made, entered or written, or is a file.
     """
     with storage_errors(home):
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = home.stat()
+        if found.st_uid == os.geteuid() and found.st_mode & 0o007:
+            home.chmod(0o700)
         if not os.access(home, os.R_OK | os.W_OK | os.X_OK):
             raise PermissionError(EACCES, strerror(EACCES))
 
