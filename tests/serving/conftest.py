@@ -141,8 +141,8 @@ class Answering:
         return 0.0
 
     @property
-    def follower(self) -> int | None:
-        """The process id of the follower, if there is one at the moment."""
+    def poller(self) -> int | None:
+        """The process id of the poller, if there is one at the moment."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         return int(children[0]) if children else None
 

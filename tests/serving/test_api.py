@@ -254,7 +254,7 @@ def test_the_metrics_count_what_was_done(service):
         "predicted": 4,
     }
     assert service.metric('tripcast_share{arm="challenger"}') == 0.3
-    assert service.metric("tripcast_follower_last_poll_age_seconds") < 60
+    assert service.metric("tripcast_poller_last_poll_age_seconds") < 60
 
 
 def test_a_reload_asks_for_the_token(service):

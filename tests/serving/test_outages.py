@@ -32,7 +32,7 @@ def test_a_service_starts_from_its_local_copy_while_the_registry_is_away(home, s
     said = second.reload()
     assert said["champion"]["version"] == 1
     assert "MLflow at sqlite:///" in said["problems"][0]
-    assert second.metric("tripcast_follower_failures_total") >= 1
+    assert second.metric("tripcast_poller_failures_total") >= 1
 
     home.store.write_bytes(content)
     wait_for(lambda: second.reload()["problems"] == [])
@@ -57,20 +57,20 @@ def test_a_service_with_neither_registry_nor_copy_says_so_and_recovers_by_itself
     assert service.predict()["version"] == 2
 
 
-def test_a_follower_that_dies_is_started_again_and_none_outlives_its_service(home, start_in):
+def test_a_poller_that_dies_is_started_again_and_none_outlives_its_service(home, start_in):
     home.registry.promote(home.versions["boosted"], "It is the first.")
     service = start_in(home)
-    # What the service asks for is none of the follower's business.
-    assert TOKEN.encode() not in Path(f"/proc/{service.follower}/environ").read_bytes()
-    first = service.follower
+    # What the service asks for is none of the poller's business.
+    assert TOKEN.encode() not in Path(f"/proc/{service.poller}/environ").read_bytes()
+    first = service.poller
     assert first is not None
     os.kill(first, signal.SIGKILL)
 
     assert service.predict()["version"] == 1
     home.registry.promote(home.versions["linear"], "Better.")
     wait_for(lambda: service.predict()["version"] == 2)
-    assert service.metric("tripcast_follower_restarts_total") == 1
-    second = service.follower
+    assert service.metric("tripcast_poller_restarts_total") == 1
+    second = service.poller
     assert second not in (None, first)
 
     os.kill(service.process.pid, signal.SIGKILL)
@@ -112,7 +112,7 @@ def test_a_spool_that_cannot_be_written_fails_who_waits_for_it_and_is_listed(hom
 def test_a_service_told_to_stop_finishes_its_requests_writes_its_log_and_leaves_no_child(home, start_in):
     home.registry.promote(home.versions["boosted"], "It is the first.")
     service = start_in(home)
-    follower = service.follower
+    poller = service.poller
     ids = [service.predict()["prediction_id"] for _ in range(10)]
     trips = [TRIP] * 10_000
 
@@ -133,6 +133,6 @@ def test_a_service_told_to_stop_finishes_its_requests_writes_its_log_and_leaves_
     ids += [prediction["prediction_id"] for prediction in answer.json()["predictions"]]
 
     assert service.process.wait(20) == 0
-    assert not Path(f"/proc/{follower}").exists()
+    assert not Path(f"/proc/{poller}").exists()
     logged = pq.read_table(service.log).column("prediction_id").to_pylist()
     assert sorted(logged) == sorted(ids)

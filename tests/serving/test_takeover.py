@@ -105,7 +105,7 @@ def test_a_champion_that_cannot_serve_never_does(fresh, kind):
     assert service.client.get("/readyz").json() == {"ready": True, "version": 1, "problems": said["problems"]}
     assert set(answers) == {(200, 1)}
     refused = service.metric(f'tripcast_refused_versions_total{{version="{broken}"}}')
-    assert refused + service.metric("tripcast_follower_failures_total") >= 1
+    assert refused + service.metric("tripcast_poller_failures_total") >= 1
     assert said["problems"][0] in service.output.read_text()
 
 

@@ -1,4 +1,4 @@
-"""What the service counts, in plain numbers while requests run; ``scrape.py`` turns them into Prometheus' families.
+"""What the service counts, in plain numbers while requests run; ``prometheus.py`` turns them into Prometheus' families.
 
 ``prometheus_client``'s own counters take a lock and several calls for each increment, which a prediction of some
 microseconds would feel.
@@ -28,8 +28,8 @@ class Metrics:
         swaps: How often other versions, or another share, took over.
         refused: Versions that were not let into service, by version.
         challenger_failures: Answers that the champion gave in the challenger's place, by the challenger's version.
-        follower_restarts: How often the follower was started again.
-        follower_failures: Polls that ended with an error.
+        poller_restarts: How often the poller was started again.
+        poller_failures: Polls that ended with an error.
         last_poll: When a poll last ended well, by the monotonic clock; the start of the service before that.
     """
 
@@ -40,8 +40,8 @@ class Metrics:
     swaps: int = 0
     refused: Counter[int] = field(default_factory=Counter)
     challenger_failures: Counter[int] = field(default_factory=Counter)
-    follower_restarts: int = 0
-    follower_failures: int = 0
+    poller_restarts: int = 0
+    poller_failures: int = 0
     last_poll: float = field(default_factory=time.monotonic)
 
     def observe(self, route: str, status: int, seconds: float) -> None:

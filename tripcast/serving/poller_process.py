@@ -1,4 +1,4 @@
-"""The follower as the service sees it: a child process that reports, is asked, and is started again when it ends."""
+"""The poller as the service sees it: a child process that reports, is asked, and is started again when it ends."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from tripcast.serving.registry_poller import Report
 
 _log = logging.getLogger("tripcast.serving")
 
-#: Seconds until the follower is started again: doubled each time, and back to the first when it has reported.
+#: Seconds until the poller is started again: doubled each time, and back to the first when it has reported.
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0
 
 #: Bytes of a report, at most.
 _REPORT_BYTES = 1 << 20
 
-#: Seconds that the follower has to end by itself.
+#: Seconds that the poller has to end by itself.
 _STOP_SECONDS = 2.0
 
 
 class PollerProcess:
-    """Keeps a follower running.
+    """Keeps a poller running.
 
     Args:
         model: The registered model's name, for example ``tripcast-green``.
@@ -47,7 +47,7 @@ class PollerProcess:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Start the follower, and from then on whenever it has ended."""
+        """Start the poller, and from then on whenever it has ended."""
         self._task = asyncio.create_task(self._run())
 
     async def ask(self) -> None:
@@ -60,7 +60,7 @@ class PollerProcess:
             await self._reported.wait()
 
     async def stop(self) -> None:
-        """End the follower, and wait until it has ended."""
+        """End the poller, and wait until it has ended."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -75,7 +75,7 @@ class PollerProcess:
                 reason = repr(trouble)
             problem = f"The poller of the registry ended ({reason}); it is started again in {wait:.0f} s."
             await self._take(Report(None, [problem], self._taken))
-            self._metrics.follower_restarts += 1
+            self._metrics.poller_restarts += 1
             await asyncio.sleep(wait)
             wait = min(2 * wait, _LONGEST_WAIT)
 
@@ -107,7 +107,7 @@ class PollerProcess:
                 report = Report.from_json(line)
                 await self._take(report)
             except Exception:
-                _log.exception("A report of the follower could not be taken.")
+                _log.exception("A report of the poller could not be taken.")
                 continue
             any_report = True
             self._taken = report.asked
@@ -115,7 +115,7 @@ class PollerProcess:
         return any_report
 
     async def _tell(self) -> None:
-        """Tell the follower the number of the latest request, if there was one."""
+        """Tell the poller the number of the latest request, if there was one."""
         if self._asked and self._process is not None and self._process.stdin is not None:
             with contextlib.suppress(ConnectionError):  # it has ended, and will be told when it is there again
                 self._process.stdin.write(b"%d\n" % self._asked)
@@ -123,7 +123,7 @@ class PollerProcess:
 
 
 async def _end(process: Process) -> int:
-    """Close the follower's standard input, which ends it, or kill it; gives its status."""
+    """Close the poller's standard input, which ends it, or kill it; return its status."""
     assert process.stdin is not None
     process.stdin.close()
     try:

@@ -55,17 +55,17 @@ class ServiceCollector(Collector):
         yield from self._models()
         yield from self._log()
         yield CounterMetricFamily(
-            "tripcast_follower_restarts",
-            "How often the follower of the registry was started again.",
-            value=metrics.follower_restarts,
+            "tripcast_poller_restarts",
+            "How often the poller of the registry was started again.",
+            value=metrics.poller_restarts,
         )
         yield CounterMetricFamily(
-            "tripcast_follower_failures",
+            "tripcast_poller_failures",
             "Polls of the registry that ended with an error.",
-            value=metrics.follower_failures,
+            value=metrics.poller_failures,
         )
         yield GaugeMetricFamily(
-            "tripcast_follower_last_poll_age_seconds",
+            "tripcast_poller_last_poll_age_seconds",
             "Since the registry last answered, or the service started.",
             value=time.monotonic() - metrics.last_poll,
         )

@@ -49,7 +49,7 @@ class Service:
         self._refused: dict[int, str] = {}
         self._refused_at = 0.0
         self._registry_errors = ["The registry has not answered yet."]
-        self._follower = PollerProcess(name, check, self.metrics, self._take)
+        self._poller = PollerProcess(name, check, self.metrics, self._take)
 
     @property
     def arms(self) -> Arms:
@@ -85,25 +85,25 @@ class Service:
             last = None
         if last is not None:
             self._adopt(last, *self._load(last))
-        self._follower.start()
+        self._poller.start()
 
     async def stop(self) -> None:
         """Stop following the registry."""
-        await self._follower.stop()
+        await self._poller.stop()
 
     async def reload(self) -> bool:
         """Ask the registry now, and take up what it says; whether it was heard of in time."""
         self._refused_at = 0.0
         try:
             async with asyncio.timeout(_RELOAD_SECONDS):
-                await self._follower.ask()
+                await self._poller.ask()
         except TimeoutError:
             return False
         return True
 
     async def _take(self, report: Report) -> None:
         if report.errors:
-            self.metrics.follower_failures += 1
+            self.metrics.poller_failures += 1
             if report.errors != self._registry_errors:
                 _log.error("%s", " ".join(report.errors))
         self._registry_errors = report.errors

@@ -31,7 +31,7 @@ _STOP_SECONDS = 10
 
 
 def serve(taxi: str, host: str, port: int, log: str) -> None:
-    """Serve until SIGTERM or SIGINT: then requests are finished, the log is written, and the follower ended.
+    """Serve until SIGTERM or SIGINT: then requests are finished, the log is written, and the poller ended.
 
     ``TRIPCAST_ADMIN_TOKEN`` in the environment is what ``POST /reload`` asks for.
 
