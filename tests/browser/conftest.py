@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from tests.conftest import make_trips
 from tests.parts import program
 from tripcast.jobs.train import train
-from tripcast.serving.model_cache import Deployment, ModelCache, Served
+from tripcast.serving.model_cache import DesiredState, ModelCache, ServedVersion
 
 CHROMIUM_ARGUMENTS = [
     "--no-sandbox",
@@ -30,13 +30,13 @@ CHROMIUM_ARGUMENTS = [
 NO_REGISTRY = "http://127.0.0.1:1"
 
 
-def served(copy: ModelCache, version: int, candidate: str, **tags: str) -> Served:
+def served(copy: ModelCache, version: int, candidate: str, **tags: str) -> ServedVersion:
     """A model of a candidate, trained and put into the local copy."""
     months = {"2021-01": "1" * 64, "2021-02": "2" * 64}
     model = train(candidate, make_trips(), taxi="green", data=months)
     folder = copy.model(model.digest)
     model.save(folder)
-    return Served(version, folder, {f"tripcast.{name}": value for name, value in tags.items()})
+    return ServedVersion(version, folder, {f"tripcast.{name}": value for name, value in tags.items()})
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +46,7 @@ def page_url(tmp_path_factory) -> Iterator[str]:
     copy = ModelCache(home, "tripcast-green")
     champion = served(copy, 3, "lightgbm", rmse="4.84", notebook_rmse="7.22", test_month="2021-03")
     (champion.folder / "model_card.html").write_text("<!DOCTYPE html><h1>The card</h1>")
-    copy.write(Deployment(champion, served(copy, 4, "linear"), share=0.1))
+    copy.write(DesiredState(champion, served(copy, 4, "linear"), share=0.1))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

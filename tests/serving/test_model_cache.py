@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tripcast.errors import StorageError
-from tripcast.serving.model_cache import Deployment, ModelCache, Served
+from tripcast.serving.model_cache import DesiredState, ModelCache, ServedVersion
 
 
 @pytest.fixture
@@ -23,17 +23,26 @@ def folder_of(copy: ModelCache, digest: str) -> Path:
 
 
 def test_what_served_last_is_read_back(copy):
-    champion = Served(2, copy.model("b"), {"tripcast.rmse": "5.19"})
-    deployment = Deployment(champion, Served(3, copy.model("c"), {}), 0.25)
+    champion = ServedVersion(2, copy.model("b"), {"tripcast.rmse": "5.19"})
+    deployment = DesiredState(champion, ServedVersion(3, copy.model("c"), {}), 0.25)
 
     assert copy.read() is None
     copy.write(deployment)
     assert copy.read() == deployment
 
 
-def test_a_damaged_record_of_what_served_last_is_named(copy):
-    copy.write(Deployment(Served(2, copy.model("b"), {}), None, 0.0))
-    (copy.folder / "deployment.json").write_text('{"champion": 2')
+def test_what_0_1_0_served_last_is_read(copy):
+    copy.folder.mkdir(parents=True)
+    (copy.folder / "deployment.json").write_text(
+        '{\n "champion": {"version": 2, "folder": "/home/models/b", "tags": {}},\n "challenger": null,\n "share": 0.0\n}\n'
+    )
+    assert copy.read() == DesiredState(ServedVersion(2, Path("/home/models/b"), {}), None, 0.0)
+
+
+@pytest.mark.parametrize("damaged", [b'{"champion": 2', b'{"champion": {"version": "\xff', b"null", b""])
+def test_a_damaged_record_of_what_served_last_is_named(copy, damaged):
+    copy.write(DesiredState(ServedVersion(2, copy.model("b"), {}), None, 0.0))
+    (copy.folder / "deployment.json").write_bytes(damaged)
 
     folder = folder_of(copy, "b")
 
@@ -45,7 +54,7 @@ def test_a_damaged_record_of_what_served_last_is_named(copy):
 
 def test_folders_that_nothing_needs_are_removed(copy):
     last, wanted, old = (folder_of(copy, digest) for digest in ("last", "wanted", "old"))
-    copy.write(Deployment(Served(1, last, {}), None, 0.0))
+    copy.write(DesiredState(ServedVersion(1, last, {}), None, 0.0))
 
     copy.remove_all_but({wanted})
 

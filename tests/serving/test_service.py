@@ -7,7 +7,7 @@ import pytest
 from tripcast.models import Model
 from tripcast.serving import metrics
 from tripcast.serving import service as module
-from tripcast.serving.model_cache import Deployment, Served
+from tripcast.serving.model_cache import DesiredState, ServedVersion
 from tripcast.serving.registry_poller import Report
 from tripcast.serving.service import Service
 
@@ -22,14 +22,14 @@ def test_a_load_that_fails_by_whatever_is_listed_and_tried_again(service, models
     def fail(folder):
         raise trouble
 
-    def served(version: int, kind: str) -> Served:
+    def served(version: int, kind: str) -> ServedVersion:
         folder = tmp_path / Model.load(models[kind]).digest
         folder.symlink_to(models[kind])
-        return Served(version, folder, {})
+        return ServedVersion(version, folder, {})
 
     champion = served(1, "linear")
-    first = Report(Deployment(champion, None, 0.0))
-    second = Report(Deployment(champion, served(2, "boosted"), 0.5))
+    first = Report(DesiredState(champion, None, 0.0))
+    second = Report(DesiredState(champion, served(2, "boosted"), 0.5))
 
     async def story() -> list[tuple[list[int], list[str]]]:
         seen = []

@@ -15,7 +15,7 @@ import numpy as np
 
 from tripcast.models import Model
 from tripcast.models.model import Prediction
-from tripcast.serving.model_cache import Deployment
+from tripcast.serving.model_cache import DesiredState
 from tripcast.serving.prediction_rows import Answerer, ArmName
 from tripcast.serving.traffic_split import takes_part
 
@@ -122,6 +122,6 @@ def is_finite(prediction: Prediction) -> bool:
     return bool(np.isfinite(prediction.minutes + prediction.lower + prediction.upper).all())
 
 
-def salt_of(model_name: str, deployment: Deployment) -> str:
+def salt_of(model_name: str, desired: DesiredState) -> str:
     """The salt of a rollout: the challenger's version, so that each one is tried on other riders."""
-    return f"{model_name}/{deployment.challenger.version if deployment.challenger else None}"
+    return f"{model_name}/{desired.challenger.version if desired.challenger else None}"

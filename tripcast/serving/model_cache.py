@@ -6,24 +6,27 @@ each under its digest, and ``deployment.json``, which names those that served la
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
 
 from tripcast.errors import StorageError
 from tripcast.storage.files import atomic_write, storage_errors
+
+Record = TypeVar("Record")
 
 #: Folders of downloads that are under way begin like this.
 _SCRATCH = ".download-"
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedVersion:
     """A version that should serve.
 
     Attributes:
@@ -36,18 +39,9 @@ class Served:
     folder: Path
     tags: Mapping[str, str]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        return {"version": self.version, "folder": str(self.folder), "tags": dict(self.tags)}
-
-    @classmethod
-    def from_dict(cls, entries: Mapping[str, Any]) -> Served:
-        """The inverse of ``to_dict``."""
-        return cls(int(entries["version"]), Path(entries["folder"]), dict(entries["tags"]))
-
 
 @dataclass(frozen=True)
-class Deployment:
+class DesiredState:
     """What should serve.
 
     Attributes:
@@ -56,8 +50,8 @@ class Deployment:
         share: That share, 0 to 1.
     """
 
-    champion: Served
-    challenger: Served | None
+    champion: ServedVersion
+    challenger: ServedVersion | None
     share: float
 
     @property
@@ -65,29 +59,19 @@ class Deployment:
         """The model folders that it needs."""
         return {served.folder for served in (self.champion, self.challenger) if served}
 
-    def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        return {
-            "champion": self.champion.to_dict(),
-            "challenger": self.challenger.to_dict() if self.challenger else None,
-            "share": self.share,
-        }
 
-    @classmethod
-    def from_dict(cls, entries: Mapping[str, Any]) -> Deployment:
-        """The inverse of ``to_dict``.
+def encode(record: Any) -> bytes:
+    """A record with paths in it as JSON."""
+    return msgspec.json.encode(record, enc_hook=str)
 
-        Raises:
-            KeyError: If an entry is missing.
-            TypeError: If an entry is of another kind.
-            ValueError: If an entry is of another kind.
-        """
-        challenger = entries["challenger"]
-        return cls(
-            Served.from_dict(entries["champion"]),
-            Served.from_dict(challenger) if challenger else None,
-            float(entries["share"]),
-        )
+
+def decode(text: bytes, kind: type[Record]) -> Record:
+    """The inverse of ``encode``.
+
+    Raises:
+        msgspec.DecodeError: If it is no JSON, or an entry is missing or of another kind.
+    """
+    return msgspec.json.decode(text, type=kind, dec_hook=lambda path, value: path(value))
 
 
 class ModelCache:
@@ -107,30 +91,30 @@ class ModelCache:
         """The folder of a model, whether it is there or not."""
         return self._models / digest
 
-    def read(self) -> Deployment | None:
+    def read(self) -> DesiredState | None:
         """What served last; None if nothing ever did.
 
         Raises:
             StorageError: If that cannot be read.
         """
         try:
-            return Deployment.from_dict(json.loads(self._file.read_text(encoding="utf-8")))
+            return decode(self._file.read_bytes(), DesiredState)
         except FileNotFoundError:
             return None
-        except (OSError, KeyError, TypeError, ValueError) as trouble:
+        except (OSError, ValueError, msgspec.DecodeError) as trouble:
             raise StorageError(
                 f"{self._file} does not say what served last ({trouble}). Remove it: it is written again as soon as "
                 "the registry answers."
             ) from trouble
 
-    def write(self, deployment: Deployment) -> None:
+    def write(self, state: DesiredState) -> None:
         """Remember what serves, whole or not at all.
 
         Raises:
             StorageError: If it cannot be written.
         """
         with atomic_write(self._file) as part:
-            part.write_text(json.dumps(deployment.to_dict(), indent=1) + "\n", encoding="utf-8")
+            part.write_bytes(msgspec.json.format(encode(state), indent=1) + b"\n")
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:

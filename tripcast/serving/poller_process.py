@@ -11,6 +11,7 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import Awaitable, Callable
 
 from tripcast.serving.metrics import Metrics
+from tripcast.serving.model_cache import decode
 from tripcast.serving.registry_poller import Report
 
 _log = logging.getLogger("tripcast.serving")
@@ -104,7 +105,7 @@ class PollerProcess:
         any_report = False
         async for line in process.stdout:
             try:
-                report = Report.from_json(line)
+                report = decode(line, Report)
                 await self._take(report)
             except Exception:
                 _log.exception("A report of the poller could not be taken.")

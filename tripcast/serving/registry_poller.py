@@ -17,13 +17,12 @@ import os
 import sys
 import threading
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 from tripcast.errors import StorageError, TrackingError, TripcastError
-from tripcast.serving.model_cache import Deployment, ModelCache, Served
+from tripcast.serving.model_cache import DesiredState, ModelCache, ServedVersion, encode
 from tripcast.serving.version_trial import VersionTrials
 from tripcast.settings import Settings
 
@@ -46,32 +45,14 @@ class Report:
     """What a poll found.
 
     Attributes:
-        deployment: What should serve, every model folder of it whole; None if that is not known.
+        desired: What should serve, every model folder of it whole; None if that is not known.
         errors: What went wrong, a sentence each: the registry did not answer, a version could not be had.
         asked: The last number that was read from standard input before the poll began.
     """
 
-    deployment: Deployment | None
+    desired: DesiredState | None
     errors: list[str] = field(default_factory=list)
     asked: int = 0
-
-    def to_json(self) -> str:
-        """One line."""
-        deployment = self.deployment.to_dict() if self.deployment else None
-        return json.dumps({**asdict(self), "deployment": deployment})
-
-    @classmethod
-    def from_json(cls, line: str | bytes) -> Report:
-        """The inverse of ``to_json``.
-
-        Raises:
-            KeyError: If an entry is missing.
-            TypeError: If an entry is of another kind.
-            ValueError: If it is not such a line.
-        """
-        entries: dict[str, Any] = json.loads(line)
-        deployment = entries["deployment"]
-        return cls(Deployment.from_dict(deployment) if deployment else None, entries["errors"], entries["asked"])
 
 
 class RegistryPoller:
@@ -110,7 +91,7 @@ class RegistryPoller:
         # Anew each time: after an outage nothing of the broken connection is left.
         registry = Registry(self._model, self._settings)
 
-        def fetch(version: Version) -> Served:
+        def fetch(version: Version) -> ServedVersion:
             digest = version.tags.get(DIGEST)
             if digest is None:
                 raise TrackingError(
@@ -128,7 +109,7 @@ class RegistryPoller:
                         )
                     self._copy.keep(fetched, digest)
             self._trials.require(version.number, folder)
-            return Served(version.number, folder, version.tags)
+            return ServedVersion(version.number, folder, version.tags)
 
         traffic = registry.traffic()
         if traffic.champion is None:
@@ -141,9 +122,9 @@ class RegistryPoller:
                 challenger = fetch(traffic.challenger)
             except TripcastError as error:  # the champion is there, and can do without
                 errors.append(str(error))
-        deployment = Deployment(champion, challenger, traffic.share if challenger else 0.0)
-        self._copy.remove_all_but(deployment.folders)
-        return Report(deployment, errors, asked)
+        desired = DesiredState(champion, challenger, traffic.share if challenger else 0.0)
+        self._copy.remove_all_but(desired.folders)
+        return Report(desired, errors, asked)
 
 
 def _is_whole(folder: Path, digest: str) -> bool:
@@ -187,7 +168,7 @@ def main() -> None:
     poller = RegistryPoller(asked.model, Settings.load(), asked.check)
     while True:
         requests.arrived.clear()
-        print(poller.poll(requests.last).to_json(), flush=True)
+        print(encode(poller.poll(requests.last)).decode(), flush=True)
         requests.arrived.wait(POLL_SECONDS)
 
 

@@ -12,7 +12,7 @@ from tripcast.errors import StorageError
 from tripcast.models import Model
 from tripcast.serving.arms import Arm, Arms, salt_of
 from tripcast.serving.metrics import Metrics
-from tripcast.serving.model_cache import Deployment, ModelCache, Served
+from tripcast.serving.model_cache import DesiredState, ModelCache, ServedVersion
 from tripcast.serving.poller_process import PollerProcess
 from tripcast.serving.prediction_rows import Answerer, ArmName
 from tripcast.serving.registry_poller import Report
@@ -44,8 +44,8 @@ class Service:
         self.metrics = Metrics()
         self._arms: Arms | None = None
         self._copy = ModelCache(home, name)
-        self._serving: Deployment | None = None
-        self._wanted: Deployment | None = None
+        self._serving: DesiredState | None = None
+        self._wanted: DesiredState | None = None
         self._refused: dict[int, str] = {}
         self._refused_at = 0.0
         self._registry_errors = ["The registry has not answered yet."]
@@ -107,24 +107,24 @@ class Service:
             if report.errors != self._registry_errors:
                 _log.error("%s", " ".join(report.errors))
         self._registry_errors = report.errors
-        if report.deployment is None:
+        if report.desired is None:
             return
         self.metrics.last_poll = time.monotonic()
-        unchanged = report.deployment == self._wanted
+        unchanged = report.desired == self._wanted
         if unchanged and (not self._refused or time.monotonic() < self._refused_at + _RETRY_SECONDS):
             return
         # In a thread, so that requests go on.
-        loaded = await asyncio.to_thread(self._load, report.deployment)
-        self._adopt(report.deployment, *loaded)
-        self._wanted = report.deployment
+        loaded = await asyncio.to_thread(self._load, report.desired)
+        self._adopt(report.desired, *loaded)
+        self._wanted = report.desired
         if self._serving is not None:
             await asyncio.to_thread(self._remember, self._serving)
 
-    def _load(self, wanted: Deployment) -> tuple[Arm | None, Arm | None, dict[int, str]]:
+    def _load(self, wanted: DesiredState) -> tuple[Arm | None, Arm | None, dict[int, str]]:
         """Load and check what is not in memory yet; None, with the reason by version, for what is not fit to serve."""
         refused: dict[int, str] = {}
 
-        def load(name: ArmName, served: Served) -> Arm | None:
+        def load(name: ArmName, served: ServedVersion) -> Arm | None:
             answerer = Answerer(self.name, served.version, name)
             for arm in self._arms.all if self._arms else []:
                 if arm.version == served.version and arm.model.digest == served.folder.name:
@@ -139,7 +139,9 @@ class Service:
         champion = load("champion", wanted.champion)
         return champion, load("challenger", wanted.challenger) if wanted.challenger else None, refused
 
-    def _adopt(self, wanted: Deployment, champion: Arm | None, challenger: Arm | None, refused: dict[int, str]) -> None:
+    def _adopt(
+        self, wanted: DesiredState, champion: Arm | None, challenger: Arm | None, refused: dict[int, str]
+    ) -> None:
         """Let what was loaded answer from now on. A champion that was refused leaves the one in service where it is."""
         self._refused, self._refused_at = refused, time.monotonic()
         for version, reason in refused.items():
@@ -152,7 +154,7 @@ class Service:
             champion, served_champion = self._arms.champion, self._serving.champion
         if challenger is not None and challenger.version == champion.version:
             challenger = None
-        serving = Deployment(
+        serving = DesiredState(
             served_champion, wanted.challenger if challenger else None, wanted.share if challenger else 0.0
         )
         if serving == self._serving:
@@ -164,7 +166,7 @@ class Service:
         beside = f", version {challenger.version} for {serving.share:.0%} of the riders" if challenger else ""
         _log.info("%s version %d answers%s.", self.name, champion.version, beside)
 
-    def _remember(self, serving: Deployment) -> None:
+    def _remember(self, serving: DesiredState) -> None:
         try:
             self._copy.write(serving)
         except StorageError as error:  # it serves nonetheless
