@@ -33,9 +33,9 @@ def test_what_served_last_is_read_back(copy):
 
 def test_what_0_1_0_served_last_is_read(copy):
     copy.folder.mkdir(parents=True)
-    (copy.folder / "deployment.json").write_text(
-        '{\n "champion": {"version": 2, "folder": "/home/models/b", "tags": {}},\n "challenger": null,\n "share": 0.0\n}\n'
-    )
+    champion = '{\n  "version": 2,\n  "folder": "/home/models/b",\n  "tags": {}\n }'
+    text = f'{{\n "champion": {champion},\n "challenger": null,\n "share": 0.0\n}}\n'
+    (copy.folder / "deployment.json").write_text(text)
     assert copy.read() == DesiredState(ServedVersion(2, Path("/home/models/b"), {}), None, 0.0)
 
 
