@@ -23,7 +23,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtrit
 
 Floats = npt.NDArray[np.float64]
 
@@ -53,6 +52,8 @@ def mean(sums: Floats, trips: Floats, confidence: float = CONFIDENCE) -> Measure
         trips: Number of trips of each day, (days,), at least one in all; a day without any does not count.
         confidence: Of the interval.
     """
+    from scipy.special import stdtrit  # 0.3 s, which commands that only state a rule would wait for
+
     days, total = np.count_nonzero(trips), trips.sum()
     value = float(sums.sum() / total)
     if days < 2:
