@@ -48,7 +48,7 @@ from tripcast.months import Month, parse_months
 from tripcast.registry.registry import Registry
 from tripcast.reports.replay import Event, EventKind, Replay, ReplayMonth, replay_page
 from tripcast.settings import Settings
-from tripcast.storage.files import storage_errors
+from tripcast.storage.files import atomic_write, storage_errors
 from tripcast.taxi import model_name
 from tripcast.taxi.sources import open_source
 from tripcast.taxi.trips import Trips
@@ -371,9 +371,5 @@ _OUTCOMES: Mapping[str, EventKind] = {
 
 
 def _write(file: Path, entries: Mapping[str, Any]) -> None:
-    """Write JSON that is there whole or not at all."""
-    with storage_errors(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(".part")
+    with atomic_write(file) as part:
         part.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
-        part.replace(file)

@@ -1,9 +1,8 @@
 """Why a prediction is what it is."""
 
-from dataclasses import astuple
-
 import numpy as np
 import pytest
+from msgspec.structs import astuple
 
 from tests.conftest import make_trips
 from tripcast.jobs.train import train

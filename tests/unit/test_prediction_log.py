@@ -488,7 +488,7 @@ def test_rows_wait_while_the_disk_refuses_the_file_that_they_join(store, spool, 
     answer(log, minutes=0.0)
     until(lambda: log.counts().written == 1)
     (key,) = store.list("predictions/")
-    part = folder / f"2026-01-10_{Path(key).stem}.part"
+    part = folder / f".2026-01-10_{Path(key).name}.{os.getpid()}.part"
     part.mkdir()  # the file cannot be written anew now
     answer(log, minutes=1.0)
     until(lambda: sum("Predictions wait in memory" in record.getMessage() for record in caplog.records) > 1)
@@ -503,13 +503,14 @@ def test_a_file_that_cannot_be_written_anew_stays_as_it_was(spool):
     files = Spool(spool, "019c0000000-0000000000", max_rows=9, max_age=NEVER, max_bytes=1_000_000)
     files.add("2026-01-10", large_row(0.0))
     (path,) = files_in(spool)
-    path.with_suffix(".part").mkdir()
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.mkdir()
     with pytest.raises(StorageError, match="cannot be written"):
         files.add("2026-01-10", large_row(1.0))
     assert (files.received, files.holds) == (1, 1)
     assert pq.read_table(path)["duration_minutes"].to_pylist() == [0.0]
     assert files.take().path == path
-    path.with_suffix(".part").rmdir()
+    part.rmdir()
     files.close()
 
 

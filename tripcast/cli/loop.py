@@ -6,14 +6,18 @@ import inspect
 import json
 import re
 from collections.abc import Callable
-from dataclasses import asdict, fields
-from typing import Any
+from dataclasses import asdict, fields, replace
+from functools import wraps
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tripcast.cli import options
 from tripcast.cli.group import main
 from tripcast.settings import Settings
+
+if TYPE_CHECKING:
+    from tripcast.jobs.respond import LoopOptions
 
 
 class _Deciding(click.Command):
@@ -41,8 +45,8 @@ def _thresholds(ctx: click.Context, param: click.Parameter, values: tuple[str, .
     return thresholds
 
 
-def _learning(command: Callable[..., Any]) -> Callable[..., Any]:
-    """How the loop decides and learns."""
+def _learning(command: Callable[..., None]) -> Callable[..., None]:
+    """How the loop decides and learns: the command's first argument, ``LoopOptions``."""
     given = [
         click.option(
             "--rule",
@@ -87,13 +91,20 @@ def _learning(command: Callable[..., Any]) -> Callable[..., Any]:
             help="How long a new champion answers a few riders first, while the health of the service is watched.",
         ),
     ]
+
+    @wraps(command)
+    def with_options(source: str, taxi: str, rule: dict[str, float], candidates: str, **asked: Any) -> None:
+        from tripcast.jobs.respond import LoopOptions
+        from tripcast.monitoring.rule import Rule
+
+        Rule.from_dict(rule)  # a mistake is said at once
+        names = [name.strip() for name in candidates.split(",") if name.strip()]
+        own = {name: asked.pop(name) for name in ("training_months", "trials", "rollout", "canary_minutes")}
+        command(LoopOptions(source, taxi, rule, candidates=names, **own), **asked)
+
     for option in reversed(given):
-        command = option(command)
-    return command
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
+        with_options = option(with_options)
+    return with_options
 
 
 @main.command(cls=_Deciding)
@@ -111,19 +122,7 @@ def _names(text: str) -> list[str]:
 @options.artifacts
 @options.home
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as one JSON document, for scripts.")
-def loop(
-    source: str,
-    taxi: str,
-    month: str,
-    rule: dict[str, float],
-    training_months: int,
-    candidates: str,
-    trials: int,
-    rollout: float,
-    canary_minutes: float,
-    runner: str,
-    as_json: bool,
-) -> None:
+def loop(learning: LoopOptions, month: str, runner: str, as_json: bool) -> None:
     """Take one turn of the loop: watch a month, alert, judge the challenger, and train anew if the rule says so.
 
     A month is watched once. Run it again, or after a crash, and what is left to do is done.
@@ -136,11 +135,7 @@ def loop(
     from pipelines.local.loop import turn
     from pipelines.progress import Progress
     from tripcast.cli.console import print_turn
-    from tripcast.jobs.respond import LoopOptions
-    from tripcast.monitoring.rule import Rule
 
-    Rule.from_dict(rule)  # a mistake is said at once
-    learning = LoopOptions(source, taxi, rule, training_months, _names(candidates), trials, rollout, canary_minutes)
     with Progress() as progress:
         taken = turn(learning, month, settings=Settings.load(), notify=progress, runner=runner)
     if taken is None:
@@ -191,20 +186,7 @@ def loop(
 @_learning
 @options.home
 @click.option("--json", "as_json", is_flag=True, help="Print the story as one JSON document, for scripts.")
-def replay(
-    source: str,
-    taxi: str,
-    months: str,
-    train: str | None,
-    rule: dict[str, float],
-    training_months: int,
-    candidates: str,
-    trials: int,
-    rollout: float,
-    canary_minutes: float,
-    published_after: int,
-    as_json: bool,
-) -> None:
+def replay(learning: LoopOptions, months: str, train: str | None, published_after: int, as_json: bool) -> None:
     """Run the loop over past months as if they came one by one, and draw what came of it in one page.
 
     Nothing real is touched. Interrupted, it goes on where it stopped; asked again, it says the same.
@@ -220,19 +202,15 @@ def replay(
     from pipelines.local.replay import replay as live_through
     from pipelines.progress import MonthsProgress
     from tripcast.cli.console import print_replay
-    from tripcast.jobs.respond import LoopOptions
-    from tripcast.monitoring.rule import Rule
 
-    Rule.from_dict(rule)  # a mistake is said at once
-    names = _names(candidates)
-    names = names if "linear" in names else ["linear", *names]
-    learning = LoopOptions(source, taxi, rule, training_months, names, trials, rollout, canary_minutes)
+    if "linear" not in learning.candidates:
+        learning = replace(learning, candidates=["linear", *learning.candidates])
     story = ReplayPlan.plan(months, train, learning, published_after)
     with MonthsProgress(1 + len(story.months)) as progress:
         found, page = live_through(story, Settings.load(), progress.step, progress.month)
     document = {
-        "taxi": taxi,
-        "source": source,
+        "taxi": learning.taxi,
+        "source": learning.source,
         "train_months": list(story.train),
         "test_month": story.test,
         "published_after": published_after,

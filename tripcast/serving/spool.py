@@ -22,7 +22,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from tripcast.storage.files import storage_errors
+from tripcast.storage.files import atomic_write, storage_errors
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -257,21 +257,17 @@ class Spool:
 
 
 def _write(table: pa.Table, path: Path) -> int:
-    """Write a file, whole or not at all, in place of what was there, and flush it to the disk; gives its size in bytes.
+    """Write a file, whole or not at all, in place of what was there, and flush it; returns its size in bytes.
 
     Raises:
         StorageError: If it cannot be written.
     """
     import pyarrow.parquet as pq
 
-    part = path.with_suffix(".part")
+    with atomic_write(path) as part:
+        pq.write_table(table, part, compression="zstd", use_dictionary=["model", "version", "arm"])
+        _flush(part)
     with storage_errors(path):
-        try:
-            pq.write_table(table, part, compression="zstd", use_dictionary=["model", "version", "arm"])
-            _flush(part)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
         _flush(path.parent)
         return path.stat().st_size
 

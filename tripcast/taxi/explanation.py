@@ -8,10 +8,9 @@ that of ``usual_estimate``, which is the same without what was said of the dista
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from tripcast.models import Model
 from tripcast.taxi.candidates.lightgbm import Boosted
@@ -48,9 +47,8 @@ _ESTIMATE, _USUAL_ESTIMATE = FEATURES.index("estimate"), FEATURES.index("usual_e
 _OTHERS = [FEATURES.index(name) for name in SHARES]
 
 
-@dataclass(frozen=True)
-class Explanation:
-    """A prediction, taken apart; all in minutes, and ``average`` and the others add up to it.
+class Explanation(Struct, frozen=True, gc=False):
+    """Why a prediction is what it is, in minutes: an average trip's, and what the others add; the sum is the duration.
 
     Attributes:
         average: The mean prediction over the trips that the model learned from.

@@ -4,23 +4,7 @@ from __future__ import annotations
 
 from msgspec import UNSET, Struct, UnsetType
 
-
-class ExplanationAnswer(Struct, gc=False):
-    """Why a prediction is what it is, in minutes: an average trip's, and what the others add; the sum is the duration.
-
-    Attributes:
-        average: The mean prediction over the trips that the model learned from.
-        distance: What the way between the two zones, or the distance that was given, adds.
-        hour: What the hour and the weekday add.
-        pickup_zone: What starting there adds.
-        dropoff_zone: What going there adds.
-    """
-
-    average: float
-    distance: float
-    hour: float
-    pickup_zone: float
-    dropoff_zone: float
+from tripcast.taxi.explanation import Explanation
 
 
 class PredictionAnswer(Struct, gc=False):
@@ -38,7 +22,7 @@ class PredictionAnswer(Struct, gc=False):
     version: int
     arm: str
     way: str
-    explanation: ExplanationAnswer | UnsetType | None = UNSET
+    explanation: Explanation | UnsetType | None = UNSET
 
 
 class BatchAnswer(Struct):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple
 
 import msgspec
 
@@ -13,10 +12,10 @@ from tripcast.serving.arms import Arm, Arms
 from tripcast.serving.asgi import encode
 from tripcast.serving.prediction_log import PredictionLog
 from tripcast.serving.service import Service
-from tripcast.taxi.explanation import explain
+from tripcast.taxi.explanation import Explanation, explain
 from tripcast.taxi.trips import Trip, Trips
 from tripcast.taxi.ways import way_of, ways_of
-from tripcast.taxi.web.answers import ExplanationAnswer, PredictionAnswer
+from tripcast.taxi.web.answers import PredictionAnswer
 from tripcast.taxi.web.requests import BAD_JSON, Batch, PredictionRequest, TripRequest, bad_body, to_trip
 
 #: Fewer trips than this are predicted at once, more in a thread beside the other requests.
@@ -59,11 +58,10 @@ class Predictions:
             answer.explanation = await self._explain(arm, trip, prediction[0])
         return encode(answer)
 
-    async def _explain(self, arm: Arm, trip: Trip, minutes: float) -> ExplanationAnswer | None:
+    async def _explain(self, arm: Arm, trip: Trip, minutes: float) -> Explanation | None:
         # It takes as long as a hundred predictions.
         loop = asyncio.get_running_loop()
-        explanation = await loop.run_in_executor(self._beside, explain, arm.model, trip, minutes)
-        return None if explanation is None else ExplanationAnswer(*astuple(explanation))
+        return await loop.run_in_executor(self._beside, explain, arm.model, trip, minutes)
 
     async def predict_batch(self, body: bytes) -> bytes:
         """Up to 10,000 trips, each by its rider's arm."""
