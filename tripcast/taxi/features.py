@@ -9,6 +9,7 @@ measure it learns the answer, so training rows get theirs from trips of other da
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, fields
 from io import BytesIO
 from math import exp, log, nan
@@ -561,6 +562,16 @@ class OutOfFold:
         pace = PaceFit(trips, self._fold)
         self._parts = [FeatureTables(geography, pace.without(fold)) for fold in range(folds)]
         self.tables = FeatureTables(geography, pace.without(folds))
+
+    def asked_as(self, trips: Trips) -> OutOfFold:
+        """The same, as if the trips had been asked for with other distances.
+
+        Args:
+            trips: The training trips, with these distances.
+        """
+        other = copy(self)
+        other._trips = trips
+        return other
 
     def __len__(self) -> int:
         return len(self._trips)

@@ -5,6 +5,7 @@ To be imported after ``tripcast.models.booster``, which says how LightGBM's thre
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,6 +31,15 @@ _FIXED: dict[str, Any] = {
     "seed": 42,
     "verbose": -1,
 }
+
+#: What a tree's text says of how it was grown. Neither predictions nor contributions look at it, and it is a third of
+#: the text. The sizes of the trees' texts, which LightGBM can do without, go with it.
+_OF_GROWING = re.compile(rb"^(?:split_gain|internal_value|internal_weight|leaf_weight|tree_sizes)=.*\n", re.MULTILINE)
+
+#: Numbers that are written with all digits of a float64, which is half of what is left. Nine tell features apart, which
+#: are float32, and are more than enough of a minute.
+_NUMBERS = re.compile(rb"^(threshold|leaf_value)=(.*)$", re.MULTILINE)
+_DIGITS = "{:.9g}"
 
 #: Rows from which the boundaries of the histograms' bins are chosen; LightGBM's own default.
 _BIN_ROWS = 200_000
@@ -63,12 +73,26 @@ def boost(data: lightgbm.Dataset, parameters: Mapping[str, Any]) -> bytes:
         parameters: The number of rounds, and others by LightGBM's names.
 
     Returns:
-        The trees in LightGBM's text format.
+        The trees in LightGBM's text format, without what only growing looks at, and with shorter numbers.
     """
     boosting = {name: value for name, value in parameters.items() if name != "rounds"}
     booster = lightgbm.train({**_FIXED, **boosting}, data, num_boost_round=parameters["rounds"])
     text: str = booster.model_to_string()
-    return text.encode()
+    return _NUMBERS.sub(_shorten, _OF_GROWING.sub(b"", text.encode()))
+
+
+def _shorten(line: re.Match[bytes]) -> bytes:
+    numbers = " ".join(_DIGITS.format(float(number)) for number in line[2].split())
+    return line[1] + b"=" + numbers.encode()
+
+
+def boost_for_plans(data: lightgbm.Dataset, parameters: Mapping[str, Any]) -> bytes:
+    """Grow trees by which more miles never mean fewer minutes; otherwise as ``boost``.
+
+    For given zones and a given time, all that is said of the distance rises with it.
+    """
+    rising = [int(name in MILES_FEATURES) for name in FEATURES]
+    return boost(data, {**parameters, "monotone_constraints": rising})
 
 
 def boost_without_distance(data: lightgbm.Dataset, parameters: Mapping[str, Any]) -> bytes:

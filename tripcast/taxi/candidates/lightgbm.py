@@ -1,14 +1,15 @@
 """Gradient-boosted trees on the features of a trip: the candidate to beat.
 
-There are two boosters, for a distance says so much that trees grown with it hardly look at anything else. One looks at
-the distance as the meter shows it. The other looks at zones and time alone, and answers those who know no distance.
-Those who plan a distance are answered by both: a plan may be wrong.
+There is a booster for each way of asking, for a distance says so much that trees grown with it hardly look at anything
+else. One looks at the distance as the meter shows it. One has learned from plans, which are somewhat wrong, and says
+that more miles never mean fewer minutes; of a meter's reading that is not so, for one that is far too short is a broken
+meter's. And one looks at zones and time alone, and answers those who know no distance.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,42 +17,33 @@ import numpy.typing as npt
 
 from tripcast.models.booster import Booster
 from tripcast.models.model import Search
-from tripcast.taxi.features import (
-    FEATURES,
-    PLAUSIBLE_MILES,
-    USUAL_MILES,
-    FeatureTables,
-    OutOfFold,
-    has_plausible_distance,
-)
+from tripcast.taxi.features import FEATURES, USUAL_MILES, FeatureTables, OutOfFold
 from tripcast.taxi.interval_groups import group_of, groups_of
 from tripcast.taxi.trips import LONGEST_MINUTES, SHORTEST_MINUTES, Trip, Trips
+from tripcast.taxi.ways import METERED, PLANNED, ZONES_ONLY, as_asked, way_of, ways_of
 
 if TYPE_CHECKING:
     import lightgbm
 
 Floats = npt.NDArray[np.float64]
 
-#: The parameters that a search may change: the number of rounds, and others by LightGBM's names. The rounds are not
-#: found by early stopping: the later trips are few and behind the traffic to come, and would stop it too soon. Half as
-#: many rounds again, with fewer leaves and smaller steps than LightGBM's default of 0.1, gain 0.4 % of the error; twice
-#: the rounds at half the step gain 0.1 % more, and cost twice the time.
+#: The parameters of the booster of metered distances, which a search may change: the number of rounds, and others by
+#: LightGBM's names. The rounds are not found by early stopping: the later trips are few and behind the traffic to come,
+#: and would stop it too soon. Twice as many at half of LightGBM's default step of 0.1 gain 0.5 % of the error.
 DEFAULTS: dict[str, Any] = {
-    "rounds": 150,
-    "learning_rate": 0.07,
-    "num_leaves": 95,
+    "rounds": 200,
+    "learning_rate": 0.05,
+    "num_leaves": 127,
     "min_child_samples": 50,
-    "feature_fraction": 0.7,
+    "feature_fraction": 0.5,
     "bagging_fraction": 0.8,
     "lambda_l2": 5.0,
 }
 
-#: Those of the booster of zones and time: there is less to learn, so fewer and smaller trees do.
-_ZONES_DEFAULTS: dict[str, Any] = {**DEFAULTS, "rounds": 40, "learning_rate": 0.15, "num_leaves": 63}
-
-#: How much the booster of zones and time counts where the distance is a plan. Chosen within January and February, 2021
-#: and 2022, with plans that are wrong by 20 %.
-_DOUBT_OF_PLANS = 0.3
+#: Those of the others: there is less to learn, so fewer and smaller trees do.
+_FEWER: dict[str, Any] = {**DEFAULTS, "learning_rate": 0.15, "num_leaves": 63, "feature_fraction": 0.7}
+_PLANNED_DEFAULTS: dict[str, Any] = {**_FEWER, "rounds": 60}
+_ZONES_DEFAULTS: dict[str, Any] = {**_FEWER, "rounds": 40}
 
 #: How much of the later trips' surplus over predictions is taken to last. Traffic drifts for weeks on end, so that a
 #: model is behind from its first day; but part of what the last days show passes, and the fit to all trips sees them.
@@ -61,50 +53,44 @@ _LASTING = 0.5
 #: many as ``OMP_NUM_THREADS`` allows.
 _ALONE = 10_000
 
-_BOOSTER, _ZONES_BOOSTER = "booster.txt", "zones_booster.txt"
+#: The file of each way's booster, and the parameter that has its level.
+_FILES = {METERED: "booster.txt", PLANNED: "planned_booster.txt", ZONES_ONLY: "zones_booster.txt"}
+_LEVELS = {METERED: "level", PLANNED: "planned_level", ZONES_ONLY: "zones_level"}
 
 
 @dataclass(frozen=True)
 class Boosted:
-    """Two boosters with the tables that their features come from.
+    """A booster for each way of asking, with the tables that their features come from.
 
     Attributes:
         tables: Compute the features.
-        booster: Predicts minutes from them where the distance is metered.
-        level: Factor on its predictions.
-        zones_booster: Predicts minutes from those that do not depend on the distance.
-        zones_level: Factor on its predictions.
+        boosters: Predict minutes from them, by way; they share a row. One may stand for several ways.
+        levels: Factors on their predictions, by way.
     """
 
     tables: FeatureTables
-    booster: Booster
-    level: float
-    zones_booster: Booster
-    zones_level: float
+    boosters: Mapping[str, Booster]
+    levels: Mapping[str, float]
 
     def predict(self, trips: Trips, metered: bool = False) -> Floats:
         """Durations in minutes, (n,), within the contract's 1 to 60."""
         rows = self.tables(trips)
         threads = 1 if len(trips) < _ALONE else 0
         if metered:
-            minutes = self.level * self.booster.predict(rows, threads)
+            minutes = self.levels[METERED] * self.boosters[METERED].predict(rows, threads)
         else:
-            minutes = self.zones_level * self.zones_booster.predict(rows, threads)
-            planned = has_plausible_distance(trips)
-            minutes[planned] *= _DOUBT_OF_PLANS
-            minutes[planned] += (1 - _DOUBT_OF_PLANS) * self.level * self.booster.predict(rows[planned], threads)
+            minutes, ways = np.empty(len(trips)), ways_of(trips, metered)
+            for way in (ZONES_ONLY, PLANNED):
+                asked = ways == way
+                minutes[asked] = self.levels[way] * self.boosters[way].predict(rows[asked], threads)
         return np.clip(minutes, SHORTEST_MINUTES, LONGEST_MINUTES)
 
     def predict_one(self, trip: Trip, metered: bool = False) -> float:
         """The duration of one trip in minutes, as ``predict`` computes it. For one thread: there is one row."""
-        self.tables.write_row(self.booster.row, trip)
-        if metered:
-            minutes = self.level * self.booster.predict_row()
-        else:
-            minutes = self.zones_level * self.zones_booster.predict_row()
-            if 0 < trip.trip_distance_miles <= PLAUSIBLE_MILES:
-                minutes *= _DOUBT_OF_PLANS
-                minutes += (1 - _DOUBT_OF_PLANS) * self.level * self.booster.predict_row()
+        way = METERED if metered else way_of(trip.trip_distance_miles, metered)
+        booster = self.boosters[way]
+        self.tables.write_row(booster.row, trip)
+        minutes = self.levels[way] * booster.predict_row()
         if minutes < SHORTEST_MINUTES:
             return float(SHORTEST_MINUTES)
         return minutes if minutes < LONGEST_MINUTES else float(LONGEST_MINUTES)
@@ -115,28 +101,30 @@ class Boosted:
 
     def group_of(self, trip: Trip, metered: bool) -> str:
         """The interval group of the trip that was predicted last."""
-        return group_of(trip, metered, self.booster.row[USUAL_MILES])
+        return group_of(trip, metered, self.boosters[METERED].row[USUAL_MILES])
 
     def contributions(self, trip: Trip) -> Floats:
         """How many minutes each feature adds to the prediction of a trip that has not begun yet, (24,).
 
         The last is the mean prediction, and all add up to what is predicted before it is kept within bounds.
         """
-        trips = Trips.of([trip])
-        rows = self.tables(trips)
-        doubt = np.where(has_plausible_distance(trips), _DOUBT_OF_PLANS, 1.0)
-        minutes: Floats = (
-            doubt * self.zones_level * self.zones_booster.contributions(rows)[0]
-            + (1 - doubt) * self.level * self.booster.contributions(rows)[0]
-        )
+        way = way_of(trip.trip_distance_miles, metered=False)
+        minutes: Floats = self.levels[way] * self.boosters[way].contributions(self.tables(Trips.of([trip])))[0]
         return minutes
 
     def files(self) -> dict[str, bytes]:
         """The boosters in their native text, and the tables."""
-        boosters = {_BOOSTER: self.booster.text}
-        if self.zones_booster is not self.booster:
-            boosters[_ZONES_BOOSTER] = self.zones_booster.text
-        return {**boosters, **self.tables.files()}
+        metered = self.boosters[METERED]
+        own = {
+            name: self.boosters[way].text
+            for way, name in _FILES.items()
+            if way == METERED or self.boosters[way] is not metered
+        }
+        return {**own, **self.tables.files()}
+
+    def chosen(self) -> dict[str, float]:
+        """The levels as parameters."""
+        return {_LEVELS[way]: level for way, level in self.levels.items()}
 
 
 @dataclass(frozen=True)
@@ -148,16 +136,16 @@ class HoldoutFit:
         earlier: What to fit to.
         later: Features of the later trips, (m, 23).
         actual: Their true durations, minutes, (m,).
-        zones_booster: That of zones and time, fitted to the earlier trips; its parameters are not searched for.
-        zones_level: Its level, chosen on the later trips.
+        others: The trees of the other ways, fitted to the earlier trips; their parameters are not searched for.
+        levels: The levels of these, chosen on the later trips.
     """
 
     tables: FeatureTables
     earlier: lightgbm.Dataset
     later: npt.NDArray[np.float32]
     actual: Floats
-    zones_booster: bytes
-    zones_level: float
+    others: Mapping[str, bytes]
+    levels: Mapping[str, float]
 
     @classmethod
     def of(cls, earlier: Trips, later: Trips) -> HoldoutFit:
@@ -166,12 +154,15 @@ class HoldoutFit:
 
         assert earlier.duration_minutes is not None
         assert later.duration_minutes is not None
-        features = OutOfFold(earlier)
+        features, actual = OutOfFold(earlier), later.duration_minutes
+        others = _boost_others(features, earlier)
+        asked = as_asked(later)
+        levels = {
+            way: _level(Booster(trees, FEATURES).predict(features.tables(asked[way]), threads=0), actual)
+            for way, trees in others.items()
+        }
         data = boosting.dataset(features, earlier.duration_minutes)
-        rows, actual = features.tables(later), later.duration_minutes
-        zones_booster = boosting.boost_without_distance(data, _ZONES_DEFAULTS)
-        predicted = Booster(zones_booster, FEATURES).predict(rows, threads=0)
-        return cls(features.tables, data, rows, actual, zones_booster, _level(predicted, actual))
+        return cls(features.tables, data, features.tables(later), actual, others, levels)
 
     def run(self, parameters: Mapping[str, Any]) -> tuple[Boosted, float]:
         """Fit to the earlier trips and judge on the later ones.
@@ -186,10 +177,10 @@ class HoldoutFit:
         from tripcast.taxi.candidates import boosting
 
         trees = boosting.boost(self.earlier, parameters)
-        predictor = _boosted(self.tables, trees, 1.0, self.zones_booster, self.zones_level)
-        predicted = predictor.booster.predict(self.later, threads=0)
+        predicted = Booster(trees, FEATURES).predict(self.later, threads=0)
         rmse = float(np.sqrt(np.mean((predicted - self.actual) ** 2)))
-        return replace(predictor, level=_level(predicted, self.actual)), rmse
+        levels = {METERED: _level(predicted, self.actual), **self.levels}
+        return Boosted(self.tables, _boosters({METERED: trees, **self.others}), levels), rmse
 
 
 def _level(predicted: Floats, actual: Floats) -> float:
@@ -197,15 +188,32 @@ def _level(predicted: Floats, actual: Floats) -> float:
     return round(1 + _LASTING * surplus, 4)
 
 
-def _boosted(tables: FeatureTables, trees: bytes, level: float, zones_trees: bytes, zones_level: float) -> Boosted:
-    booster = Booster(trees, FEATURES)
-    return Boosted(tables, booster, level, Booster(zones_trees, FEATURES, shares=booster), zones_level)
+def _boost_others(features: OutOfFold, trips: Trips) -> dict[str, bytes]:
+    """The trees of the ways that riders ask in.
+
+    Both are grown on planned distances, though those of zones and time look at none: each dataset costs.
+    """
+    from tripcast.taxi.candidates import boosting
+
+    assert trips.duration_minutes is not None
+    data = boosting.dataset(features.asked_as(as_asked(trips)[PLANNED]), trips.duration_minutes)
+    return {
+        PLANNED: boosting.boost_for_plans(data, _PLANNED_DEFAULTS),
+        ZONES_ONLY: boosting.boost_without_distance(data, _ZONES_DEFAULTS),
+    }
+
+
+def _boosters(trees: Mapping[str, bytes]) -> dict[str, Booster]:
+    """Boosters that share a row, that of metered distances first."""
+    metered = Booster(trees[METERED], FEATURES)
+    others = {way: Booster(text, FEATURES, shares=metered) for way, text in trees.items() if way != METERED}
+    return {METERED: metered, **others}
 
 
 def fit_holdout(earlier: Trips, later: Trips, search: Search) -> tuple[Boosted, dict[str, Any]]:
     """Fit to the earlier trips; choose the levels on the later ones."""
     predictor, _ = HoldoutFit.of(earlier, later).run(DEFAULTS)
-    return predictor, {**DEFAULTS, "level": predictor.level, "zones_level": predictor.zones_level}
+    return predictor, {**DEFAULTS, **predictor.chosen()}
 
 
 def fit(trips: Trips, parameters: Mapping[str, Any]) -> Boosted:
@@ -214,26 +222,27 @@ def fit(trips: Trips, parameters: Mapping[str, Any]) -> Boosted:
 
     assert trips.duration_minutes is not None
     features = OutOfFold(trips)
-    data = boosting.dataset(features, trips.duration_minutes)
+    others = _boost_others(features, trips)  # whose dataset is gone before the next is made
     grown_with = {name: parameters[name] for name in DEFAULTS}
-    return _boosted(
-        features.tables,
-        boosting.boost(data, grown_with),
-        parameters["level"],
-        boosting.boost_without_distance(data, _ZONES_DEFAULTS),
-        parameters["zones_level"],
-    )
+    metered = boosting.boost(boosting.dataset(features, trips.duration_minutes), grown_with)
+    levels = {way: parameters[name] for way, name in _LEVELS.items()}
+    return Boosted(features.tables, _boosters({METERED: metered, **others}), levels)
 
 
 def load(files: Mapping[str, bytes], parameters: Mapping[str, Any]) -> Boosted:
     """Read the boosters and the tables.
 
+    Where a way has no booster of its own, as in models of earlier versions, that of metered distances answers.
+
     Raises:
         KeyError: If one is missing.
         ValueError: If one cannot be read.
     """
-    tables = FeatureTables.load(files)
-    if _ZONES_BOOSTER not in files:  # model format 1 had one booster for trips with a distance and without
-        booster = Booster(files[_BOOSTER], FEATURES)
-        return Boosted(tables, booster, parameters["level"], booster, parameters["level"])
-    return _boosted(tables, files[_BOOSTER], parameters["level"], files[_ZONES_BOOSTER], parameters["zones_level"])
+    found = {way: files[name] for way, name in _FILES.items() if name in files or way == METERED}
+    boosters = _boosters(found)
+    level = parameters[_LEVELS[METERED]]
+    return Boosted(
+        FeatureTables.load(files),
+        {way: boosters.get(way, boosters[METERED]) for way in _FILES},
+        {way: parameters.get(name, level) for way, name in _LEVELS.items()},
+    )

@@ -39,7 +39,7 @@ def fit_holdout(earlier: Trips, later: Trips, search: Search) -> tuple[Boosted, 
     study.enqueue_trial(DEFAULTS)
     study.optimize(objective, n_trials=search.trials, callbacks=[finished])
     best = predictors[study.best_trial.number]
-    return best, {**study.best_params, "level": best.level, "zones_level": best.zones_level}
+    return best, {**study.best_params, **best.chosen()}
 
 
 def _suggest(trial: optuna.Trial) -> dict[str, Any]:

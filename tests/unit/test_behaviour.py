@@ -1,0 +1,89 @@
+"""What riders take for granted of the trees' predictions, in a simulated city and in a published month."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tripcast.jobs.train import train
+from tripcast.models import Model
+from tripcast.months import Month
+from tripcast.taxi.simulation import City
+from tripcast.taxi.trips import Trip, Trips
+from tripcast.taxi.zones import PLACES, ZONES
+
+pytestmark = pytest.mark.slow
+
+#: A Wednesday, a day after those that the models learned from.
+DAY = np.datetime64("2021-02-03", "s")
+
+#: Zones with many trips, in Manhattan, Queens and Brooklyn.
+BUSY = (7, 41, 42, 43, 74, 75, 82, 95, 97, 116, 166, 236, 237, 238, 244)
+
+
+def kept(table: pa.Table) -> Trips:
+    """The trips of a table of green taxis that the notebook's rule keeps."""
+    names = ["lpep_pickup_datetime", "lpep_dropoff_datetime", "PULocationID", "DOLocationID", "trip_distance"]
+    pickup, dropoff, start, end, miles = (table[name].to_numpy() for name in names)
+    minutes = (dropoff - pickup) / np.timedelta64(1, "m")
+    trips = Trips(pickup.astype("M8[us]"), start.astype(np.int16), end.astype(np.int16), miles, minutes)
+    return trips[(minutes >= 1) & (minutes <= 60)]
+
+
+@pytest.fixture(scope="module")
+def simulated() -> Model:
+    trips = kept(pa.Table.from_batches(City(trips=40_000).month("green", Month(2021, 1))))
+    return train("lightgbm", trips, taxi="green", data={})
+
+
+@pytest.fixture(scope="module")
+def real() -> Model:
+    tlc = Path(os.environ["TRIPCAST_TLC_DIR"])
+    return train("lightgbm", kept(pq.read_table(tlc / "green_tripdata_2021-01.parquet")), taxi="green", data={})
+
+
+@pytest.fixture(params=["simulated", "real"] if "TRIPCAST_TLC_DIR" in os.environ else ["simulated"])
+def model(request) -> Model:
+    return request.getfixturevalue(request.param)
+
+
+def minutes(model: Model, zones: np.ndarray, miles: np.ndarray, hour: int) -> np.ndarray:
+    """What riders who ask at an hour are told, (n,); zones (n, 2), miles (n,)."""
+    at = int((DAY + np.timedelta64(hour, "h")).astype(np.int64))
+    asked = zip(*zones.T.tolist(), miles.tolist(), strict=True)
+    return model.predict(Trips.of([Trip(start, end, way, at) for start, end, way in asked])).minutes
+
+
+@pytest.mark.parametrize("hour", [3, 8, 13, 18])
+def test_more_miles_never_mean_fewer_minutes(model, hour):
+    zones = np.random.default_rng(hour).integers(1, 266, (200, 2))
+    miles = np.geomspace(0.05, 60, 60)
+    found = [minutes(model, zones, np.full(200, way), hour) for way in miles]
+    assert (np.diff(found, axis=0) >= 0).all()
+    assert (found[-1] > 1.5 * found[0]).all()
+
+
+def test_a_trip_at_night_is_faster_than_one_in_the_rush_hour(model):
+    zones = np.random.default_rng(0).choice(BUSY, (300, 2))
+    zones = zones[zones[:, 0] != zones[:, 1]]
+    nowhere = np.full(len(zones), np.nan)
+    slower = minutes(model, zones, nowhere, 18) / minutes(model, zones, nowhere, 3)
+    assert np.mean(slower > 1) > 0.95
+    assert 1.1 < np.median(slower) < 1.8
+
+
+def test_a_trip_from_a_zone_beside_another_is_no_surprise(model):
+    city = [zone.number for zone in ZONES if zone.borough == "Manhattan" and zone.number in PLACES]
+    places = np.array([PLACES[zone] for zone in city])
+    far = np.hypot(*(places - PLACES[74]).T) > 2
+    zones = np.column_stack([city, np.full(len(city), 74)])
+    found = minutes(model, zones, np.full(len(city), np.nan), 13)
+    apart = np.hypot(*(places[:, None] - places).transpose(2, 0, 1))
+    one, other = np.nonzero((apart > 0) & (apart < 0.8) & far[:, None] & far)
+    surprise = np.abs(np.log(found[one] / found[other]))
+    assert len(surprise) > 50
+    assert np.median(surprise) < 0.15
+    assert np.quantile(surprise, 0.95) < 0.5
