@@ -30,13 +30,13 @@ EVERYTHING = "production-with-everything"
 #: The oldest and the newest Kubernetes that the manifests are for.
 KUBERNETES = ("1.30", "1.37")
 #: Kinds that are no part of Kubernetes: KServe, the Prometheus operator and Kubeflow bring them. Tests of their own.
-BROUGHT = {"InferenceService", "ServiceMonitor", "PodDefault"}
+BROUGHT = {"InferenceService", "ServiceMonitor", "PodMonitor", "PrometheusRule", "PodDefault"}
 #: By namespace and name, the Secrets that the manifests ask for and their keys: docs/kubernetes.md lists them.
 S3_KEYS = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
 SECRETS = {
     ("kubeflow", "tripcast-s3"): S3_KEYS,
     ("tripcast", "tripcast-mlflow"): {"MLFLOW_BACKEND_STORE_URI", *S3_KEYS},
-    ("tripcast", "tripcast-serving"): {"TRIPCAST_ADMIN_TOKEN", *S3_KEYS},
+    ("tripcast", "tripcast-serving"): {"TRIPCAST_ADMIN_TOKEN", "TRIPCAST_RIDER_SECRET", *S3_KEYS},
 }
 BUNDLED_SECRETS = {
     **SECRETS,
@@ -61,7 +61,7 @@ def deploy(tmp_path_factory) -> Path:
     shutil.copytree("deploy", folder)
     overlay = folder / "overlays" / EVERYTHING
     overlay.mkdir()
-    optional = ["../../components/run-token", "../../components/service-monitor"]
+    optional = ["../../components/run-token", "../../components/observability"]
     (overlay / "kustomization.yaml").write_text(
         yaml.safe_dump({"resources": ["../production"], "components": optional})
     )
@@ -415,7 +415,7 @@ def test_every_password_is_new_each_time():
     )
     first, second = (dict(re.findall(r"^(\w+)=(.*)$", new_secrets("docker"), re.MULTILINE)) for _ in range(2))
     assert {key for key in first if first[key] != second[key]} == {
-        *("POSTGRES_PASSWORD", "S3_ACCESS_KEY", "S3_SECRET_KEY", "TRIPCAST_ADMIN_TOKEN"),
+        *("POSTGRES_PASSWORD", "S3_ACCESS_KEY", "S3_SECRET_KEY", "TRIPCAST_ADMIN_TOKEN", "TRIPCAST_RIDER_SECRET"),
         *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
     }
     assert subprocess.run(["git", "check-ignore", "--quiet", "docker/.env"]).returncode == 0

@@ -1,7 +1,8 @@
 """Watching months of a simulated city with a registry, a store and MLflow as they are, and long histories of it."""
 
 import json
-from datetime import date
+import time
+from datetime import UTC, date, datetime
 
 import numpy as np
 import pyarrow as pa
@@ -73,6 +74,11 @@ def test_a_month_is_recorded_in_the_store_with_its_pages_and_as_a_point_in_mlflo
     assert [plain(recorded) for recorded in loop.history.windows()] == [plain(window)]
     assert points(loop, "champion.rmse") == [(12 * 2021 + 3, window.result.rmse.value)]
     assert points(loop, "retrain") == [(12 * 2021 + 3, 1.0)]
+    figures = dict(loop.registry.traffic().figures["monitoring"])
+    assert figures.pop("looked_at") == pytest.approx(time.time(), abs=600)
+    # April begins four hours later in New York than in UTC.
+    assert figures.pop("month_end") == datetime(2021, 4, 1, 4, tzinfo=UTC).timestamp()
+    assert figures == metrics(window)
 
 
 def test_a_month_that_was_watched_gives_its_record_again_whatever_has_changed_since(loop):

@@ -533,3 +533,13 @@ def test_a_model_that_is_registered_again_says_what_was_found_last(settings, reg
 
     assert again.number == version.number
     assert registry.version(1).tags == again.tags == {**version.tags, **later}
+
+
+def test_figures_reach_the_service_by_source_the_latest_in_place_of_earlier_ones(registry, register):
+    register(1)
+    registry.publish("monitoring", {"champion.rmse": 4.5, "psi.pickup_zone": 0.1})
+    registry.publish("monitoring", {"champion.rmse": 4.25})
+    registry.publish("live", {"psi.pickup_zone": 0.3})
+    registry._client.set_registered_model_tag(registry.name, "tripcast.figures.by-hand", "no figures")
+
+    assert registry.traffic().figures == {"monitoring": {"champion.rmse": 4.25}, "live": {"psi.pickup_zone": 0.3}}

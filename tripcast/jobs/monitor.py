@@ -243,6 +243,7 @@ def watch(
         raise InvalidRequest(f"No version of {registry.name} serves, so there is nothing to watch: train one first.")
     asked = _next(history, recorded, traffic.champion, opened, taxi) if month == NEXT else Month.parse(month)
     if asked is None:
+        _publish(registry, recorded[max(recorded)] if recorded else None)
         _write_empty_report(report, summary)
         return None
     before = recorded.pop(str(asked), None)
@@ -291,13 +292,26 @@ def watch(
             figures=_figures(judged, decision, location),
             revision=revision,
         )
-        at = datetime.fromisoformat(str(asked.end)).replace(tzinfo=_NEW_YORK)
-        tracker.log_point(run_id, metrics(window), step=12 * asked.year + asked.month, at=at)
+        tracker.log_point(run_id, metrics(window), step=12 * asked.year + asked.month, at=_moment(asked.end))
         with TemporaryDirectory() as scratch:
             # In MLflow a file is shown by its ending; the pipeline's artifacts have none.
             tracker.log_file(run_id, Path(shutil.copy(report, Path(scratch) / "report.html")), str(asked))
     history.record(window, report, summary)
+    _publish(registry, window if newest else recorded[max(recorded)])
     return window
+
+
+def _publish(registry: Registry, latest: Window | None) -> None:
+    """Hand the latest window's figures to the service, and when monitoring last looked."""
+    known = {"looked_at": datetime.now(UTC).timestamp()}
+    if latest:
+        known |= metrics(latest) | {"month_end": _moment(Month.parse(latest.month).end).timestamp()}
+    registry.publish("monitoring", known)
+
+
+def _moment(local: np.datetime64) -> datetime:
+    """The moment of a New York local time."""
+    return datetime.fromisoformat(str(local)).replace(tzinfo=_NEW_YORK)
 
 
 def _next(
@@ -472,7 +486,7 @@ def _logged(model: str, taxi: str, month: Month, store: Store) -> tuple[pa.Table
     start, end = (pa.scalar(moment, pa.timestamp("us")) for moment in (month.start, month.end))
     begins_then = (pc.field("pickup_datetime") >= start) & (pc.field("pickup_datetime") < end)
     # Answers are filed by the moment they were given: some days before a trip, or later where the past is gone through.
-    since = datetime.fromisoformat(str(month.start)).replace(tzinfo=_NEW_YORK) - timedelta(days=_ASKED_BEFORE)
+    since = _moment(month.start) - timedelta(days=_ASKED_BEFORE)
     now = datetime.now(UTC) + timedelta(days=1)
     log = _with_ways(read_log(store, min(since, now), now, begins_then & (pc.field("model") == model), _LOGGED))
     return (log, join(log, truth, (SHORTEST_MINUTES, LONGEST_MINUTES))) if len(log) else None

@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
+
+import msgspec
 
 import tripcast
 from tripcast.errors import InvalidRequest, TrackingError
@@ -46,6 +49,9 @@ SHARE = "tripcast.share"
 #: Tag of a version: the number of the champion that it was judged against, or ``NOBODY``.
 JUDGED_AGAINST = "tripcast.judged_against"
 NOBODY = "nobody"
+
+#: Tags of the registered model: what was last measured of it, JSON of figures by name; one tag for each that measures.
+_FIGURES = "tripcast.figures."
 
 #: How often the aliases are set, at most, while others write to the same record.
 _ATTEMPTS = 10
@@ -78,11 +84,13 @@ class Traffic:
         champion: Answers; None where there is none yet.
         challenger: Answers a share of the riders in its place.
         share: That share, 0 to 1.
+        figures: What was last measured of the model, see ``Registry.publish``.
     """
 
     champion: Version | None
     challenger: Version | None
     share: float
+    figures: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -322,7 +330,18 @@ class Registry:
         champion, challenger = aliased.get("champion"), aliased.get("challenger")
         if champion and challenger and champion.number == challenger.number:
             challenger = None
-        return Traffic(champion, challenger, _read_share(model.tags) if challenger else 0.0)
+        share = _read_share(model.tags) if challenger else 0.0
+        return Traffic(champion, challenger, share, _read_figures(model.tags))
+
+    def publish(self, source: str, figures: Mapping[str, float]) -> None:
+        """Hand figures to the prediction service, which has them in its metrics: jobs live too short to be asked.
+
+        Args:
+            source: What measured; its figures replace those of its last time.
+            figures: By name.
+        """
+        with tracking_errors(self._uri, f"writing the figures of {source} of {self.name}"):
+            self._client.set_registered_model_tag(self.name, _FIGURES + source, msgspec.json.encode(figures).decode())
 
     def challenger(self, number: int, share: float, reason: str, *, judged: bool = False) -> PromotionEvent:
         """Set a version beside the champion, on a share of the traffic; it takes the place of another challenger.
@@ -578,6 +597,16 @@ def _read_share(tags: Mapping[str, str]) -> float:
     except ValueError:
         return 0.0
     return share if 0.0 <= share <= 1.0 else 0.0
+
+
+def _read_figures(tags: Mapping[str, str]) -> dict[str, dict[str, float]]:
+    """The figures that the tags hold, by source; without what is no figure: anybody may write tags in MLflow."""
+    found = {}
+    for tag, text in tags.items():
+        if tag.startswith(_FIGURES):
+            with suppress(msgspec.MsgspecError):
+                found[tag.removeprefix(_FIGURES)] = msgspec.json.decode(text, type=dict[str, float])
+    return found
 
 
 def _version(entity: ModelVersion, aliases: list[str]) -> Version:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import isfinite
+from math import isfinite, nan
 from typing import Any
 
 import numpy as np
 
+from tripcast.errors import InvalidRequest
 from tripcast.models import Model
 from tripcast.models.model import Prediction
+from tripcast.months import Month
 from tripcast.serving.model_cache import DesiredState
 from tripcast.serving.prediction_rows import Answerer, ArmName
 from tripcast.serving.traffic_split import takes_part
@@ -43,6 +45,18 @@ class Arm:
     def version(self) -> int:
         """Its number in the registry."""
         return self.answerer.version
+
+    @property
+    def month_end(self) -> float:
+        """End of the latest month that its model has learned from or was judged on, seconds since 1970; NaN if unknown.
+
+        To the day: for people and alerts.
+        """
+        months = [*self.model.manifest.train_months, self.tags.get("tripcast.test_month", "")]
+        try:
+            return float(Month.parse(max(months)).end.astype("datetime64[s]").astype(int))
+        except InvalidRequest:  # anybody may write tags in MLflow
+            return nan
 
 
 @dataclass(frozen=True)

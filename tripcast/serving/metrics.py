@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tripcast.serving.prediction_rows import Answerer
@@ -30,6 +31,7 @@ class Metrics:
         challenger_failures: Answers that the champion gave in the challenger's place, by the challenger's version.
         poller_restarts: How often the poller was started again.
         poller_failures: Polls that ended with an error.
+        figures: What was last measured of the model, by source and name (``Registry.publish``).
         last_poll: When a poll last ended well, by the monotonic clock; the start of the service before that.
     """
 
@@ -42,6 +44,7 @@ class Metrics:
     challenger_failures: Counter[int] = field(default_factory=Counter)
     poller_restarts: int = 0
     poller_failures: int = 0
+    figures: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     last_poll: float = field(default_factory=time.monotonic)
 
     def observe(self, route: str, status: int, seconds: float) -> None:

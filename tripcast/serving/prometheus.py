@@ -95,13 +95,27 @@ class ServiceCollector(Collector):
             "tripcast_model_info", "The models that answer.", labels=["arm", "version", "candidate", "digest"]
         )
         share = GaugeMetricFamily("tripcast_share", "Share of the riders that an arm answers.", labels=["arm"])
+        month_end = GaugeMetricFamily(
+            "tripcast_model_month_end_seconds",
+            "End of the latest month that a model has learned from or was judged on, since 1970.",
+            labels=["arm"],
+        )
         if self._service.is_ready:
             arms = self._service.arms
             for arm, part in zip(arms.all, (1.0 - arms.share, arms.share), strict=False):
                 info.add_metric([arm.name, str(arm.version), arm.model.manifest.candidate, arm.model.digest], 1)
                 share.add_metric([arm.name], part)
+                month_end.add_metric([arm.name], arm.month_end)
         yield info
         yield share
+        yield month_end
+        figures = GaugeMetricFamily(
+            "tripcast_figure", "What pipelines and jobs last measured of the model.", labels=["source", "name"]
+        )
+        for source, measured in self._metrics.figures.items():
+            for name, value in measured.items():
+                figures.add_metric([source, name], value)
+        yield figures
 
     def _log(self) -> Iterator[Metric]:
         counts = self._log_counts()

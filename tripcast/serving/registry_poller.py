@@ -16,6 +16,7 @@ import json
 import os
 import sys
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -48,11 +49,13 @@ class Report:
         desired: What should serve, every model folder of it whole; None if that is not known.
         errors: What went wrong, a sentence each: the registry did not answer, a version could not be had.
         asked: The last number that was read from standard input before the poll began.
+        figures: What was last measured of the model (``Registry.publish``).
     """
 
     desired: DesiredState | None
     errors: list[str] = field(default_factory=list)
     asked: int = 0
+    figures: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 class RegistryPoller:
@@ -124,7 +127,7 @@ class RegistryPoller:
                 errors.append(str(error))
         desired = DesiredState(champion, challenger, traffic.share if challenger else 0.0)
         self._copy.remove_all_but(desired.folders)
-        return Report(desired, errors, asked)
+        return Report(desired, errors, asked, traffic.figures)
 
 
 def _is_whole(folder: Path, digest: str) -> bool:

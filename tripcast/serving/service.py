@@ -110,6 +110,7 @@ class Service:
         if report.desired is None:
             return
         self.metrics.last_poll = time.monotonic()
+        self.metrics.figures = report.figures
         unchanged = report.desired == self._wanted
         if unchanged and (not self._refused or time.monotonic() < self._refused_at + _RETRY_SECONDS):
             return
