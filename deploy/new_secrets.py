@@ -24,11 +24,12 @@ def environment() -> str:
     """docker/.env: what docker/compose.yaml asks for, and what programs outside of its containers need to use it."""
     keys = new_keys()
     return f"""\
-# Made for this clone alone, and never to be committed. The first four are the stack's own.
+# Made for this clone alone, and never to be committed. The first five are the stack's own.
 POSTGRES_PASSWORD={secrets.token_hex(24)}
 S3_ACCESS_KEY={keys["AWS_ACCESS_KEY_ID"]}
 S3_SECRET_KEY={keys["AWS_SECRET_ACCESS_KEY"]}
 TRIPCAST_ADMIN_TOKEN={secrets.token_urlsafe(32)}
+TRIPCAST_RIDER_SECRET={secrets.token_hex(32)}
 
 # For programs on this machine: set -a && . docker/.env
 AWS_ACCESS_KEY_ID={keys["AWS_ACCESS_KEY_ID"]}
@@ -71,7 +72,15 @@ def manifests() -> str:
         _secret("tripcast", "tripcast-postgres", {"POSTGRES_PASSWORD": password}),
         _secret("kubeflow", "tripcast-s3", keys["steps"]),
         _secret("tripcast", "tripcast-mlflow", {"MLFLOW_BACKEND_STORE_URI": database, **keys["mlflow"]}),
-        _secret("tripcast", "tripcast-serving", {"TRIPCAST_ADMIN_TOKEN": secrets.token_urlsafe(32), **keys["serving"]}),
+        _secret(
+            "tripcast",
+            "tripcast-serving",
+            {
+                "TRIPCAST_ADMIN_TOKEN": secrets.token_urlsafe(32),
+                "TRIPCAST_RIDER_SECRET": secrets.token_hex(32),
+                **keys["serving"],
+            },
+        ),
     ]
     return json.dumps({"apiVersion": "v1", "kind": "List", "items": made})
 

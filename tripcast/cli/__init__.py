@@ -5,6 +5,7 @@ The outermost layer of the project, and the only part of the library that looks 
 
 from tripcast.cli.compile import compile_pipelines
 from tripcast.cli.group import main
+from tripcast.cli.log import log
 from tripcast.cli.loop import loop, replay
 from tripcast.cli.models import models
 from tripcast.cli.score import score
@@ -14,6 +15,7 @@ from tripcast.cli.train import train
 
 __all__ = [
     "compile_pipelines",
+    "log",
     "loop",
     "main",
     "models",

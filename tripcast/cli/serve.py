@@ -28,17 +28,22 @@ from tripcast.settings import Settings
     help="Where every prediction is logged: 's3://bucket/prefix' or a folder.  [default: $TRIPCAST_ARTIFACTS, or the "
     "home]",
 )
+@click.option(
+    "--plain-rider-ids",
+    is_flag=True,
+    help="Log riders' ids as they are. Otherwise what $TRIPCAST_RIDER_SECRET, or a secret of the home, makes of them.",
+)
 @click.option("--open", "open_page", is_flag=True, help="Open the page in a browser as soon as it can answer.")
 @options.taxi
 @options.home
-def serve(host: str, port: int, log: str | None, open_page: bool, taxi: str) -> None:
+def serve(host: str, port: int, log: str | None, plain_rider_ids: bool, open_page: bool, taxi: str) -> None:
     """Answer requests for predictions, and show the page; follow the registry while that runs."""
     from tripcast.taxi.web.server import serve
 
     if open_page:
         address = f"http://127.0.0.1:{port}"
         Thread(target=open_when, args=(f"{address}/readyz", address), daemon=True).start()
-    serve(taxi, host, port, log or Settings.load().artifacts)
+    serve(taxi, host, port, log or Settings.load().artifacts, plain_rider_ids=plain_rider_ids)
 
 
 def open_when(ready: str, page: str) -> None:

@@ -170,6 +170,7 @@ class PredictionLog:
         store: Store,
         spool: Path,
         *,
+        rider_secret: bytes | None = None,
         seconds: float = 5.0,
         rows: int = 50_000,
         file_seconds: float = 900.0,
@@ -182,6 +183,7 @@ class PredictionLog:
             store: Where the files go.
             spool: Local folder for the files on their way, on a disk that outlives the process. Services may share it:
                 one that finds the files of a process that has ended sends them to its own store.
+            rider_secret: What makes riders' pseudonyms before anything is written; None logs their ids as they are.
             seconds: How long a row waits in memory at most, if the disk keeps up. A kill loses no more than that.
             rows: As many waiting rows are written out at once; a file holds no more.
             file_seconds: How long a file grows.
@@ -195,7 +197,7 @@ class PredictionLog:
         self._prefix = f"{process}-"
         self._spool = Spool(spool, process, max_rows=rows, max_age=file_seconds, max_bytes=max_spool_bytes)
         self._file_rows, self._room = rows, max_waiting
-        self._rows = Rows(self._prefix)
+        self._rows = Rows(self._prefix, rider_secret)
         self._appended = self._refused = 0
         self._complained = False
         self._sender = _Sender(self._spool, store, seconds)

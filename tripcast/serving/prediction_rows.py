@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from tripcast.serving.riders import pseudonym
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -71,7 +73,8 @@ def prediction_schema() -> pa.Schema:
     - ``prediction_id``: what the client was told, see ``PredictionLog``.
     - ``predicted_at``: when, UTC.
     - ``model``, ``version``, ``arm``: which registered model answered, and whether as champion or challenger.
-    - ``rider_id``: who asked; null where the client did not say.
+    - ``rider_id``: who asked, as ``tripcast.serving.riders.pseudonym`` has it unless the service was told to log ids as
+      they are; null where the client did not say.
     - ``pickup_datetime``: New York local time, to the second.
     - ``trip_distance_miles``: null where the client did not know.
     - ``way``: in which way it was asked, by what was known of the trip; null in files of before there were ways.
@@ -104,10 +107,12 @@ class Rows:
 
     Args:
         prefix: Of the prediction ids.
+        rider_secret: What makes riders' pseudonyms; None keeps their ids as they are.
     """
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, rider_secret: bytes | None) -> None:
         self._prefix = prefix
+        self._rider_secret = rider_secret
         self._packed: deque[bytes] = deque()
         # Who answered whom in which way: numbered as they come.
         self._answerers: defaultdict[tuple[Answerer, str], int] = defaultdict(count().__next__)
@@ -144,7 +149,11 @@ class Rows:
 
         width = _RECORD.itemsize
         records = np.frombuffer(b"".join([row[:width] for row in packed]), _RECORD)
-        batch = self._convert(records, [row[width:] for row in packed])
+        riders = [row[width:] for row in packed]
+        if (secret := self._rider_secret) is not None:
+            known = records["has_rider"].tolist()
+            riders = [pseudonym(rider, secret) if has else b"" for rider, has in zip(riders, known, strict=True)]
+        batch = self._convert(records, riders)
         days = records["predicted_at"] // _DAY
         return {
             str(np.datetime64(int(day), "D")): batch.filter(

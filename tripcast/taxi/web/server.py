@@ -20,6 +20,7 @@ from fastapi import FastAPI
 from tripcast.errors import DeploymentError
 from tripcast.serving.connections import KEEP_ALIVE_SECONDS, Connection, Server
 from tripcast.serving.prediction_log import PredictionLog
+from tripcast.serving.riders import rider_secret
 from tripcast.serving.service import Service
 from tripcast.settings import Settings
 from tripcast.storage.store import open_store
@@ -30,7 +31,7 @@ from tripcast.taxi.web.api import make_api
 _STOP_SECONDS = 10
 
 
-def serve(taxi: str, host: str, port: int, log: str) -> None:
+def serve(taxi: str, host: str, port: int, log: str, *, plain_rider_ids: bool = False) -> None:
     """Serve until SIGTERM or SIGINT: then requests are finished, the log is written, and the poller ended.
 
     ``TRIPCAST_ADMIN_TOKEN`` in the environment is what ``POST /reload`` asks for.
@@ -40,8 +41,10 @@ def serve(taxi: str, host: str, port: int, log: str) -> None:
         host: Address to listen on.
         port: Port to listen on.
         log: Where predictions are logged: a folder, or ``s3://bucket/prefix``.
+        plain_rider_ids: Log riders' ids as they are, and not their pseudonyms (``tripcast.serving.riders``).
 
     Raises:
+        InvalidRequest: If the secret of the pseudonyms is too short.
         DeploymentError: If the port cannot be listened on.
         StorageError: If the log cannot be kept there.
     """
@@ -49,7 +52,11 @@ def serve(taxi: str, host: str, port: int, log: str) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings = Settings.load()
     service = Service(model_name(taxi), settings.home, check="tripcast.taxi.web.version_check")
-    predictions = PredictionLog(open_store(log), settings.home / "spool")
+    predictions = PredictionLog(
+        open_store(log),
+        settings.home / "spool",
+        rider_secret=None if plain_rider_ids else rider_secret(settings.home),
+    )
 
     @asynccontextmanager
     async def run(app: FastAPI) -> AsyncIterator[None]:
