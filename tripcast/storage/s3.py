@@ -7,8 +7,9 @@ program that uses AWS's libraries.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -52,24 +53,102 @@ def split(url: str) -> tuple[str, str]:
     return bucket, f"{prefix.strip('/')}/".lstrip("/")
 
 
-def client(attempts: int) -> Any:
-    """A client that waits within bounds.
+class Bucket:
+    """The objects under ``s3://bucket/prefix``, by their keys below that prefix.
 
     Args:
+        url: ``s3://bucket/prefix``.
         attempts: How often a request is tried while the endpoint does not answer: 4 take about five seconds, 10 a
             minute, in which a store can be restarted.
+        refused: Raised when the store answers with an error.
+        unreachable: Raised when it does not answer, or not now, or no credentials are there to ask it with.
 
     Raises:
-        InvalidRequest: If the settings in the environment or in AWS's files are no such settings.
+        InvalidRequest: If it names no bucket.
     """
-    import boto3
-    from botocore.config import Config
 
-    use_region()
-    _check_variables()
-    patience = Config(connect_timeout=5, read_timeout=30, retries={"mode": "standard", "max_attempts": attempts})
-    with _settings_errors():
-        return boto3.client("s3", config=patience)
+    def __init__(
+        self, url: str, attempts: int, refused: type[TripcastError], unreachable: type[TripcastError] | None = None
+    ) -> None:
+        self.name, self.prefix = split(url)
+        self._attempts, self._refused, self._unreachable = attempts, refused, unreachable or refused
+
+    @cached_property
+    def client(self) -> Any:
+        """A client that waits within bounds.
+
+        Raises:
+            InvalidRequest: If the settings in the environment or in AWS's files are no such settings.
+        """
+        import boto3
+        from botocore.config import Config
+
+        use_region()
+        _check_variables()
+        retries = {"mode": "standard", "max_attempts": self._attempts}
+        with _settings_errors():
+            return boto3.client("s3", config=Config(connect_timeout=5, read_timeout=30, retries=retries))
+
+    def list(self, prefix: str = "", most: int | None = None) -> dict[str, dict[str, Any]]:
+        """What S3 says of the objects whose keys begin with a prefix, in order of their keys; so many at most."""
+        pages = self.client.get_paginator("list_objects_v2").paginate(
+            Bucket=self.name, Prefix=self.prefix + prefix, PaginationConfig={"MaxItems": most}
+        )
+        found = (item for page in pages for item in page.get("Contents", ()))
+        return {item["Key"].removeprefix(self.prefix): item for item in found}
+
+    def download(self, key: str, file: Path, advance: Callable[[int], object] | None = None) -> None:
+        """Fetch an object into a file; ``advance`` is called with the bytes that have come since."""
+        self.client.download_file(self.name, self.prefix + key, str(file), Callback=advance)
+
+    @contextmanager
+    def errors(self, doing: str) -> Iterator[None]:
+        """Turn boto3's exceptions into one sentence.
+
+        Args:
+            doing: What cannot be done, as ``s3://trips/green cannot be read``.
+
+        Raises:
+            TripcastError: The one for a refusal, or for a store that does not answer.
+        """
+        from boto3.exceptions import Boto3Error
+        from botocore import exceptions
+
+        try:
+            yield
+        except exceptions.NoCredentialsError as trouble:
+            raise self._unreachable(
+                f"{doing}: it needs credentials, and there are none. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+                "or AWS_PROFILE."
+            ) from trouble
+        except exceptions.ParamValidationError as trouble:
+            said = " ".join(str(trouble).split())
+            raise InvalidRequest(f"{doing}: {said}. Write s3://bucket/prefix with the name of a bucket.") from trouble
+        except exceptions.SSLError as trouble:
+            raise self._unreachable(
+                f"{doing}: the certificate of the endpoint is not trusted ({trouble}). Name the file of the authority "
+                "that signed it in AWS_CA_BUNDLE."
+            ) from trouble
+        except exceptions.EndpointProviderError as trouble:
+            raise InvalidRequest(
+                f"{doing}: {trouble}. Write http:// or https:// and a host in AWS_ENDPOINT_URL_S3 (or "
+                "AWS_ENDPOINT_URL)."
+            ) from trouble
+        except (exceptions.SSOError, exceptions.SSOTokenLoadError, exceptions.TokenRetrievalError) as trouble:
+            raise self._unreachable(f"{doing}: {trouble}. Sign in again: aws sso login.") from trouble
+        except (exceptions.ClientError, exceptions.BotoCoreError, Boto3Error) as trouble:
+            error = _client_error(trouble)
+            if error is None:
+                raise self._unreachable(
+                    f"{doing}: {trouble}. Check the network and AWS_ENDPOINT_URL_S3, then run again."
+                ) from trouble
+            code = error.response["Error"]["Code"]
+            if code in _NOT_NOW:
+                raise self._unreachable(
+                    f"{doing}, S3 answers {code}: {error}. The store is busy or down: wait, then run again."
+                ) from trouble
+            remedy = _REMEDIES.get(code, "Check the bucket, the credentials and AWS_ENDPOINT_URL_S3")
+            raise self._refused(f"{doing}, S3 answers {code}: {error}. {remedy.format(bucket=self.name)}.") from trouble
 
 
 def use_region() -> None:
@@ -122,59 +201,6 @@ def _settings_errors() -> Iterator[None]:
             if "nvalid endpoint" in said
             else f"The settings for S3 cannot be used: {said}. Check the AWS_* variables."
         ) from trouble
-
-
-@contextmanager
-def s3_errors(doing: str, url: str, refused: type[TripcastError], unreachable: type[TripcastError]) -> Iterator[None]:
-    """Turn boto3's exceptions into one sentence.
-
-    Args:
-        doing: What cannot be done, as ``s3://trips/green cannot be read``.
-        url: Where, to name the bucket.
-        refused: Raised when the store answers with an error.
-        unreachable: Raised when it does not answer, or not now, or no credentials are there to ask it with.
-
-    Raises:
-        TripcastError: One of these.
-    """
-    from boto3.exceptions import Boto3Error
-    from botocore import exceptions
-
-    bucket = split(url)[0]
-    try:
-        yield
-    except exceptions.NoCredentialsError as trouble:
-        raise unreachable(
-            f"{doing}: it needs credentials, and there are none. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
-            "AWS_PROFILE."
-        ) from trouble
-    except exceptions.ParamValidationError as trouble:
-        said = " ".join(str(trouble).split())
-        raise InvalidRequest(f"{doing}: {said}. Write s3://bucket/prefix with the name of a bucket.") from trouble
-    except exceptions.SSLError as trouble:
-        raise unreachable(
-            f"{doing}: the certificate of the endpoint is not trusted ({trouble}). Name the file of the authority that "
-            "signed it in AWS_CA_BUNDLE."
-        ) from trouble
-    except exceptions.EndpointProviderError as trouble:
-        raise InvalidRequest(
-            f"{doing}: {trouble}. Write http:// or https:// and a host in AWS_ENDPOINT_URL_S3 (or AWS_ENDPOINT_URL)."
-        ) from trouble
-    except (exceptions.SSOError, exceptions.SSOTokenLoadError, exceptions.TokenRetrievalError) as trouble:
-        raise unreachable(f"{doing}: {trouble}. Sign in again: aws sso login.") from trouble
-    except (exceptions.ClientError, exceptions.BotoCoreError, Boto3Error) as trouble:
-        error = _client_error(trouble)
-        if error is None:
-            raise unreachable(
-                f"{doing}: {trouble}. Check the network and AWS_ENDPOINT_URL_S3, then run again."
-            ) from trouble
-        code = error.response["Error"]["Code"]
-        if code in _NOT_NOW:
-            raise unreachable(
-                f"{doing}, S3 answers {code}: {error}. The store is busy or down: wait, then run again."
-            ) from trouble
-        remedy = _REMEDIES.get(code, "Check the bucket, the credentials and AWS_ENDPOINT_URL_S3")
-        raise refused(f"{doing}, S3 answers {code}: {error}. {remedy.format(bucket=bucket)}.") from trouble
 
 
 def _client_error(trouble: BaseException | None) -> Any:

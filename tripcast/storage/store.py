@@ -10,9 +10,6 @@ import filecmp
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cached_property
 from hashlib import file_digest
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -192,37 +189,40 @@ class S3Store(Store):
 
     def __init__(self, uri: str) -> None:
         self.uri = uri.rstrip("/")
-        self._bucket, self._prefix = s3.split(uri)
+        self._bucket = s3.Bucket(uri, _ATTEMPTS, StorageError)
 
     def check(self) -> None:
         """See ``Store``."""
         # Fewer attempts: nothing is lost yet. And a listing, because S3 tells the reason of a refusal in a body.
-        with self._errors(f"{self.uri} cannot be used"):
-            s3.client(_ATTEMPTS_BEFOREHAND).list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
+        beforehand = s3.Bucket(self.uri, _ATTEMPTS_BEFOREHAND, StorageError)
+        with beforehand.errors(f"{self.uri} cannot be used"):
+            beforehand.list(most=1)
 
     def put(self, file: Path, key: str, content_type: str | None = None) -> str:
         """See ``Store``."""
         place = f"{self.uri}/{key}"
         digest = sha256_of(file)
-        with self._errors(f"{place} cannot be stored"):
+        with self._bucket.errors(f"{place} cannot be stored"):
             if self._digest(key) != digest:
                 arguments: dict[str, Any] = {"Metadata": {"sha256": digest}}
                 # Some stores know no checksums that trail a body; whoever has one says so by this setting.
-                if self._client.meta.config.request_checksum_calculation != "when_required":
+                if self._bucket.client.meta.config.request_checksum_calculation != "when_required":
                     arguments["ChecksumAlgorithm"] = "SHA256"
                 if content_type:
                     arguments["ContentType"] = content_type
-                self._client.upload_file(str(file), self._bucket, self._prefix + key, ExtraArgs=arguments)
+                self._bucket.client.upload_file(
+                    str(file), self._bucket.name, self._bucket.prefix + key, ExtraArgs=arguments
+                )
         return place
 
     def get(self, key: str, file: Path) -> None:
         """See ``Store``."""
         place = f"{self.uri}/{key}"
         with atomic_write(file) as part:
-            with self._errors(f"{place} cannot be fetched"):
+            with self._bucket.errors(f"{place} cannot be fetched"):
                 digest = self._digest(key)
                 if digest is not None:
-                    self._client.download_file(self._bucket, self._prefix + key, str(part))
+                    self._bucket.download(key, part)
             if digest is None:
                 raise StorageError(f"There is no {place}. Check TRIPCAST_ARTIFACTS.")
             if digest and sha256_of(part) != digest:
@@ -230,38 +230,26 @@ class S3Store(Store):
 
     def list(self, prefix: str) -> list[str]:
         """See ``Store``."""
-        with self._errors(f"{self.uri} cannot be listed"):
-            pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket, Prefix=self._prefix + prefix
-            )
-            return sorted(item["Key"].removeprefix(self._prefix) for page in pages for item in page.get("Contents", ()))
+        with self._bucket.errors(f"{self.uri} cannot be listed"):
+            return sorted(self._bucket.list(prefix))
 
     def delete(self, key: str) -> None:
         """See ``Store``."""
-        with self._errors(f"{self.uri}/{key} cannot be removed"):
-            self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
-
-    @cached_property
-    def _client(self) -> Any:
-        return s3.client(_ATTEMPTS)
+        with self._bucket.errors(f"{self.uri}/{key} cannot be removed"):
+            self._bucket.client.delete_object(Bucket=self._bucket.name, Key=self._bucket.prefix + key)
 
     def _digest(self, key: str) -> str | None:
         """The hash that an object says it has, empty if it says none; None if there is no such object."""
         from botocore.exceptions import ClientError
 
         try:
-            head = self._client.head_object(Bucket=self._bucket, Key=self._prefix + key)
+            head = self._bucket.client.head_object(Bucket=self._bucket.name, Key=self._bucket.prefix + key)
         except ClientError as trouble:
             # A missing bucket looks the same here. What follows meets it, too, and names it.
             if trouble.response["Error"]["Code"] in ("404", "NoSuchKey"):
                 return None
             raise
         return str(head["Metadata"].get("sha256", ""))
-
-    @contextmanager
-    def _errors(self, doing: str) -> Iterator[None]:
-        with s3.s3_errors(doing, self.uri, refused=StorageError, unreachable=StorageError):
-            yield
 
 
 def _link_or_copy(file: Path, to: Path) -> None:

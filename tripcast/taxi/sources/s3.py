@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cached_property
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +34,7 @@ class S3:
         Raises:
             InvalidRequest: If the address names no bucket.
         """
-        self._bucket, self._folder = s3.split(url)
+        self._bucket = s3.Bucket(url, _ATTEMPTS, SourceError, SourceUnreachable)
         self._url, self._downloads = url, downloads
 
     def revision(self, taxi: str, month: Month) -> str:
@@ -59,45 +57,38 @@ class S3:
         name, items = self._find(taxi, month)
         files = []
         for item in items:
-            download = Download(self._downloads / "s3" / self._bucket / item["Key"])
+            download = Download(self._downloads / "s3" / self._bucket.name / item["Key"])
             if download.revision() != item["ETag"]:
                 self._fetch(item, download)
             files.append(download.file)
-        return open_month_files(files, f"s3://{self._bucket}/{self._folder}{name}")
+        return open_month_files(files, f"s3://{self._bucket.name}/{self._bucket.prefix}{name}")
 
     def _find(self, taxi: str, month: Month) -> tuple[str, list[dict[str, Any]]]:
         """A month's name, and what S3 says of its object, or of its parts' objects."""
-        objects = self._list(f"{self._folder}{taxi}_tripdata_")
+        objects = self._list(f"{taxi}_tripdata_")
         name = month_file({key.partition("/")[0] for key in objects}, taxi, month)
         if name is None:
-            raise missing_month([*objects, *self._list(self._folder, _MOST_LOOKED_AT)], taxi, month, self._url)
+            raise missing_month([*objects, *self._list("", _MOST_LOOKED_AT)], taxi, month, self._url)
         if name in objects:
             return name, [objects[name]]
         inside = [key.removeprefix(f"{name}/") for key in objects if key.startswith(f"{name}/")]
         return name, [objects[f"{name}/{part}"] for part in parts_of(filter(None, inside), f"{self._url}/{name}")]
 
     def _list(self, prefix: str, most: int | None = None) -> dict[str, dict[str, Any]]:
-        """The objects whose keys begin with a prefix, by their keys below the folder; so many at most."""
-        with self._trouble():
-            pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket, Prefix=prefix, PaginationConfig={"MaxItems": most}
-            )
-            return {item["Key"].removeprefix(self._folder): item for page in pages for item in page.get("Contents", ())}
+        with self._errors():
+            return self._bucket.list(prefix, most)
 
     def _fetch(self, item: dict[str, Any], download: Download) -> None:
-        location = f"s3://{self._bucket}/{item['Key']}"
+        bucket, key = self._bucket, item["Key"]
         download.restart(item["ETag"])
         # The trouble with S3 inside: its errors are no errors of the file system, save for those that truly are.
-        with progress(location, item["Size"]) as advance, storage_errors(download.file), self._trouble():
-            self._client.download_file(self._bucket, item["Key"], str(download.part), Callback=advance)
+        with (
+            progress(f"s3://{bucket.name}/{key}", item["Size"]) as advance,
+            storage_errors(download.file),
+            self._errors(),
+        ):
+            bucket.download(key.removeprefix(bucket.prefix), download.part, advance)
         download.finish()
 
-    @cached_property
-    def _client(self) -> Any:
-        with self._trouble():
-            return s3.client(_ATTEMPTS)
-
-    @contextmanager
-    def _trouble(self) -> Iterator[None]:
-        with s3.s3_errors(f"{self._url} cannot be read", self._url, SourceError, SourceUnreachable):
-            yield
+    def _errors(self) -> AbstractContextManager[None]:
+        return self._bucket.errors(f"{self._url} cannot be read")
