@@ -8,8 +8,10 @@ import gzip
 import io
 import lzma
 import os
+import pickle
 import random
 import shutil
+import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -34,9 +36,13 @@ ROWS = [f"{day} 10:{row % 50:02d}:07,{day} 11:00:02,{7 + row},74,2.5" for row, d
 CSV = "\n".join([",".join(COLUMNS), *ROWS, ""]).encode()
 
 
-def parquet() -> bytes:
+def parquet(zone: str | None = None) -> bytes:
     sink = io.BytesIO()
-    pq.write_table(pa.csv.read_csv(io.BytesIO(CSV)), sink)
+    table = pa.csv.read_csv(io.BytesIO(CSV))
+    for column in COLUMNS[:2]:
+        times = table[column].cast(pa.timestamp("s", zone))
+        table = table.set_column(table.schema.get_field_index(column), column, times)
+    pq.write_table(table, sink)
     return sink.getvalue()
 
 
@@ -91,6 +97,7 @@ READ: dict[str, tuple[str, bytes]] = {
         f"{NAME}.csv",
         ",".join(COLUMNS).encode() + b"\n\r\n" + b"".join(row.encode() + b",,\r\n" for row in ROWS),
     ),
+    "commas at the end of the header alone": (f"{NAME}.csv", header(lambda line: line + ",,")),
     "gzip": (f"{NAME}.csv.gz", gzip.compress(CSV)),
     "gzip named csv": (f"{NAME}.csv", gzip.compress(CSV)),
     "gzip in two members": (f"{NAME}.csv.gz", gzip.compress(CSV[:1000]) + gzip.compress(CSV[1000:])),
@@ -129,6 +136,15 @@ def zipped() -> bytes:
     return sink.getvalue()
 
 
+def tarred() -> bytes:
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w") as archive:
+        member = tarfile.TarInfo(f"{NAME}.csv")
+        member.size = len(CSV)
+        archive.addfile(member, io.BytesIO(CSV))
+    return sink.getvalue()
+
+
 BINARY = random.Random(7).randbytes(4000)
 
 REFUSED: dict[str, tuple[str, bytes, str]] = {
@@ -136,6 +152,9 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "bzip2": (f"{NAME}.csv", bz2.compress(CSV), "is compressed with bzip2. Unpack it"),
     "xz": (f"{NAME}.csv", lzma.compress(CSV), "is compressed with xz. Unpack it"),
     "gzipped parquet": (f"{NAME}.parquet", gzip.compress(parquet()), "compressed with gzip. Unpack it"),
+    "tar": (f"{NAME}.csv", tarred(), "is a tar archive. Unpack it"),
+    "compress": (f"{NAME}.csv", b"\x1f\x9d\x906abc", "is compressed with compress. Unpack it"),
+    "empty zip": (f"{NAME}.csv", b"PK\x05\x06" + bytes(18), "is an empty zip archive"),
     "zip in gzip": (f"{NAME}.csv.gz", gzip.compress(zipped()), "is a zip archive"),
     "UTF-16": (
         f"{NAME}.csv",
@@ -164,9 +183,21 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
         "is a link that was copied as text, to ../store/2021-01.parquet",
     ),
     "DVC": (f"{NAME}.csv", b"outs:\n- md5: 0123\n  path: x.csv\n", "is a DVC pointer"),
+    "DVC, as newer versions write it": (f"{NAME}.csv", b"md5: 01\nouts:\n- path: x.csv\n", "is a DVC pointer"),
+    "shortcut of Windows": (
+        f"{NAME}.csv",
+        b"[InternetShortcut]\r\nURL=https://data.example/x.csv\r\n",
+        "is a link that was copied as text, to [InternetShortcut]\\r\\nURL=",
+    ),
     "web page": (f"{NAME}.csv", codecs.BOM_UTF8 + b"\n<HTML>", "is a web page"),
     "JSON": (f"{NAME}.csv", b' [{"a": 1}]', "is JSON"),
     "Arrow": (f"{NAME}.parquet", b"ARROW1\0\0", "is an Arrow (Feather) file. Save it as parquet."),
+    "pickle": (f"{NAME}.csv", pickle.dumps({"PULocationID": [1, 2]}), "is neither parquet nor text"),
+    "a zone that is none": (
+        f"{NAME}.parquet",
+        parquet(zone="Mars/Base"),
+        "is marked with the time zone 'Mars/Base', which is not known here",
+    ),
     "anything": (f"{NAME}.csv", BINARY, "is neither parquet nor text"),
     "serial numbers of days": (f"{NAME}.csv", header(str).replace(b"2021-01-", b"4420"), "for example '4420"),
     "day before month": (
@@ -207,7 +238,7 @@ def test_ragged_rows_are_set_aside_with_their_reason_and_the_others_kept(tmp_pat
     )
     (remark,) = ingested.remarks
     assert remark.startswith(
-        f"3 rows of {tmp_path}/{NAME}.csv have another number of fields than its header, which has 5"
+        f"Rows of {tmp_path}/{NAME}.csv with another number of fields than its header, which has 5: 3"
     )
     assert remark.endswith("The first one: '2021-01-05 10:00:00,2021-01-05 10:10:00,7'.")
     (check,) = validate([ingested], kept=tmp_path / "kept", rejected=tmp_path / "rejected")
@@ -233,7 +264,7 @@ def test_a_value_in_a_field_too_many_spoils_its_row_alone(tmp_path: Path) -> Non
     write(tmp_path, f"{NAME}.csv", b"\n".join(lines))
     ingested = ingest_month(tmp_path)
     assert ingested.rows == 110
-    assert ingested.remarks[0].startswith("1 rows of ")
+    assert ingested.remarks[0].startswith("Rows of ")
 
 
 def test_a_file_of_ragged_rows_is_refused_by_the_contract(tmp_path: Path) -> None:

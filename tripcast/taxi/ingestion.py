@@ -292,10 +292,20 @@ class _Column:
         if pa.types.is_dictionary(kind):
             kind = kind.value_type
         self._found = str(kind)
+        if pa.types.is_timestamp(kind) and kind.tz:
+            self._check_zone(kind)
         if self._cast(pa.nulls(0, kind)) is None:
             raise self._wrong_kind(self._found)
-        if pa.types.is_timestamp(kind) and kind.tz:
-            self.zone = kind.tz
+
+    def _check_zone(self, kind: pa.TimestampType) -> None:
+        try:
+            pc.local_timestamp(pa.array([0], kind))
+        except pa.ArrowInvalid:
+            raise ContractError(
+                f"The column {self.raw_name} of {self._location} is marked with the time zone {kind.tz!r}, which is "
+                "not known here, so that its wall clock is not either. Write its times without a zone."
+            ) from None
+        self.zone = kind.tz
 
     def read(self, values: pa.Array) -> pa.Array:
         """Cast all values that can be cast, the others to null.

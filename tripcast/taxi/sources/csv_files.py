@@ -53,6 +53,8 @@ def open_csv(file: Path, location: str, head: bytes, compressed: bool) -> RawMon
     header = lines[first] if lines else ""
     _refuse_other_separators(header, location)
     (names,) = csv.reader([header], skipinitialspace=True)
+    while names and not names[-1].strip():  # a comma at the end, which the rows need not have
+        names.pop()
     following = next((line for line in lines[first + 1 : -1] if line.strip()), "")
     surplus = _surplus(following, len(names))
     remarks: list[str] = []
@@ -63,8 +65,8 @@ def open_csv(file: Path, location: str, head: bytes, compressed: bool) -> RawMon
             yield from rows.read(file, columns, skip=first + 1, compressed=compressed)
         if rows.unreadable:
             remarks.append(
-                f"{rows.unreadable:,} rows of {location} have another number of fields than its header, which has "
-                f"{len(names)}; they are set aside. The first one: {rows.example[:100]!r}."
+                f"Rows of {location} with another number of fields than its header, which has {len(names)}: "
+                f"{rows.unreadable:,}; they are set aside. The first one: {rows.example[:100]!r}."
             )
 
     return RawMonth(location, pa.schema([(name, pa.string()) for name in names]), read, remarks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -32,12 +33,14 @@ _AS_CSV = "Save it as CSV (UTF-8, separated by commas) or as parquet."
 _OTHER_KINDS = (
     (b"PARE", "an encrypted parquet file", "Decrypt it."),
     (b"PK\x03\x04", "a zip archive, or an Excel workbook, which is one", f"{_UNPACK} {_AS_CSV}"),
+    (b"PK\x05\x06", "an empty zip archive", _AGAIN),
     (b"\xd0\xcf\x11\xe0", "an old Excel workbook", _AS_CSV),
     (b"BZh", "compressed with bzip2", _UNPACK),
     (b"\xfd7zXZ", "compressed with xz", _UNPACK),
     (b"\x28\xb5\x2f\xfd", "compressed with zstd", _UNPACK),
     (b"\x04\x22\x4d\x18", "compressed with lz4", _UNPACK),
     (b"\xff\x06\x00\x00sNaPpY", "compressed with snappy", _UNPACK),
+    (b"\x1f\x9d", "compressed with compress", _UNPACK),
     (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", _UNPACK),
     (b"Rar!", "a RAR archive", _UNPACK),
     (b"ORC", "an ORC file", "Save it as parquet."),
@@ -51,9 +54,13 @@ _OTHER_KINDS = (
     (codecs.BOM_UTF32_LE, "UTF-32 text", _AS_CSV),
     (codecs.BOM_UTF16_LE, "UTF-16 text (Excel's 'Unicode text')", _AS_CSV),
     (codecs.BOM_UTF16_BE, "UTF-16 text", _AS_CSV),
-    (b"{", "JSON", _AS_CSV),
-    (b"[", "JSON", _AS_CSV),
 )
+
+#: How JSON begins, blanks aside.
+_JSON = re.compile(rb"(\{\s*[\"}]|\[\s*[\[{\"\]\d])")
+
+#: Characters that no text has.
+_CONTROL = re.compile(rb"[\x00-\x06\x0e-\x19\x7f]")
 
 
 def open_month_files(files: Sequence[Path], location: str) -> RawMonth:
@@ -135,19 +142,21 @@ def _refuse_what_is_no_text(head: bytes, location: str) -> None:
     if text[:64].lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<error")):
         raise SourceError(f"{location} is a web page (HTML or XML), probably an error page that was saved. {_AGAIN}")
     for beginning, what, remedy in _OTHER_KINDS:
-        if head.startswith(beginning) or (beginning in (b"{", b"[") and text.startswith(beginning)):
+        if head.startswith(beginning):
             raise SourceError(f"{location} is {what}. {remedy}")
-    if text.startswith(b"outs:") and b"md5:" in text:
+    if _JSON.match(text):
+        raise SourceError(f"{location} is JSON. {_AS_CSV}")
+    if head[257:262] == b"ustar":
+        raise SourceError(f"{location} is a tar archive. {_UNPACK}")
+    if re.match(rb"(md5|outs|deps|wdir|meta|frozen):", text) and re.search(rb"\bouts:", text):
         raise SourceError(f"{location} is a DVC pointer, not the file itself. Fetch that: dvc pull.")
     if len(head) < 1024 and b"," not in text and text.rstrip().endswith(tuple(map(str.encode, EDITIONS))):
-        raise SourceError(
-            f"{location} is a link that was copied as text, to {text.decode(errors='replace').strip()}. Put the file "
-            "itself there."
-        )
-    if b"\0" in head:
-        # Half of the bytes of English text in UTF-16 are zero.
-        if 0.3 < head.count(b"\0") / len(head) < 0.7:
-            raise SourceError(f"{location} is UTF-16 text without a byte order mark. {_AS_CSV}")
+        target = repr(text.decode(errors="replace").strip())[1:-1]
+        raise SourceError(f"{location} is a link that was copied as text, to {target}. Put the file itself there.")
+    # Of English text in UTF-16, every other byte is zero.
+    if abs(head[::2].count(0) - head[1::2].count(0)) > len(head) / 4:
+        raise SourceError(f"{location} is UTF-16 text without a byte order mark. {_AS_CSV}")
+    if b"\0" in head or len(_CONTROL.findall(head)) > len(head) / 100:
         raise SourceError(f"{location} is neither parquet nor text, but a file of another kind. {_AGAIN}")
 
 
