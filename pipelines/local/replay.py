@@ -117,15 +117,15 @@ class ReplayPlan:
 
 
 def replay(
-    story: ReplayPlan, settings: Settings, notify: Callable[[StepEvent], None], arrived: Callable[[str], None]
+    plan: ReplayPlan, settings: Settings, notify: Callable[[StepEvent], None], on_month: Callable[[str], None]
 ) -> tuple[Replay, Path]:
     """Live through past months.
 
     Args:
-        story: Which, and how.
+        plan: Which, and how.
         settings: Of the real system; the replay's own home is a folder below its home.
         notify: Called with everything that happens in a run, from several threads.
-        arrived: Called with the month that comes next.
+        on_month: Called with the month that comes next.
 
     Returns:
         What happened, and its page.
@@ -134,7 +134,7 @@ def replay(
         TripcastError: If a step fails, a month is missing, or no first version can be had.
         KeyboardInterrupt: If interrupted; the same call goes on.
     """
-    home = settings.home / "replays" / f"{story.options.taxi}-{_identity(story, settings)}"
+    home = settings.home / "replays" / f"{plan.options.taxi}-{_identity(plan, settings)}"
     with storage_errors(home):
         home.mkdir(parents=True, exist_ok=True)
         downloads = home / "downloads"
@@ -143,20 +143,20 @@ def replay(
             downloads.symlink_to(settings.downloads)
     with _at_home(home):
         own = Settings.load()
-        arrived(story.test)
-        _train_first(story, own, notify)
+        on_month(plan.test)
+        _train_first(plan, own, notify)
         lived = []
-        for month in story.months:
-            arrived(month)
-            lived.append(_live(story, month, own, notify))
+        for month in plan.months:
+            on_month(month)
+            lived.append(_replay_month(plan, month, own, notify))
     found = Replay(
-        subject=f"{story.options.taxi} taxi",
-        source=story.options.source,
-        train_months=story.train,
-        test_month=story.test,
-        rollout_share=story.options.rollout,
-        rule=Rule.from_dict(story.options.rule),
-        published_after=story.published_after,
+        subject=f"{plan.options.taxi} taxi",
+        source=plan.options.source,
+        train_months=plan.train,
+        test_month=plan.test,
+        rollout_share=plan.options.rollout,
+        rule=Rule.from_dict(plan.options.rule),
+        published_after=plan.published_after,
         months=[month for month, _ in lived],
         processor_seconds=sum(seconds for _, seconds in lived),
     )
@@ -172,11 +172,11 @@ def _later(month: Month, months: int) -> Month:
     return month
 
 
-def _identity(story: ReplayPlan, settings: Settings) -> str:
+def _identity(plan: ReplayPlan, settings: Settings) -> str:
     """What tells this replay from any other, sixteen hexadecimal digits."""
-    months = [Month.parse(month) for month in (*story.train, story.test, *story.months)]
-    revisions = find_months(open_source(story.options.source, settings.downloads), story.options.taxi, months)
-    return sha256(json.dumps([asdict(story), list(revisions.values())]).encode()).hexdigest()[:16]
+    months = [Month.parse(month) for month in (*plan.train, plan.test, *plan.months)]
+    revisions = find_months(open_source(plan.options.source, settings.downloads), plan.options.taxi, months)
+    return sha256(json.dumps([asdict(plan), list(revisions.values())]).encode()).hexdigest()[:16]
 
 
 @contextmanager
@@ -192,17 +192,17 @@ def _at_home(home: Path) -> Iterator[None]:
         os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
-def _train_first(story: ReplayPlan, settings: Settings, notify: Callable[[StepEvent], None]) -> None:
+def _train_first(plan: ReplayPlan, settings: Settings, notify: Callable[[StepEvent], None]) -> None:
     """Train the first version, and keep it and the notebook's model aside, to compare the system with."""
     done = settings.home / "first.json"
     if done.exists():
         return
-    options = story.options
+    options = plan.options
     arguments = {
         "source": options.source,
         "taxi": options.taxi,
-        "train_months": ",".join(story.train),
-        "test_month": story.test,
+        "train_months": ",".join(plan.train),
+        "test_month": plan.test,
         "candidates": list(options.candidates),
         "trials": options.trials,
     }
@@ -210,7 +210,7 @@ def _train_first(story: ReplayPlan, settings: Settings, notify: Callable[[StepEv
     document = summarise_training(run)
     if document["decision"] == "refused":
         raise InvalidRequest(
-            f"No first version can be had from {', '.join(story.train)}, judged on {story.test}: {document['reason']} "
+            f"No first version can be had from {', '.join(plan.train)}, judged on {plan.test}: {document['reason']} "
             "Begin with other months (--months), or train on more of them (--train)."
         )
     for name, folder in (("trained-once", run.output("evaluate")["winner"]), ("notebook", _notebook(run.folder))):
@@ -227,8 +227,8 @@ def _notebook(run: Path) -> Path:
     )
 
 
-def _live(
-    story: ReplayPlan, month: str, settings: Settings, notify: Callable[[StepEvent], None]
+def _replay_month(
+    plan: ReplayPlan, month: str, settings: Settings, notify: Callable[[StepEvent], None]
 ) -> tuple[ReplayMonth, float]:
     """Live through a month, or remember it; and the seconds of processor time that the loop took."""
     file = settings.home / "months" / f"{month}.json"
@@ -236,7 +236,7 @@ def _live(
         entries = json.loads(file.read_text(encoding="utf-8"))
         events = tuple(Event(**event) for event in entries["month"]["events"])
         return ReplayMonth(**{**entries["month"], "events": events}), entries["processor_seconds"]
-    registry = Registry(model_name(story.options.taxi), settings)
+    registry = Registry(model_name(plan.options.taxi), settings)
     # Written down before the turns at the month's end, which may change it.
     before = settings.home / "months" / f"{month}-began.json"
     if not before.exists():
@@ -247,14 +247,14 @@ def _live(
     serving = json.loads(before.read_text(encoding="utf-8"))
     started = _processor_seconds()
     taken = []
-    for published in _published_at_the_end(story, month):
-        took = turn(story.options, published, settings=settings, notify=notify)
+    for published in _published_at_the_end(plan, month):
+        took = turn(plan.options, published, settings=settings, notify=notify)
         assert took is not None
         taken.append(took)
     seconds = _processor_seconds() - started
     lived = ReplayMonth(
         month=month,
-        **_errors(story, month, serving, settings),
+        **_errors(plan, month, serving, settings),
         served_version=serving["champion"],
         challenger_version=serving["challenger"],
         challenger_share=serving["share"],
@@ -266,13 +266,11 @@ def _live(
     return lived, seconds
 
 
-def _published_at_the_end(story: ReplayPlan, month: str) -> list[str]:
+def _published_at_the_end(plan: ReplayPlan, month: str) -> list[str]:
     """The lived months that are published after the beginning of a month, and before that of the next one lived."""
-    place = story.months.index(month)
-    following = story.months[place + 1] if place + 1 < len(story.months) else str(Month.parse(month).next())
-    return [
-        each for each in story.published_before(following) if each not in (story.test, *story.published_before(month))
-    ]
+    place = plan.months.index(month)
+    following = plan.months[place + 1] if place + 1 < len(plan.months) else str(Month.parse(month).next())
+    return [each for each in plan.published_before(following) if each not in (plan.test, *plan.published_before(month))]
 
 
 def _processor_seconds() -> float:
@@ -281,13 +279,13 @@ def _processor_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
-def _errors(story: ReplayPlan, month: str, serving: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+def _errors(plan: ReplayPlan, month: str, serving: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
     """The RMSE of the system and of what it is compared with, minutes; None where the month's data is broken."""
-    trips = _trips(story, month, settings)
+    trips = _trips(plan, month, settings)
     if trips is None:
         nothing = dict.fromkeys(("system_rmse", "trained_once_rmse", "retrained_monthly_rmse", "notebook_rmse"))
         return {"trips": 0, **nothing}
-    registry = Registry(model_name(story.options.taxi), settings)
+    registry = Registry(model_name(plan.options.taxi), settings)
     squared = _rmse(registry.load(registry.version(serving["champion"])), trips) ** 2
     if serving["challenger"]:
         challengers = _rmse(registry.load(registry.version(serving["challenger"])), trips) ** 2
@@ -296,23 +294,23 @@ def _errors(story: ReplayPlan, month: str, serving: Mapping[str, Any], settings:
         "trips": len(trips),
         "system_rmse": math.sqrt(squared),
         "trained_once_rmse": _rmse(Model.load(settings.home / "trained-once"), trips),
-        "retrained_monthly_rmse": _rmse(_reference(story, month, settings), trips),
+        "retrained_monthly_rmse": _rmse(_reference(plan, month, settings), trips),
         "notebook_rmse": _rmse(Model.load(settings.home / "notebook"), trips),
     }
 
 
-def _reference(story: ReplayPlan, month: str, settings: Settings) -> Model:
+def _reference(plan: ReplayPlan, month: str, settings: Settings) -> Model:
     """What would serve in a month, were the best candidate taken each month without asking.
 
     Trained on the sound months that are published when the month begins, the latest of which chooses among the
     candidates: with no more of them than the first version had, that is the first version.
     """
     sound: dict[str, Trips] = {}
-    for each in reversed([*story.train, *story.published_before(month)]):
-        if len(sound) <= story.options.training_months and (trips := _trips(story, each, settings)) is not None:
+    for each in reversed([*plan.train, *plan.published_before(month)]):
+        if len(sound) <= plan.options.training_months and (trips := _trips(plan, each, settings)) is not None:
             sound[each] = trips
     kept_back, *training = sound
-    if kept_back == story.test or not training:
+    if kept_back == plan.test or not training:
         return Model.load(settings.home / "trained-once")
     folder = settings.home / "reference" / "-".join([*reversed(training), kept_back])
     if not (folder / "manifest.json").exists():
@@ -320,17 +318,17 @@ def _reference(story: ReplayPlan, month: str, settings: Settings) -> Model:
             *(np.concatenate([getattr(sound[each], column.name) for each in training]) for column in fields(Trips))
         )
         candidates = (
-            train(name, learned, taxi=story.options.taxi, data=dict.fromkeys(training, ""), trials=story.options.trials)
-            for name in story.options.candidates
+            train(name, learned, taxi=plan.options.taxi, data=dict.fromkeys(training, ""), trials=plan.options.trials)
+            for name in plan.options.candidates
         )
         min(candidates, key=lambda model: _rmse(model, sound[kept_back])).save(folder)
     return Model.load(folder)
 
 
-def _trips(story: ReplayPlan, month: str, settings: Settings) -> Trips | None:
+def _trips(plan: ReplayPlan, month: str, settings: Settings) -> Trips | None:
     """The good trips of a month; None where its data is broken."""
     try:
-        return load_valid_trips(story.options.source, story.options.taxi, Month.parse(month), settings)[1]
+        return load_valid_trips(plan.options.source, plan.options.taxi, Month.parse(month), settings)[1]
     except SourceUnreachable:
         raise
     except (ContractError, SourceError):

@@ -51,10 +51,10 @@ _LABELS = ("month", "candidate")
 #: Takes a line of a step's output.
 LineHandler = Callable[[str], None]
 
-#: Carries out a step's command, given the step's folder, and gives the exit code.
+#: Carries out a step's command, given the step's folder; returns the exit code.
 Execute = Callable[[Path, LineHandler], int]
 
-#: Runs a step, given its command and what carries it out; gives the exit code.
+#: Runs a step, given its command and what carries it out; returns the exit code.
 RunStep = Callable[[list[str], Execute], int]
 
 
@@ -145,7 +145,7 @@ class LocalRun:
         raise KeyError(f"The step '{step}' did not run.")
 
     def _run_step(self, command: list[str], execute: Execute) -> int:
-        """Have a step's command carried out, watch it, and give its exit code."""
+        """Have a step's command carried out, watch it, and return its exit code."""
         told = command.index("--executor_input") + 1
         executor_input = as_protojson_writes(json.loads(command[told]))
         command[told] = json.dumps(executor_input)

@@ -294,7 +294,7 @@ def test_a_candidate_that_is_hardly_or_only_perhaps_worse_in_another_way_is_prom
 
 
 def test_a_candidate_that_cannot_be_judged_in_another_way_is_refused():
-    others = {"planned": evaluation(CHAMPION, {"lightgbm": "It gives no believable number of minutes."})}
+    others = {"planned": evaluation(CHAMPION, {"lightgbm": "It gives no plausible number of minutes."})}
     assert failed(decide(evaluation(CHAMPION, lightgbm=scores(5.0)), others).reasons) == ["ways"]
 
 

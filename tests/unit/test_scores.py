@@ -258,7 +258,7 @@ def test_a_candidate_without_a_believable_number_is_disqualified(bad, field):
     values[:3] = bad
     evaluation = evaluate(trips, {"good": good, "broken": replace(good, **{field: values})})
     assert list(evaluation.candidates) == ["good"]
-    assert evaluation.disqualified == {"broken": "It gives no believable number of minutes for 3 of 1,000 trips."}
+    assert evaluation.disqualified == {"broken": "It gives no plausible number of minutes for 3 of 1,000 trips."}
 
 
 def test_a_champion_without_a_believable_number_is_nothing_to_compare_with():
@@ -266,7 +266,7 @@ def test_a_champion_without_a_believable_number_is_nothing_to_compare_with():
     good = predicting(trips.duration_minutes + 1)
     evaluation = evaluate(trips, {"good": good}, predicting(np.full(1000, np.nan)))
     assert evaluation.champion is None
-    assert evaluation.champion_problem == "It gives no believable number of minutes for 1,000 of 1,000 trips."
+    assert evaluation.champion_problem == "It gives no plausible number of minutes for 1,000 of 1,000 trips."
     assert evaluation.candidates["good"].difference is None
 
 

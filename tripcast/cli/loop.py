@@ -167,7 +167,7 @@ def loop(learning: LoopOptions, month: str, runner: str, as_json: bool) -> None:
     "--months",
     required=True,
     metavar="MONTHS",
-    help="The months to live through: 2021-01..2021-07, or 2021-01..2021-03,2022-01..2022-03. The first ones train and "
+    help="The months to replay: 2021-01..2021-07, or 2021-01..2021-03,2022-01..2022-03. The first ones train and "
     "judge the first version.",
 )
 @click.option(
@@ -185,7 +185,7 @@ def loop(learning: LoopOptions, month: str, runner: str, as_json: bool) -> None:
 )
 @_learning
 @options.home
-@click.option("--json", "as_json", is_flag=True, help="Print the story as one JSON document, for scripts.")
+@click.option("--json", "as_json", is_flag=True, help="Print the replay as one JSON document, for scripts.")
 def replay(learning: LoopOptions, months: str, train: str | None, published_after: int, as_json: bool) -> None:
     """Run the loop over past months as if they came one by one, and draw what came of it in one page.
 
@@ -199,20 +199,20 @@ def replay(learning: LoopOptions, months: str, train: str | None, published_afte
       tripcast replay --source "simulated?slower_streets=2021-06" --months 2021-01..2021-10
     """  # noqa: D301
     from pipelines.local.replay import ReplayPlan
-    from pipelines.local.replay import replay as live_through
+    from pipelines.local.replay import replay as run_replay
     from pipelines.progress import MonthsProgress
     from tripcast.cli.console import print_replay
 
     if "linear" not in learning.candidates:
         learning = replace(learning, candidates=["linear", *learning.candidates])
-    story = ReplayPlan.plan(months, train, learning, published_after)
-    with MonthsProgress(1 + len(story.months)) as progress:
-        found, page = live_through(story, Settings.load(), progress.step, progress.month)
+    plan = ReplayPlan.plan(months, train, learning, published_after)
+    with MonthsProgress(1 + len(plan.months)) as progress:
+        found, page = run_replay(plan, Settings.load(), progress.step, progress.month)
     document = {
         "taxi": learning.taxi,
         "source": learning.source,
-        "train_months": list(story.train),
-        "test_month": story.test,
+        "train_months": list(plan.train),
+        "test_month": plan.test,
         "published_after": published_after,
         "headline": found.headline,
         "counted": found.counted,

@@ -208,11 +208,11 @@ def _problem(prediction: Prediction, trips: int) -> str | None:
     shapes = {values.shape for values in (prediction.minutes, prediction.lower, prediction.upper)}
     if shapes != {(trips,)}:
         raise ValueError(f"Predictions for {trips:,} trips are wanted, but their shapes are {sorted(shapes)}.")
-    believable = np.ones(trips, np.bool_)
+    plausible = np.ones(trips, np.bool_)
     for values in (prediction.minutes, prediction.lower, prediction.upper):
-        believable &= np.abs(values) < MAX_MINUTES  # false for NaN, too
-    missing = trips - np.count_nonzero(believable)
-    return f"It gives no believable number of minutes for {missing:,} of {trips:,} trips." if missing else None
+        plausible &= np.abs(values) < MAX_MINUTES  # false for NaN, too
+    missing = trips - np.count_nonzero(plausible)
+    return f"It gives no plausible number of minutes for {missing:,} of {trips:,} trips." if missing else None
 
 
 @dataclass(frozen=True)

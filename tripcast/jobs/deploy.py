@@ -190,7 +190,7 @@ def _began_with(noted: str | None, now: Standing, number: int) -> Standing:
 
 
 def _wait(service_url: str, model: str, arm: str, number: int, share: float, patience: float) -> str | None:
-    """Wait until an arm of the service is a version; gives what is wrong if that does not come to pass.
+    """Wait until an arm of the service is a version; returns what is wrong if that does not come to pass.
 
     A service serves the model of one taxi. One of another taxi's has nothing to take up.
     """

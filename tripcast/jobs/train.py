@@ -72,7 +72,7 @@ def train(
         data: SHA-256 of each training month's data, by month.
         trials: How many parameter sets a search tries; candidates that do not search ignore it.
         seed: Of a search.
-        on_trial: Told of every trial of a search.
+        on_trial: Called after each trial of a search.
 
     Returns:
         The model; the same trips (in the same order) and arguments give the same one, to the last bit.

@@ -60,7 +60,7 @@ class Search:
     Attributes:
         trials: How many parameter sets to try; at least 1.
         seed: Of the search; the same seed tries the same parameters.
-        on_trial: Told of every trial.
+        on_trial: Called after each trial.
     """
 
     trials: int

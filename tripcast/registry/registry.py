@@ -591,7 +591,7 @@ def _check_share(share: float) -> None:
 
 
 def _read_share(tags: Mapping[str, str]) -> float:
-    """The share that the tag says; what is no number between 0 and 1 gives the challenger nothing."""
+    """The share that the tag says; what is no number between 0 and 1 is no share."""
     try:
         share = float(tags.get(SHARE, 0.0))
     except ValueError:

@@ -287,7 +287,7 @@ def _examine(path: Path) -> SpooledFile | None:
 
 
 def _lock(folder: Path) -> int:
-    """Lock a folder for this process; gives the descriptor that holds the lock.
+    """Lock a folder for this process; returns the descriptor that holds the lock.
 
     Raises:
         BlockingIOError: If another process holds it.

@@ -29,16 +29,16 @@ class Download:
 
     def revision(self) -> str | None:
         """The revision of the whole file; None if there is no whole file."""
-        return _edition_of(self.file)
+        return _revision_of(self.file)
 
     def begun(self) -> tuple[int, str] | None:
         """How many bytes have arrived of which revision; None if the download has to begin at the beginning."""
-        revision = _edition_of(self.part)
+        revision = _revision_of(self.part)
         arrived = self.part.stat().st_size if revision else 0
         return (arrived, revision) if revision and arrived else None
 
     def restart(self, revision: str | None) -> None:
-        """Throw away what has arrived, and begin an revision (None: the server names none, so never resume it).
+        """Throw away what has arrived, and begin a revision (None: the server names none, so never resume it).
 
         Raises:
             StorageError: If the folder cannot be written.
@@ -65,7 +65,7 @@ def _note_of(file: Path) -> Path:
     return file.with_name(f"{file.name}.revision")
 
 
-def _edition_of(file: Path) -> str | None:
+def _revision_of(file: Path) -> str | None:
     note = _note_of(file)
     return (note.read_text(encoding="utf-8") or None) if file.exists() and note.exists() else None
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from tripcast.errors import SourceError
 from tripcast.taxi.sources.csv_files import decompressed_head, open_csv
-from tripcast.taxi.sources.names import EDITIONS
+from tripcast.taxi.sources.names import ENDINGS
 from tripcast.taxi.sources.raw import BATCH_ROWS, RawMonth, reading
 
 #: More records than any month of any taxi has; the largest published ones have some twenty million.
@@ -150,7 +150,7 @@ def _refuse_what_is_no_text(head: bytes, location: str) -> None:
         raise SourceError(f"{location} is a tar archive. {_UNPACK}")
     if re.match(rb"(md5|outs|deps|wdir|meta|frozen):", text) and re.search(rb"\bouts:", text):
         raise SourceError(f"{location} is a DVC pointer, not the file itself. Fetch that: dvc pull.")
-    if len(head) < 1024 and b"," not in text and text.rstrip().endswith(tuple(map(str.encode, EDITIONS))):
+    if len(head) < 1024 and b"," not in text and text.rstrip().endswith(tuple(map(str.encode, ENDINGS))):
         target = repr(text.decode(errors="replace").strip())[1:-1]
         raise SourceError(f"{location} is a link that was copied as text, to {target}. Put the file itself there.")
     # Of English text in UTF-16, every other byte is zero.

@@ -10,7 +10,7 @@ from tripcast.errors import SourceError
 from tripcast.months import Month
 
 #: The forms in which a month may be there, the preferred one first.
-EDITIONS = (".parquet", ".csv", ".csv.gz")
+ENDINGS = (".parquet", ".csv", ".csv.gz")
 
 #: Words in a path that say that it is about other cars.
 _CARS = ("green", "yellow", "fhv", "fhvhv")
@@ -19,7 +19,7 @@ _CARS = ("green", "yellow", "fhv", "fhvhv")
 def month_file(names: Iterable[str], taxi: str, month: Month) -> str | None:
     """The name, among those that are there, under which a month is published; None if it is not there."""
     there = set(names)
-    return next((name for edition in EDITIONS if (name := f"{taxi}_tripdata_{month}{edition}") in there), None)
+    return next((name for ending in ENDINGS if (name := f"{taxi}_tripdata_{month}{ending}") in there), None)
 
 
 def parts_of(names: Iterable[str], location: str) -> list[str]:
@@ -66,7 +66,7 @@ def missing_month(names: Sequence[str], taxi: str, month: Month, where: str) -> 
     alike = _alike(names, taxi, month)
     if alike:
         return SourceError(f"There is no {taxi}_tripdata_{month}.parquet (nor .csv, nor .csv.gz) in {where}. {alike}")
-    named = re.compile(rf"{taxi}_tripdata_(\d{{4}}-(?:0[1-9]|1[0-2]))(?:{'|'.join(map(re.escape, EDITIONS))})")
+    named = re.compile(rf"{taxi}_tripdata_(\d{{4}}-(?:0[1-9]|1[0-2]))(?:{'|'.join(map(re.escape, ENDINGS))})")
     months = sorted({Month.parse(match[1]) for name in names if (match := named.fullmatch(name))})
     listed = f"{', '.join(map(str, months[:6]))}, ... {months[-1]}" if len(months) > 7 else ", ".join(map(str, months))
     return SourceError(
@@ -93,7 +93,7 @@ def _alike(names: Sequence[str], taxi: str, month: Month) -> str | None:
     stem = f"{taxi}_tripdata_{month}"
     path = min(found, key=lambda path: (taxi not in path.name.lower(), len(path.parts), path))
     ending = path.name.lower().partition(".")[2]
-    if path.name.startswith(stem) and f".{ending}" in EDITIONS:
+    if path.name.startswith(stem) and f".{ending}" in ENDINGS:
         return f"It is in a folder there, {path.parent}: name that folder, or put a link to {path} beside the others."
     if not dated.search(path.name):
         folder = next(parent for parent in reversed(path.parents) if dated.search(str(parent)))

@@ -62,7 +62,7 @@ class TLC:
             with http_session(self._retries, _LONGEST_WAIT) as session, session.head(url, timeout=_TIMEOUT) as answer:
                 _refuse_missing(answer, url, _named(taxi, month))
                 answer.raise_for_status()
-                return _edition(answer) or answer.headers.get("Content-Length", "")
+                return _revision(answer) or answer.headers.get("Content-Length", "")
         except requests.RequestException as trouble:
             return _copy_or_raise(url, download, _named(taxi, month), trouble)
 
@@ -105,7 +105,7 @@ def _named(taxi: str, month: Month) -> str:
 
 
 def _copy_or_raise(url: str, download: Download, what: str, trouble: Exception) -> str:
-    """Fall back on the copy that is here, and give its revision."""
+    """Fall back on the copy that is here, and return its revision."""
     revision = download.revision()
     if revision is None:
         raise SourceUnreachable(
@@ -144,7 +144,7 @@ def _advance(session: requests.Session, url: str, download: Download, what: str)
             return False
         answer.raise_for_status()
         if not resumes:
-            download.restart(_edition(answer))
+            download.restart(_revision(answer))
         done = begun[0] if begun and resumes else 0
         length = answer.headers.get("Content-Length")
         total = done + int(length) if length else None
@@ -172,7 +172,7 @@ def _headers(download: Download) -> dict[str, str]:
     return headers
 
 
-def _edition(answer: requests.Response) -> str | None:
+def _revision(answer: requests.Response) -> str | None:
     """What tells this revision of the file from others: its ETag if it is a strong one, else its date."""
     etag = answer.headers.get("ETag", "")
     return etag if etag.startswith('"') else answer.headers.get("Last-Modified")
@@ -182,6 +182,6 @@ def _continues(answer: requests.Response, begun: tuple[int, str] | None) -> bool
     """Whether a partial answer is the rest of what has arrived: the same revision, from the next byte on."""
     return (
         begun is not None
-        and _edition(answer) == begun[1]
+        and _revision(answer) == begun[1]
         and answer.headers.get("Content-Range", "").startswith(f"bytes {begun[0]}-")
     )
