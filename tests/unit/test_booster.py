@@ -106,6 +106,7 @@ def test_other_features_than_the_trees_were_grown_on_are_refused(booster):
         Booster(booster.text, ("east", "north", "weekday"))
 
 
+@pytest.mark.slow
 def test_a_booster_frees_its_memory(booster):
     script = """
 import sys, resource

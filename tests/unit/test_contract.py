@@ -260,6 +260,7 @@ def test_the_metrics_cover_all_months(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_validating_does_not_import_pandas(tmp_path: Path) -> None:
     month_of(tmp_path, [*trips(200), row(minutes=99)])
     script = """

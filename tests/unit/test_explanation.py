@@ -7,6 +7,7 @@ from msgspec.structs import astuple
 from tests.conftest import make_trips
 from tripcast.jobs.train import train
 from tripcast.models import Model
+from tripcast.taxi.candidates import lightgbm
 from tripcast.taxi.explanation import SHARES, Explanation, explain
 from tripcast.taxi.features import FEATURES
 from tripcast.taxi.trips import Trip
@@ -22,7 +23,9 @@ def boosted() -> Model:
     assert trips.duration_minutes is not None
     hour = trips.pickup_datetime.astype("datetime64[h]").astype(np.int64) % 24
     trips.duration_minutes[:] = np.minimum(trips.duration_minutes * np.where((hour >= 7) & (hour < 20), 1.5, 1.0), 60)
-    return train("lightgbm", trips, taxi="green", data={"2021-01": "1" * 64})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(lightgbm.DEFAULTS, "rounds", 50)
+        return train("lightgbm", trips, taxi="green", data={"2021-01": "1" * 64})
 
 
 def explained(model: Model, trip: Trip) -> Explanation:

@@ -447,6 +447,7 @@ def test_text_that_repeats_a_long_value_is_read_without_unfolding_it(tmp_path: P
         ingest_month(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_column_that_unfolds_to_far_too_much_is_refused(tmp_path: Path) -> None:
     table = pa.csv.read_csv(io.BytesIO(CSV))
     table = table.set_column(4, "trip_distance", pa.array([f"{row}" + "x" * 1_000_000 for row in range(110)]))

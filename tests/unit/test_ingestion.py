@@ -436,6 +436,7 @@ def ingest_in_a_child(source: Path, to: Path, spoil: str = "") -> subprocess.Com
     )
 
 
+@pytest.mark.slow
 def test_a_kill_in_the_middle_leaves_nothing_that_looks_whole(tmp_path: Path) -> None:
     source, to = write_month(tmp_path / "raw", month_table(10_000)), tmp_path / "out"
     assert ingest_in_a_child(source, to, "kill").returncode == -9
@@ -444,6 +445,7 @@ def test_a_kill_in_the_middle_leaves_nothing_that_looks_whole(tmp_path: Path) ->
     assert pq.read_metadata(ingested.file).num_rows == 10_000
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_named_and_nothing_is_left(tmp_path: Path) -> None:
     source, to = write_month(tmp_path / "raw", month_table(10_000)), tmp_path / "out"
     child = ingest_in_a_child(source, to, "full")
@@ -453,6 +455,7 @@ def test_a_full_disk_is_named_and_nothing_is_left(tmp_path: Path) -> None:
     assert list(to.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_ingesting_does_not_import_pandas(tmp_path: Path) -> None:
     source = write_month(tmp_path / "raw", month_table(100))
     assert ingest_in_a_child(source, tmp_path / "out").stdout == "False\n"

@@ -19,6 +19,8 @@ from tripcast.registry.tracking import Tracker
 from tripcast.settings import Settings
 from tripcast.storage.files import make_home
 
+pytestmark = pytest.mark.slow  # of processes
+
 FORK = multiprocessing.get_context("fork")
 
 

@@ -290,6 +290,7 @@ def test_a_folder_that_cannot_be_written_is_named(model, tmp_path):
         model.save(tmp_path / "file" / "model")
 
 
+@pytest.mark.slow
 def test_loading_and_predicting_import_numpy_alone(models, tmp_path):
     models["lightgbm"].save(tmp_path)
     script = """

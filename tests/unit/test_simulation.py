@@ -202,6 +202,7 @@ def test_a_month_has_as_many_rows_as_asked(rows: int) -> None:
     assert all(batch.num_rows <= 131_072 for batch in batches)
 
 
+@pytest.mark.slow
 def test_a_month_is_made_without_pandas() -> None:
     script = """
 import sys
