@@ -21,7 +21,7 @@ rm -f "$dist/.gitignore" # uv's
 
 # The manifests as they are in the repository, with the images of this release.
 cp -r deploy "$dist/deploy"
-for target in serving mlflow; do
+for target in pipeline serving mlflow; do
   IFS=@ read -r name digest <"$images/image-$target"
   sed -i "s#{name: tripcast/$target, .*}#{name: tripcast/$target, newName: $name, digest: \"$digest\"}#" \
     "$dist/deploy/components/release/kustomization.yaml"

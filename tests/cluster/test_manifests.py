@@ -61,7 +61,12 @@ def deploy(tmp_path_factory) -> Path:
     shutil.copytree("deploy", folder)
     overlay = folder / "overlays" / EVERYTHING
     overlay.mkdir()
-    optional = ["../../components/run-token", "../../components/observability"]
+    optional = [
+        "../../components/run-token",
+        "../../components/observability",
+        "../../components/daily",
+        "../../components/release",
+    ]
     (overlay / "kustomization.yaml").write_text(
         yaml.safe_dump({"resources": ["../production"], "components": optional})
     )
@@ -114,6 +119,9 @@ class Rendered:
             kind, meta, spec = document["kind"], document["metadata"], document.get("spec", {})
             if kind in ("Deployment", "StatefulSet", "Job"):
                 labels, pod = spec["template"]["metadata"]["labels"], spec["template"]["spec"]
+            elif kind == "CronJob":
+                template = spec["jobTemplate"]["spec"]["template"]
+                labels, pod = template["metadata"]["labels"], template["spec"]
             elif kind == "InferenceService":
                 labels, pod = spec["predictor"]["labels"], spec["predictor"]
             else:
@@ -123,7 +131,7 @@ class Rendered:
     @property
     def services(self) -> list[Pod]:
         """The pods that are to run for ever."""
-        return [pod for pod in self.pods if pod.kind != "Job"]
+        return [pod for pod in self.pods if pod.kind not in ("Job", "CronJob")]
 
 
 @pytest.fixture(scope="session", params=[*OVERLAYS, EVERYTHING])

@@ -52,12 +52,12 @@ def test_its_pipelines_name_the_image_of_every_step_by_digest(dist):
         assert set(re.findall(r"image: (\S+)", text)) == {IMAGES["pipeline"]}
 
 
-def test_its_manifests_name_the_other_images_by_digest(dist):
+def test_its_manifests_name_the_images_by_digest(dist):
     with tarfile.open(dist / "manifests.tar.gz") as archive:
         component = yaml.safe_load(archive.extractfile("deploy/components/release/kustomization.yaml"))
 
     named = {entry["name"]: f"{entry['newName']}@{entry['digest']}" for entry in component["images"]}
-    assert named == {f"tripcast/{target}": IMAGES[target] for target in ("serving", "mlflow")}
+    assert named == {f"tripcast/{target}": image for target, image in IMAGES.items()}
 
 
 def test_an_image_without_a_digest_is_refused(tmp_path):

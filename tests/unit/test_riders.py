@@ -81,11 +81,12 @@ def test_one_rider_s_rows_go_and_all_others_stay_as_they_were(tmp_path):
 
 def test_the_command_finds_a_rider_by_id_and_by_pseudonym(tmp_path, monkeypatch):
     monkeypatch.setenv("TRIPCAST_RIDER_SECRET", SECRET.decode())
+    monkeypatch.setenv("TRIPCAST_ARTIFACTS", str(tmp_path))
+    monkeypatch.setenv("TRIPCAST_HOME", str(tmp_path / "home"))
     store = log_of(tmp_path, ["anna", "ben"], rider_secret=SECRET)
     log_of(tmp_path, ["anna"])
-    command = ["log", "forget", "anna", "--artifacts", str(tmp_path), "--home", str(tmp_path / "home")]
 
-    done = CliRunner().invoke(main, command)
+    done = CliRunner().invoke(main, ["log", "forget", "anna"])
 
     assert (done.exit_code, done.output.partition(".")[0]) == (0, "2 rows are removed")
     assert riders_in(store) == [pseudonym(b"ben", SECRET).decode()]

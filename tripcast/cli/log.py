@@ -1,4 +1,4 @@
-"""`tripcast log`: how long predictions are kept, and what is kept of riders."""
+"""`tripcast log`: what is asked these days, how long predictions are kept, and what is kept of riders."""
 
 from __future__ import annotations
 
@@ -14,7 +14,28 @@ from tripcast.storage.store import open_store
 
 @main.group()
 def log() -> None:
-    """Remove rows of the prediction log: those of a rider, or old ones."""
+    """What the prediction log says of these days; and remove rows from it: those of a rider, or old ones."""
+
+
+@log.command()
+@click.option("--days", type=click.IntRange(1), default=7, show_default=True, help="How many days, until now.")
+@options.taxi
+@options.artifacts
+@options.home
+def drift(days: int, taxi: str) -> None:
+    """Compare what was asked and answered with what the champion learned from: a page, and metrics of the service."""
+    from tripcast.jobs.live import watch_live
+
+    found, page = watch_live(taxi, days)
+    if found is None:
+        click.echo(f"The champion was asked nothing in the last {days} days.")
+    else:
+        click.echo(
+            "\n".join(
+                f"{part.feature:22}PSI {part.psi:.3f}, by chance {part.psi_chance:.3f}" for part in found.features
+            )
+        )
+    click.echo(f"Page: {page}")
 
 
 @log.command()

@@ -427,7 +427,7 @@ def _judge(
     newest: bool,
 ) -> Judged:
     assert traffic.champion is not None
-    champion = _open(registry, traffic.champion)
+    champion = open_version(registry, traffic.champion)
     shift = None
     if champion.profile:
         # Of the whole city, like the reference: those who asked are others than those who travel.
@@ -436,7 +436,7 @@ def _judge(
 
     def unseen(version: Version | None) -> Served | None:
         """A version that can be judged on the month, for it has not learned from it."""
-        return _open(registry, version) if version and str(month) > _tested_on(version) else None
+        return open_version(registry, version) if version and str(month) > _tested_on(version) else None
 
     if str(month) <= _tested_on(champion.version):
         return Judged((), shift)
@@ -460,7 +460,8 @@ def _judge(
     )
 
 
-def _open(registry: Registry, version: Version) -> Served:
+def open_version(registry: Registry, version: Version) -> Served:
+    """A version, its model and its reference, from the artifact store."""
     with TemporaryDirectory() as scratch:
         folder = registry.download(version, Path(scratch))
         profile = folder / PROFILE
@@ -496,11 +497,11 @@ def _with_ways(log: pa.Table) -> pa.Table:
     """The log with the way of every row; answers of before there were ways say none."""
     if not log["way"].null_count:
         return log
-    ways = pa.array(ways_of(_trips_of(log), metered=False), pa.string())
+    ways = pa.array(ways_of(asked_trips(log), metered=False), pa.string())
     return log.set_column(log.schema.get_field_index("way"), "way", pc.coalesce(log["way"], ways))
 
 
-def _trips_of(log: pa.Table) -> Trips:
+def asked_trips(log: pa.Table) -> Trips:
     """The trips that were asked for, without durations."""
     return Trips(
         log["pickup_datetime"].to_numpy(),
@@ -531,7 +532,7 @@ def _read_truth(store: Store, key: str) -> pa.Table:
 def _asked(log: pa.Table, joined: Joined) -> Trips:
     """The trips behind logged predictions, with their true durations; in the order of the joined rows."""
     asked = log.take(pc.index_in(joined.rows["prediction_id"].combine_chunks(), log["prediction_id"].combine_chunks()))
-    return replace(_trips_of(asked), duration_minutes=joined.rows["true_minutes"].to_numpy())
+    return replace(asked_trips(asked), duration_minutes=joined.rows["true_minutes"].to_numpy())
 
 
 def choose_months(
