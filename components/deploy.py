@@ -14,7 +14,8 @@ def deploy(
     Args:
         taxi: `green` or `yellow`.
         version: The version of the registered model.
-        decision: What the evaluation decided: whether the version's gain is proven, or may be chance.
+        decision: What the evaluation decided: whether the version's gain is proven, or may be chance, and whether the
+            version waits for a person's approval.
         share: Of the riders, 0 to 1. The whole makes it the champion; less makes it the challenger beside the champion.
         trial_share: The same, of a version whose gain may be chance.
         canary_minutes: How long a new champion answers a few riders first, while the service's health is watched.

@@ -17,6 +17,7 @@ def evaluate(
     proven_gain: float,
     trial_share: float,
     refit: bool,
+    approval: bool,
     winner: Output[Model],
     metrics: Output[Metrics],
     report: Output[HTML],
@@ -34,6 +35,7 @@ def evaluate(
         proven_gain: The reduction of RMSE that the whole confidence interval has to show, as a share of the champion's.
         trial_share: Of the riders, 0 to 1, for the trial of a winner whose gain may be chance; 0 refuses it.
         refit: Whether a winner that is rolled out learns from the test month, too, where that is safe.
+        approval: Whether a winner waits for a person before it serves.
         winner: The best candidate's model folder; metadata: its MLflow run, the reason of the decision, and the tags of
             the version to be.
         metrics: The winner's errors in minutes, and its gain over the champion.
@@ -51,10 +53,18 @@ def evaluate(
     from tripcast.jobs.refit import learn_latest
 
     candidates = [Candidate.open(Path(model.path), from_metadata(Trained, model.metadata)) for model in models]
-    folders = {"train_trips": Path(train_trips.path), "test_trips": Path(test_trips.path)}
-    selection = select(taxi, pipeline_run, candidates, **folders, proven_gain=proven_gain, tries=trial_share > 0)
+    selection = select(
+        taxi,
+        pipeline_run,
+        candidates,
+        train_trips=Path(train_trips.path),
+        test_trips=Path(test_trips.path),
+        proven_gain=proven_gain,
+        tries=trial_share > 0,
+        approval=approval,
+    )
     if refit:
-        selection = learn_latest(selection, **folders)
+        selection = learn_latest(selection, Path(train_trips.path), Path(test_trips.path))
     tracked = track(selection, report=Path(report.path), summary=Path(summary.path), document=Path(decision.path))
     renew_expectation(selection)
     winner.metadata.update(to_metadata(selection.hand_on_winner(Path(winner.path), tracked)))

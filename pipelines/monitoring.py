@@ -23,6 +23,7 @@ def monitoring(
     trials: int = 20,
     rollout: float = 0.1,
     canary_minutes: float = 2.0,
+    approval: bool = False,
 ) -> None:
     """Watch a month, decide by the rule, and carry that out: alert, end a trial, undo a promotion, train a candidate.
 
@@ -36,6 +37,7 @@ def monitoring(
         trials: How many parameter sets `tuned` tries.
         rollout: Share of the riders, 0 to 1, on whom a winner is tried whose gain may be chance.
         canary_minutes: How long a winner whose gain is proven answers a few riders before it becomes the champion.
+        approval: Whether a winner waits for a person before it serves: `tripcast approve`, or `tripcast reject`.
     """
     followed_up = follow_up(taxi=taxi)
     watched = monitor(source=source, taxi=taxi, month=month, rule=rule, training_months=training_months)
@@ -51,5 +53,6 @@ def monitoring(
                 trials=trials,
                 rollout=rollout,
                 canary_minutes=canary_minutes,
+                approval=approval,
             )
     apply_policy(followed_up, watched, responded, retrained)

@@ -25,6 +25,7 @@ def training(
     proven_gain: float = 0.0,
     refit: bool = False,
     canary_minutes: float = 0.0,
+    approval: bool = False,
 ) -> None:
     """Train candidates on months of taxi trips, judge them on a later month beside the champion, let the winner serve.
 
@@ -40,6 +41,7 @@ def training(
         proven_gain: The reduction of RMSE that has to be proven, as a share of the champion's, 0 to 1.
         refit: Whether the winner learns from the test month, too, before it serves.
         canary_minutes: How long a new champion answers a few riders first, while the service's health is watched.
+        approval: Whether a winner waits for a person before it serves: `tripcast approve`, or `tripcast reject`.
     """
     planned = plan(source=source, taxi=taxi, train=train_months, test=test_month, candidates=candidates)
     with dsl.ParallelFor(planned.output, name="months", parallelism=PARALLELISM) as item:
@@ -56,6 +58,7 @@ def training(
         proven_gain=proven_gain,
         trial_share=trial_rollout,
         refit=refit,
+        approval=approval,
     )
     with dsl.If(evaluated.outputs["Output"] == True, name="promoted"):  # noqa: E712 (kfp builds the condition from it)
         registered = register(taxi=taxi, winner=evaluated.outputs["winner"])

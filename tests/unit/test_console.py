@@ -55,6 +55,7 @@ def test_models_fit_80_columns_and_tell_simulated_ones(
             version(3, "challenger", train_months="2020-11,2020-12,2021-01", simulated="true", **about),
         ],
         [],
+        waiting=3,
     )
     said = capsys.readouterr().out
     assert max(map(len, said.splitlines())) <= 80

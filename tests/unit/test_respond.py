@@ -289,6 +289,7 @@ def test_a_retraining_is_asked_for_until_it_has_come_to_something(loop):
         "proven_gain": Rule().min_gain_aged,
         "refit": True,
         "canary_minutes": 3.0,
+        "approval": False,
     }
 
     loop.history.save_retraining(window, {"run": "run-1"})

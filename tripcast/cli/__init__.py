@@ -7,18 +7,20 @@ from tripcast.cli.compile import compile_pipelines
 from tripcast.cli.group import main
 from tripcast.cli.log import log
 from tripcast.cli.loop import loop, replay
-from tripcast.cli.models import models
+from tripcast.cli.models import approve, models, reject
 from tripcast.cli.score import score
 from tripcast.cli.serve import serve
 from tripcast.cli.submit import schedule, submit, upload
 from tripcast.cli.train import train
 
 __all__ = [
+    "approve",
     "compile_pipelines",
     "log",
     "loop",
     "main",
     "models",
+    "reject",
     "replay",
     "schedule",
     "score",

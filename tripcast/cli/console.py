@@ -63,7 +63,8 @@ def print_summary(summary: Mapping[str, Any], settings: Settings) -> None:
     console.print()
     console.print(table, soft_wrap=False)
     colour = _COLOURS[summary["decision"]]
-    console.print(f"[bold {colour}]{summary['decision'].capitalize()}.[/] {escape(summary['reason'])}")
+    verdict = "Passed the gate" if summary["approval"] else summary["decision"].capitalize()
+    console.print(f"[bold {colour}]{verdict}.[/] {escape(summary['reason'])}")
     for check in summary["checks"]:
         console.print(f"  {'[green]✓[/]' if check['passed'] else '[red]✗[/]'} {escape(check['sentence'])}")
     steps = ", ".join(f"{step} {seconds:.1f}" for step, seconds in summary["seconds"].items())
@@ -77,8 +78,15 @@ def print_summary(summary: Mapping[str, Any], settings: Settings) -> None:
     console.print(f"Seconds  {steps}")
 
 
-def print_models(name: str, versions: Sequence[Version], moves: Sequence[PromotionEvent]) -> None:
-    """Print a registered model's versions and its promotion record."""
+def print_models(name: str, versions: Sequence[Version], moves: Sequence[PromotionEvent], waiting: int | None) -> None:
+    """Print a registered model's versions and its promotion record.
+
+    Args:
+        name: The registered model's.
+        versions: All of them.
+        moves: The record.
+        waiting: The version that waits for a person's approval.
+    """
     console = make_console()
     if not versions:
         console.print(f"{name} has no versions yet: 'tripcast train' makes the first.")
@@ -93,7 +101,7 @@ def print_models(name: str, versions: Sequence[Version], moves: Sequence[Promoti
             learned.append("(simulated)")
         table.add_row(
             str(version.number),
-            "\n".join(version.aliases),
+            "\n".join([*version.aliases, *(["(waits)"] if version.number == waiting else [])]),
             tags.get("tripcast.candidate", ""),
             "\n".join(learned),
             tags.get("tripcast.rmse", ""),
@@ -106,9 +114,9 @@ def print_models(name: str, versions: Sequence[Version], moves: Sequence[Promoti
         record.add_column(heading)
     for move in moves:
         share = "" if move.share is None else f"{move.share:.0%}"
-        record.add_row(
-            move.at[:16].replace("T", " "), move.action, str(move.version), str(move.replaced or ""), share, move.reason
-        )
+        why = f"{move.by}: {move.reason}" if move.by else move.reason
+        when = move.at[:16].replace("T", " ")
+        record.add_row(when, move.action, str(move.version), str(move.replaced or ""), share, why)
     console.print(record, soft_wrap=False)
 
 

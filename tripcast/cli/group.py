@@ -15,7 +15,7 @@ PROMOTED, FAILURE, BAD_INPUT, REFUSED, INTERRUPTED = 0, 1, 2, 3, 130
 
 EXIT_CODES = """\b
 Exit codes:
-  0    done: a model was promoted, or is the champion already; months were scored or watched
+  0    done: a model was promoted, waits for approval, or is the champion already; months were scored or watched
   1    failure: a step broke, or MLflow, the source, a store or the cluster cannot be reached
   2    bad input: an unknown option, month, candidate or version; trips that are missing or unusable
   3    done, and refused: no candidate passed the gate, the champion stays

@@ -47,7 +47,7 @@ def _thresholds(ctx: click.Context, param: click.Parameter, values: tuple[str, .
 
 def _learning(command: Callable[..., None]) -> Callable[..., None]:
     """How the loop decides and learns: the command's first argument, ``LoopOptions``."""
-    given = [
+    given: list[Callable[..., Any]] = [
         click.option(
             "--rule",
             multiple=True,
@@ -83,13 +83,7 @@ def _learning(command: Callable[..., None]) -> Callable[..., None]:
             type=options.Share(),
             help="Riders on whom a new model is tried whose gain may be chance.",
         ),
-        click.option(
-            "--canary-minutes",
-            default=2.0,
-            show_default=True,
-            type=click.FloatRange(min=0),
-            help="How long a new champion answers a few riders first, while the health of the service is watched.",
-        ),
+        options.canary_minutes,
     ]
 
     @wraps(command)
@@ -118,11 +112,12 @@ def _learning(command: Callable[..., None]) -> Callable[..., None]:
     help="The month to watch; 'next' is the first published one that was not watched yet.",
 )
 @_learning
+@options.approval
 @options.runner
 @options.artifacts
 @options.home
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as one JSON document, for scripts.")
-def loop(learning: LoopOptions, month: str, runner: str, as_json: bool) -> None:
+def loop(learning: LoopOptions, month: str, approval: bool, runner: str, as_json: bool) -> None:
     """Take one turn of the loop: watch a month, alert, judge the challenger, and train anew if the rule says so.
 
     A month is watched once. Run it again, or after a crash, and what is left to do is done.
@@ -137,7 +132,9 @@ def loop(learning: LoopOptions, month: str, runner: str, as_json: bool) -> None:
     from tripcast.cli.console import print_turn
 
     with Progress() as progress:
-        taken = turn(learning, month, settings=Settings.load(), notify=progress, runner=runner)
+        taken = turn(
+            replace(learning, approval=approval), month, settings=Settings.load(), notify=progress, runner=runner
+        )
     if taken is None:
         document: dict[str, Any] = {"month": None, "response": "The next month is not published yet."}
     else:

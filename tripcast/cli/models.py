@@ -1,6 +1,9 @@
-"""`tripcast models`, `promote`, `rollback` and `rollout`: what is registered, and which of it serves."""
+"""`tripcast models`, `promote`, `approve`, `reject`, `rollback` and `rollout`: what is registered, and who serves."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import click
 
@@ -19,7 +22,8 @@ def models(taxi: str) -> None:
     from tripcast.registry.registry import Registry
 
     registry = Registry(model_name(taxi), Settings.load())
-    print_models(registry.name, registry.versions(), registry.moves())
+    waiting = registry.approval().waiting
+    print_models(registry.name, registry.versions(), registry.moves(), waiting.version if waiting else None)
 
 
 @main.command()
@@ -38,6 +42,49 @@ def promote(version: int, reason: str, taxi: str) -> None:
     else:
         replaced = f" in place of version {move.replaced}" if move.replaced else ""
         click.echo(f"{registry.name} version {version} is the champion now{replaced}.")
+
+
+def _answer(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What a person says of a version that waits."""
+    for given in (
+        click.option("--why", required=True, help="Why; goes into the record."),
+        click.option("--by", required=True, metavar="NAME", help="Who decides; goes into the record."),
+        click.argument("version", type=int),
+    ):
+        command = given(command)
+    return command
+
+
+@main.command()
+@_answer
+@options.canary_minutes
+@options.taxi
+@options.home
+def approve(version: int, by: str, why: str, canary_minutes: float, taxi: str) -> None:
+    """Let VERSION serve, which waits for it: a run with --approval chose it.
+
+    \b
+    Example:
+      tripcast approve 3 --by "Ada Lovelace" --why "Looked at the report; airports are fine."
+    """  # noqa: D301
+    from tripcast.jobs import deploy
+    from tripcast.registry.registry import Registry
+
+    registry = Registry(model_name(taxi), Settings.load())
+    click.echo(deploy.approve(registry, version, by=by, reason=why, canary_minutes=canary_minutes))
+
+
+@main.command()
+@_answer
+@options.taxi
+@options.home
+def reject(version: int, by: str, why: str, taxi: str) -> None:
+    """Refuse VERSION, which waits for approval: what serves now serves on."""
+    from tripcast.registry.registry import Registry
+
+    registry = Registry(model_name(taxi), Settings.load())
+    new = registry.reject(version, by, why)
+    click.echo(f"{registry.name} version {version} {'is rejected' if new else 'was rejected before'}.")
 
 
 @main.command()

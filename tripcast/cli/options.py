@@ -112,6 +112,26 @@ def steps(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def approval(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--approval``: whether a person has to say yes."""
+    return click.option(
+        "--approval",
+        is_flag=True,
+        help="Let a winner wait for a person before it serves: 'tripcast approve', or 'tripcast reject'.",
+    )(command)
+
+
+def canary_minutes(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--canary-minutes``: how long a new champion has to prove its health."""
+    return click.option(
+        "--canary-minutes",
+        default=2.0,
+        show_default=True,
+        type=click.FloatRange(min=0),
+        help="How long a new champion answers a few riders first, while the health of the service is watched.",
+    )(command)
+
+
 def taxi(command: Callable[..., Any]) -> Callable[..., Any]:
     """``--taxi``: which taxis."""
     return click.option(

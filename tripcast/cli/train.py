@@ -52,6 +52,7 @@ from tripcast.settings import Settings
     type=options.Share(),
     help="Riders that the winner answers: all of them as the champion, fewer as the challenger beside it.",
 )
+@options.approval
 @options.runner
 @options.artifacts
 @options.home
@@ -64,6 +65,7 @@ def train(
     candidates: str,
     trials: int,
     rollout: float,
+    approval: bool,
     runner: str,
     as_json: bool,
 ) -> None:
@@ -90,6 +92,7 @@ def train(
         "candidates": [name.strip() for name in candidates.split(",") if name.strip()],
         "trials": trials,
         "rollout": rollout,
+        "approval": approval,
     }
     with Progress() as progress:
         run = run_here(training, arguments, settings, progress, runner)

@@ -134,6 +134,7 @@ def roll_out(
         registry: The registered model.
         number: The version that the run registered.
         decision: The run's decision, see ``tripcast.jobs.evaluate.Selection.to_dict``.
+            Where it asks for approval, the version waits for a person, see ``approve``.
         share: Of the riders, 0 to 1, for a winner whose gain is proven.
         trial_share: The same, where the gain may be chance. Another version's trial is not cut short for it.
         canary_minutes: As ``deploy``.
@@ -147,15 +148,65 @@ def roll_out(
     """
     settings = Settings.load()
     with storage_errors(decision):
-        on_trial = json.loads(decision.read_text(encoding="utf-8"))["decision"] == "trial"
+        decided = json.loads(decision.read_text(encoding="utf-8"))
+    on_trial = decided["decision"] == "trial"
+    share = trial_share if on_trial else share
     challenger = registry.traffic().challenger
     if on_trial and challenger and challenger.number != number:
         return f"Version {number} waits: version {challenger.number} is on trial."
-    sentence = deploy(
-        registry, number, trial_share if on_trial else share, settings.service_url, canary_minutes=canary_minutes
-    )
+    if decided["approval"] and (waits := _ask_for_approval(registry, number, share, settings)):
+        return waits
+    return _roll_out(registry, number, share, canary_minutes, settings)
+
+
+def approve(registry: Registry, number: int, *, by: str, reason: str, canary_minutes: float) -> str:
+    """Roll out a version that waits for a person.
+
+    Args:
+        registry: The registered model.
+        number: The version.
+        by: Who approves.
+        reason: Why, as a sentence; goes into the record.
+        canary_minutes: As ``deploy``.
+
+    Returns:
+        What serves now, as a sentence.
+
+    Raises:
+        DeploymentError: As ``deploy``.
+        InvalidRequest: If there is no such version, or it does not wait.
+        StorageError: If an alert cannot be kept.
+    """
+    held = registry.approve(number, by, reason)
+    if held is None or held.share is None:
+        return f"Version {number} was approved before: nothing changed."
+    return _roll_out(registry, number, held.share, canary_minutes, Settings.load())
+
+
+def _roll_out(registry: Registry, number: int, share: float, canary_minutes: float, settings: Settings) -> str:
+    sentence = deploy(registry, number, share, settings.service_url, canary_minutes=canary_minutes)
     announce_promotion(registry, number, settings)
     return sentence
+
+
+def _ask_for_approval(registry: Registry, number: int, share: float, settings: Settings) -> str | None:
+    """Let a version wait for a person and tell people so; returns None if it may serve."""
+    now, approval = _standing(registry), registry.approval()
+    approved = approval.approved
+    if number == now.champion or (number, share) == (now.challenger, now.share):
+        return None
+    if approved and (number, share) == (approved.version, approved.share):
+        return None
+    if number in approval.rejected:
+        return f"Version {number} was rejected before, see 'tripcast models': what served serves on."
+    reason = registry.version(number).tags.get("tripcast.decision", "A pipeline is to deploy it.")
+    held = registry.hold(number, share, reason)
+    answers = f"tripcast approve {number} --by NAME --why WHY; or tripcast reject {number} --by NAME --why WHY."
+    what = f"{registry.name}: version {number} waits for a person's approval."
+    superseded = f" It takes the place of version {held.replaced}, which waited until now." if held.replaced else ""
+    alert = Alert(f"{registry.name}/hold/v{number}/{held.at}", what, held.at[:10], f"{reason}{superseded} {answers}")
+    send([alert], webhook_address(), open_store(settings.artifacts))
+    return f"Version {number} waits for a person's approval: {answers}"
 
 
 def announce_promotion(registry: Registry, number: int, settings: Settings) -> None:

@@ -114,6 +114,7 @@ class Selection:
         tries: Whether a winner whose gain may be chance is put on trial beside the champion.
         refitted: The winner fitted anew with the test month, which serves in its place, see ``tripcast.jobs.refit``.
         learned: The months that the refit learned from; empty without one.
+        approval: Whether a winner waits for a person before it serves.
     """
 
     taxi: str
@@ -128,6 +129,7 @@ class Selection:
     tries: bool = False
     refitted: Model | None = None
     learned: tuple[str, ...] = ()
+    approval: bool = False
 
     @property
     def outcome(self) -> str:
@@ -185,6 +187,7 @@ class Selection:
             versions={"tripcast": __version__, "commit": settings.commit, "image": settings.image},
             run_url=run_url,
             simulated=self.simulated,
+            approval=self.approval and self.rolls_out,
             ways={MEANING[way]: evaluation for way, evaluation in self.evaluations.items()},
         )
 
@@ -291,6 +294,7 @@ class Selection:
             "winner": None if self.outcome == "refused" else self.decision.winner,
             "decision": self.outcome,
             "reason": self.decision.sentence,
+            "approval": self.approval and self.rolls_out,
             "learned": list(self.learned),
             "checks": self.decision.to_dict()["reasons"],
             "version": self.champion.number if self.champion and self.decision.verdict == "unchanged" else None,
@@ -317,6 +321,7 @@ def select(
     test_trips: Path,
     proven_gain: float = 0.0,
     tries: bool = False,
+    approval: bool = False,
 ) -> Selection:
     """Judge candidates and the champion on the same trips, and decide by the gate.
 
@@ -329,6 +334,7 @@ def select(
         test_trips: Folder of the test month's good trips, and its ``months.json``.
         proven_gain: The reduction of RMSE that has to be proven, as a share of the champion's.
         tries: Whether a winner whose gain may be chance is put on trial beside the champion.
+        approval: Whether a winner waits for a person before it serves.
 
     Raises:
         TrackingError: If the registry cannot be reached.
@@ -366,6 +372,7 @@ def select(
         expectations=_expectations(truth, predicted, evaluations),
         profile=profile_trips(learned, [predicted[METERED][decision.winner].minutes]) if decision.winner else None,
         tries=tries,
+        approval=approval,
     )
 
 

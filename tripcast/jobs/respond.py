@@ -39,6 +39,7 @@ class LoopOptions:
         trials: How many parameter sets a search tries.
         rollout: Share of the riders, 0 to 1, on whom a winner is tried whose gain may be chance.
         canary_minutes: How long a winner whose gain is proven answers a few riders first.
+        approval: Whether a winner waits for a person before it serves.
     """
 
     source: str
@@ -49,6 +50,7 @@ class LoopOptions:
     trials: int = 20
     rollout: float = 0.1
     canary_minutes: float = 2.0
+    approval: bool = False
 
     def training_arguments(self, window: Window) -> dict[str, object]:
         """The training pipeline's parameters for the training that a window calls for.
@@ -70,6 +72,7 @@ class LoopOptions:
             "proven_gain": window.retraining.min_gain,
             "refit": True,
             "canary_minutes": self.canary_minutes,
+            "approval": self.approval,
         }
 
 

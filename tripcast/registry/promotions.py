@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 from uuid import uuid4
@@ -25,6 +25,8 @@ _TAG = "tripcast.move.{:06d}.{}"
 #: Those of before tripcast 0.2 have no random part.
 _TAG_PATTERN = re.compile(r"tripcast\.move\.(\d{6})(\.[0-9a-f]{8})?")
 
+Action = Literal["promote", "rollback", "depose", "challenge", "share", "withdraw", "hold", "approve", "reject"]
+
 
 @dataclass(frozen=True)
 class PromotionEvent:
@@ -33,24 +35,29 @@ class PromotionEvent:
     Attributes:
         at: When, as ISO 8601 in UTC.
         action: ``promote``, ``rollback`` and ``depose`` change the champion; ``challenge`` sets a challenger beside it,
-            ``share`` changes that one's share and ``withdraw`` takes it away.
-        version: The version that became champion or challenger, or whose share it is, or that was withdrawn.
-        replaced: The champion or challenger before it; None if there was none, or none was replaced.
+            ``share`` changes that one's share and ``withdraw`` takes it away. ``hold`` lets a winner wait for a
+            person, who answers by ``approve`` or ``reject``.
+        version: The version that became champion or challenger, or whose share it is, or that was withdrawn, or waits.
+        replaced: The champion or challenger before it; None if there was none, or none was replaced. Of ``hold``, the
+            version that waited until then.
         reason: Why, as a sentence.
-        share: The challenger's share of the traffic from then on, 0 to 1; None where the champion changed.
+        share: The challenger's share of the traffic from then on, 0 to 1; None where the champion changed. Of ``hold``,
+            the share that an approved version is to have.
         cause: What a move was made for that may be asked for again, and is to be made once; None for any other.
         judged: Whether a promotion rests on a judgement against ``replaced``, so that it is void if that is not the
             champion.
+        by: Who approved or rejected; None for any other action.
     """
 
     at: str
-    action: Literal["promote", "rollback", "depose", "challenge", "share", "withdraw"]
+    action: Action
     version: int
     replaced: int | None
     reason: str
     share: float | None = None
     cause: str | None = None
     judged: bool = False
+    by: str | None = None
 
 
 class PromotionLog:
@@ -78,7 +85,7 @@ class PromotionLog:
 
     def append(
         self,
-        action: Literal["promote", "rollback", "depose", "challenge", "share", "withdraw"],
+        action: Action,
         version: int,
         replaced: int | None,
         reason: str,
@@ -86,6 +93,7 @@ class PromotionLog:
         share: float | None = None,
         cause: str | None = None,
         judged: bool = False,
+        by: str | None = None,
     ) -> PromotionEvent:
         """Write an event down; arguments as ``PromotionEvent``.
 
@@ -93,7 +101,7 @@ class PromotionLog:
             TrackingError: If the store cannot be reached.
         """
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        event = PromotionEvent(now, action, version, replaced, reason, share, cause, judged)
+        event = PromotionEvent(now, action, version, replaced, reason, share, cause, judged, by)
         last = max((int(key.split(".")[2]) for key in self._tags()), default=0)
         key = _TAG.format(last + 1, uuid4().hex[:8])
         with tracking_errors(self._uri, f"writing the promotion record of {self._model}"):
@@ -112,6 +120,10 @@ class PromotionLog:
         """The challenger and its share of the traffic; None if there is none."""
         return _replay(self.events()).challenger
 
+    def approval(self) -> Approval:
+        """How a winner stands that a person is asked about, under the champion of now."""
+        return _replay(self.events()).approval
+
     def _tags(self) -> dict[str, str]:
         with tracking_errors(self._uri, f"reading the promotion record of {self._model}"):
             models = self._client.search_registered_models(f"name = '{self._model}'")
@@ -120,21 +132,46 @@ class PromotionLog:
 
 
 @dataclass
+class Approval:
+    """How the winners stand that a person is asked about.
+
+    They were judged against the champion of then, so whatever changes the champion ends it all.
+
+    Attributes:
+        waiting: The ``hold`` of the version that waits; None if none does.
+        approved: The ``hold`` of the version that was approved last, until its rollout has come to an end.
+        rejected: The versions that were rejected.
+    """
+
+    waiting: PromotionEvent | None = None
+    approved: PromotionEvent | None = None
+    rejected: set[int] = field(default_factory=set)
+
+
+@dataclass
 class _Standing:
     """What a record comes to."""
 
     champions: list[int]
     challenger: tuple[int, float] | None
+    approval: Approval
     valid: list[PromotionEvent]
 
 
 def _replay(events: Sequence[PromotionEvent]) -> _Standing:
-    standing = _Standing([], None, [])
+    standing = _Standing([], None, Approval(), [])
     for event in events:
         if _apply(event, standing):
             standing.valid.append(event)
+            moved = event.action in ("promote", "rollback", "depose")
+            if moved:
+                standing.approval = Approval()
+            approved = standing.approval.approved
+            # Repeating an approval must not undo what became of its version since.
+            if event.action in ("share", "withdraw") and approved and approved.version == event.version:
+                standing.approval.approved = None
             # A challenger that becomes champion has ceased to be one.
-            if event.share is None and standing.challenger and standing.challenger[0] == event.version:
+            if moved and standing.challenger and standing.challenger[0] == event.version:
                 standing.challenger = None
     return standing
 
@@ -143,6 +180,8 @@ def _apply(event: PromotionEvent, standing: _Standing) -> bool:
     """Let an event change what stands; whether it is not void."""
     champion = standing.champions[-1] if standing.champions else None
     challenger = standing.challenger[0] if standing.challenger else None
+    approval = standing.approval
+    waiting = approval.waiting.version if approval.waiting else None
     match event.action:
         case "promote" if not event.judged or event.replaced == champion:
             standing.champions.append(event.version)
@@ -158,6 +197,13 @@ def _apply(event: PromotionEvent, standing: _Standing) -> bool:
             standing.challenger = (event.version, event.share or 0.0)
         case "withdraw" if challenger in (None, event.version):
             standing.challenger = None
+        case "hold":
+            approval.waiting, approval.approved = event, None
+        case "approve" if event.version == waiting:
+            approval.waiting, approval.approved = None, approval.waiting
+        case "reject" if event.version == waiting:
+            approval.waiting = None
+            approval.rejected.add(event.version)
         case _:
             return False
     return True

@@ -24,7 +24,7 @@ import msgspec
 import tripcast
 from tripcast.errors import InvalidRequest, TrackingError
 from tripcast.models import Model
-from tripcast.registry.promotions import PromotionEvent, PromotionLog
+from tripcast.registry.promotions import Approval, PromotionEvent, PromotionLog
 from tripcast.registry.tracking import Tracker, tracking_errors
 from tripcast.settings import Settings
 
@@ -405,6 +405,97 @@ class Registry:
         move = self._log.append("withdraw", self._current_challenger(), None, reason, share=0.0)
         self._settle(champions=False)
         return move
+
+    def approval(self) -> Approval:
+        """How the winners stand that a person is asked about."""
+        return self._log.approval()
+
+    def hold(self, number: int, share: float, reason: str) -> PromotionEvent:
+        """Let a version wait for a person before it serves, in place of another one that waits; once.
+
+        Args:
+            number: The version.
+            share: Of the riders, 0 to 1, that it is to answer once it is approved.
+            reason: Why it is to serve, as a sentence; goes into the record.
+
+        Returns:
+            The line of the record by which it waits.
+
+        Raises:
+            InvalidRequest: If there is no such version, tripcast did not make it, it was judged against another
+                champion, or the share is out of range.
+        """
+        _check_share(share)
+        self._check_judged(self._servable(number), self._champion())
+        waiting = self._log.approval().waiting
+        if waiting and (waiting.version, waiting.share) == (number, share):
+            return waiting
+        replaced = waiting.version if waiting and waiting.version != number else None
+        return self._log.append("hold", number, replaced, reason, share=float(share))
+
+    def approve(self, number: int, by: str, reason: str) -> PromotionEvent | None:
+        """Let a version that waits be rolled out; again, as long as that has not come to an end.
+
+        Args:
+            number: The version.
+            by: Who approves.
+            reason: Why, as a sentence; goes into the record.
+
+        Returns:
+            The line of the record by which it waited; None if it was approved and rolled out before.
+
+        Raises:
+            InvalidRequest: If there is no such version, or it does not wait.
+        """
+        approved = self._log.approval().approved
+        if approved is None or approved.version != number:
+            if not self._answer("approve", number, by, reason):
+                return None
+            approved = self._log.approval().approved
+        return approved
+
+    def reject(self, number: int, by: str, reason: str) -> bool:
+        """Let a version that waits never serve under this champion, unless it is promoted by hand.
+
+        Args:
+            number: The version.
+            by: Who rejects.
+            reason: Why, as a sentence; goes into the record.
+
+        Returns:
+            Whether that is new.
+
+        Raises:
+            InvalidRequest: If there is no such version, or it does not wait.
+        """
+        return self._answer("reject", number, by, reason)
+
+    def _answer(self, action: Literal["approve", "reject"], number: int, by: str, reason: str) -> bool:
+        """Write down what a person says of a version that waits; whether it was not said before."""
+        self.version(number)
+        waiting = self._log.approval().waiting
+        if waiting and waiting.version == number:
+            move = self._log.append(action, number, None, reason, by=by)
+            if self._log.holds(move):
+                return True
+        asked = [
+            move for move in self.moves() if move.version == number and move.action in ("hold", "approve", "reject")
+        ]
+        if not asked:
+            raise InvalidRequest(f"{self.name} version {number} waits for nobody: no run asked for its approval.")
+        answers = [move for move in asked if move.by and self._log.holds(move)]
+        if answers and answers[-1].action == action:
+            return False
+        if answers and answers[-1].at > max(move.at for move in asked if move.action == "hold"):
+            said, past = answers[-1], {"approve": "approved", "reject": "rejected"}
+            raise InvalidRequest(
+                f"{self.name} version {number} was {past[said.action]} by {said.by} on {said.at[:10]}: {said.reason} "
+                "To undo a promotion: tripcast rollback; to let a version serve all the same: tripcast promote."
+            )
+        raise InvalidRequest(
+            f"{self.name} version {number} waits no more: another winner, or another champion, came after it. Look at "
+            f"'tripcast models'; to let it serve all the same: tripcast promote {number}."
+        )
 
     def end_trial(self, number: int, champion: int, *, better: bool, reason: str, cause: str) -> PromotionEvent | None:
         """End a challenger's trial: it becomes the champion, or it is withdrawn; once for the same cause.

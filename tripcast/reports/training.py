@@ -59,6 +59,7 @@ class TrainingContext:
         versions: Of the code and of the libraries that matter, by name.
         run_url: Where the run's record is, if that is on the web.
         simulated: Whether the trips are of a simulated city.
+        approval: Whether the winner waits for a person before it serves.
         ways: The scores of the same models by what is known of a trip when they are asked, in words.
     """
 
@@ -71,6 +72,7 @@ class TrainingContext:
     versions: Mapping[str, str] = field(default_factory=dict)
     run_url: str | None = None
     simulated: bool = False
+    approval: bool = False
     ways: Mapping[str, Evaluation] = field(default_factory=dict)
 
     def months_to(self, role: str) -> str:
@@ -107,6 +109,7 @@ def training_summary(evaluation: Evaluation, decision: Decision, context: Traini
         f"## {markdown(decision.sentence)}",
         "",
         *(["**Simulated: these are trips of a made-up city, not of New York.**", ""] if context.simulated else []),
+        *(["**It waits for a person's approval before it serves.**", ""] if context.approval else []),
         f"{markdown(context.subject.capitalize())}, trained on {markdown(context.months_to('train'))}, judged on "
         f"{evaluation.trips:,} trips of {markdown(context.months_to('test'))}.",
         "",
