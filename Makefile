@@ -7,7 +7,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/uv pip install --quiet --compile-bytecode --python .venv --build-constraints requirements/installer.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run ui serve test e2e check format compile images stack-up stack-train stack-down lock clean
+.PHONY: help setup run ui serve test e2e check scan format compile images stack-up stack-train stack-down lock clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -43,6 +43,12 @@ check: .venv/dev ## Lint, types, layers, and whether compiled/ and docs/referenc
 	$(BIN)/lint-imports
 	$(BIN)/python compile.py --check
 	$(BIN)/python docs/reference.py --check
+
+scan: .venv/installer ## Look for known weaknesses in the locked dependencies, and for secrets in the history (Go)
+	for rung in laptop pipeline serving mlflow; do \
+		$(BIN)/uv tool run pip-audit@2.10.1 --strict --disable-pip --require-hashes -r requirements/$$rung.txt || exit 1; \
+	done
+	go run github.com/zricethezav/gitleaks/v8@v8.30.0 git --redact --no-banner
 
 format: .venv/dev ## Format the code
 	$(BIN)/ruff check --fix .

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 import tripcast
+from tests.parts import program
 
 REPOSITORY = Path(tripcast.__file__).parents[1]
 IMAGES = {
@@ -69,3 +70,13 @@ def test_an_image_without_a_digest_is_refused(tmp_path):
     assert done.returncode == 1
     assert "image-pipeline does not name an image by its digest" in done.stderr
     assert not (tmp_path / "dist").exists()
+
+
+def test_workflows_are_what_github_takes():
+    actionlint = program("actionlint", "go install github.com/rhysd/actionlint/cmd/actionlint@v1.7.12")
+    # Not by whether a linter of shell scripts is there, too.
+    command = [actionlint, "-shellcheck=", *sorted((REPOSITORY / ".github" / "workflows").iterdir())]
+
+    done = subprocess.run(command, capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stdout
