@@ -63,10 +63,13 @@ compile: .venv/laptop ## Compile the pipelines to compiled/*.yaml
 DOCKER ?= docker
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' tripcast/__init__.py)
 COMMIT := $(shell git describe --always --abbrev=40 --exclude='*' --dirty=+dirty 2>/dev/null)
-images: ## Build the container images: tripcast/pipeline, tripcast/serving and tripcast/mlflow
+images: ## Build the container images; with IMAGES=ghcr.io/OWNER/tripcast take those of this version's release instead
 	for image in pipeline serving mlflow; do \
+		$(if $(IMAGES),\
+		$(DOCKER) pull $(IMAGES)/$$image:v$(VERSION) && \
+			$(DOCKER) tag $(IMAGES)/$$image:v$(VERSION) tripcast/$$image:$(VERSION) || exit 1;,\
 		DOCKER_BUILDKIT=1 $(DOCKER) build --file docker/Dockerfile --target $$image --tag tripcast/$$image:$(VERSION) \
-			--build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT) . || exit 1; \
+			--build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT) . || exit 1;) \
 	done
 
 COMPOSE ?= docker compose

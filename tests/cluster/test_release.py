@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 import tripcast
+from tests.cluster.test_manifests import kustomized
 from tests.parts import program
 
 REPOSITORY = Path(tripcast.__file__).parents[1]
@@ -61,6 +62,17 @@ def test_its_manifests_name_the_images_by_digest(dist):
     assert named == {f"tripcast/{target}": image for target, image in IMAGES.items()}
 
 
+@pytest.mark.parametrize("overlay", ["production", "kserve"])
+def test_its_overlays_run_the_images_of_the_release(dist, tmp_path, overlay):
+    with tarfile.open(dist / "manifests.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
+
+    text = "\n".join(yaml.safe_dump(document) for document in kustomized(tmp_path / "deploy" / "overlays" / overlay))
+
+    own = {image for image in re.findall(r"image: (\S+)", text) if "tripcast" in image}
+    assert own == {IMAGES["serving"], IMAGES["mlflow"]}
+
+
 def test_an_image_without_a_digest_is_refused(tmp_path):
     for target in IMAGES:
         (tmp_path / f"image-{target}").write_text(f"ghcr.io/example/tripcast/{target}:v1\n")
@@ -80,3 +92,17 @@ def test_workflows_are_what_github_takes():
     done = subprocess.run(command, capture_output=True, text=True)
 
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("target", ["images", "kind-up", "minikube-up", "stack-up"])
+def test_released_images_stand_in_for_built_ones_under_their_names(target):
+    command = ["make", "--dry-run", "--always-make", target, "IMAGES=ghcr.io/example/tripcast"]
+    version = tripcast.__version__
+
+    script = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY).stdout
+
+    # The tag is that of .github/workflows/release.yaml, the name that of the overlays and of docker/compose.yaml.
+    words = script.replace("\\\n", " ").split()
+    assert " ".join(["pull", f"ghcr.io/example/tripcast/$image:v{version}", "&&"]) in " ".join(words)
+    assert f"tag ghcr.io/example/tripcast/$image:v{version} tripcast/$image:{version}" in " ".join(words)
+    assert "build" not in words
