@@ -119,7 +119,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 	--no-emit-index-url --no-annotate --no-header
 # Packages that LightGBM and MLflow ask for, and that the prediction service never imports: scipy is for training, the
 # others are for MLflow's paid cloud. Without them its image is a third smaller.
-NOT_SERVED := scipy cffi cryptography google-auth pyasn1 pyasn1-modules pycparser
+NOT_SERVED := scipy google-auth pyasn1 pyasn1-modules pycparser
 lock: .venv/installer ## Pin all dependencies anew
 	$(LOCK) --upgrade requirements/installer.in -o requirements/installer.txt
 	$(LOCK) --upgrade pyproject.toml --extra dev -o requirements/dev.txt

@@ -49,6 +49,7 @@ FURTHER_ADDRESSES = {
         "TRIPCAST_KFP_NAMESPACE",
         "TRIPCAST_KFP_UI",
         "TRIPCAST_MLFLOW_UI",
+        "TRIPCAST_VERIFY_KEYS",
     )
 }
 
@@ -60,6 +61,10 @@ S3_KEYS = {key: key for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
 #: The Secret with the webhook of alerts. Without it alerts are kept and logged.
 ALERTS_SECRET = "tripcast-alerts"
 ALERTS_KEYS = {"TRIPCAST_ALERT_WEBHOOK": "TRIPCAST_ALERT_WEBHOOK"}
+
+#: The Secret with the private key that signs what is registered. Without it nothing is signed.
+SIGNING_SECRET = "tripcast-signing"
+SIGNING_KEYS = {"TRIPCAST_SIGNING_KEY": "TRIPCAST_SIGNING_KEY"}
 
 #: The user of the images (docker/Dockerfile).
 USER = 10001
@@ -95,6 +100,7 @@ class Policy:
             step that can be done twice without harm.
         starts_runs: Whether it calls the API of Kubeflow Pipelines.
         alerts: Whether it tells people of what is wrong.
+        signs: Whether it signs models.
     """
 
     cache: bool
@@ -104,6 +110,7 @@ class Policy:
     retries: int = RETRIES
     starts_runs: bool = False
     alerts: bool = False
+    signs: bool = False
 
     @property
     def seconds_of_all_tries(self) -> int:
@@ -130,7 +137,7 @@ POLICIES = {
     "validate": Policy(cache=True, requests=_MEDIUM, limits=Resources("2", "2Gi"), minutes=60),
     "train": Policy(cache=True, requests=_LARGE, limits=Resources("2", "4Gi"), minutes=180),
     "evaluate": Policy(cache=False, requests=_LARGE, limits=Resources("2", "4Gi"), minutes=60),
-    "register": Policy(cache=False, requests=_MEDIUM, limits=Resources("1", "1Gi"), minutes=10),
+    "register": Policy(cache=False, requests=_MEDIUM, limits=Resources("1", "1Gi"), minutes=10, signs=True),
     "deploy": Policy(cache=False, requests=_MEDIUM, limits=Resources("1", "1Gi"), minutes=10, retries=0),
     "plan_scoring": Policy(cache=False, requests=_MEDIUM, limits=Resources("1", "1Gi"), minutes=10),
     "score": Policy(cache=False, requests=_MEDIUM, limits=Resources("2", "2Gi"), minutes=60),
@@ -183,6 +190,8 @@ def apply_policy(*tasks: PipelineTask) -> None:
         kubernetes.use_secret_as_env(task, S3_SECRET, S3_KEYS, optional=True)
         if policy.alerts:
             kubernetes.use_secret_as_env(task, ALERTS_SECRET, ALERTS_KEYS, optional=True)
+        if policy.signs:
+            kubernetes.use_secret_as_env(task, SIGNING_SECRET, SIGNING_KEYS, optional=True)
         kubernetes.add_pod_label(task, "app.kubernetes.io/part-of", "tripcast")
         kubernetes.add_pod_label(task, "app.kubernetes.io/component", "pipeline-step")
         kubernetes.add_pod_label(task, "app.kubernetes.io/name", step.replace("_", "-"))

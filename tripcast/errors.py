@@ -75,6 +75,12 @@ class StorageError(TripcastError):
     """An artifact could not be written or read back: disk full, no permission, store out of reach."""
 
 
+class SignatureError(TripcastError):
+    """A model is not signed by a key that this installation trusts, or is not as it was when it was signed."""
+
+    lasting = True
+
+
 class ClusterError(TripcastError):
     """Kubeflow Pipelines refuses something, lacks something, or a run there did not end well.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -28,6 +28,10 @@ class Settings:
         kfp_namespace: The namespace to work in, where Kubeflow has several users; ``TRIPCAST_KFP_NAMESPACE``.
         kfp_ui: Where people see Kubeflow's pages, for links in MLflow; ``TRIPCAST_KFP_UI``.
         mlflow_ui: Where people see MLflow's pages, if not at its store's address; ``TRIPCAST_MLFLOW_UI``.
+        signing_key: The private key, as PEM, by which versions are signed when they are registered;
+            ``TRIPCAST_SIGNING_KEY``.
+        verify_keys: The public keys, as PEM, of which one has to have signed a version that is loaded;
+            ``TRIPCAST_VERIFY_KEYS``. Without it none has to.
     """
 
     home: Path
@@ -39,6 +43,8 @@ class Settings:
     kfp_namespace: str | None = None
     kfp_ui: str | None = None
     mlflow_ui: str | None = None
+    signing_key: str | None = field(default=None, repr=False)
+    verify_keys: str | None = None
 
     @classmethod
     def load(cls) -> Settings:
@@ -56,6 +62,8 @@ class Settings:
             kfp_namespace=os.environ.get("TRIPCAST_KFP_NAMESPACE") or None,
             kfp_ui=os.environ.get("TRIPCAST_KFP_UI") or None,
             mlflow_ui=os.environ.get("TRIPCAST_MLFLOW_UI") or None,
+            signing_key=os.environ.get("TRIPCAST_SIGNING_KEY") or None,
+            verify_keys=os.environ.get("TRIPCAST_VERIFY_KEYS") or None,
         )
 
     @cached_property

@@ -28,6 +28,8 @@ from pipelines.policy import (
     RETRIES,
     S3_KEYS,
     S3_SECRET,
+    SIGNING_KEYS,
+    SIGNING_SECRET,
     USER,
     apply_policy,
     policy_of,
@@ -130,6 +132,8 @@ def lacks(file: Path) -> list[str]:
         )
         webhook = dict.fromkeys(ALERTS_KEYS.values(), True) if policy.alerts else {}
         expect(environment(config, "secret", ALERTS_SECRET) == webhook, "has the webhook, or lacks it")
+        key = dict.fromkeys(SIGNING_KEYS.values(), True) if policy.signs else {}
+        expect(environment(config, "secret", SIGNING_SECRET) == key, "has the private key, or lacks it")
         expect(variables.get("OMP_NUM_THREADS") == policy.limits.cpu, "starts a thread for each core of the node")
         expect(variables.get("TRIPCAST_IMAGE") == container["image"], "does not know its image")
         expect(labels.get("app.kubernetes.io/part-of") == "tripcast", "is not recognisable")
@@ -265,7 +269,13 @@ def test_the_addresses_that_steps_are_given_are_those_that_they_read(monkeypatch
 def test_no_variable_is_one_that_kubeflow_sets_itself():
     # backend/src/v2/common/plugins/mlflow/handler.go of Kubeflow Pipelines 2.17, RetrieveUserContainerEnvVars.
     plugin = {"MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_WORKSPACE"}
-    given = {*ADDRESSES.values(), *FURTHER_ADDRESSES.values(), *S3_KEYS.values(), *ALERTS_KEYS.values()}
+    given = {
+        *ADDRESSES.values(),
+        *FURTHER_ADDRESSES.values(),
+        *S3_KEYS.values(),
+        *ALERTS_KEYS.values(),
+        *SIGNING_KEYS.values(),
+    }
 
     assert not given & plugin
     assert not [name for name in given if name.startswith(("KFP_", "MLFLOW_TRACKING_"))]

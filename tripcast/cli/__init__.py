@@ -7,7 +7,7 @@ from tripcast.cli.compile import compile_pipelines
 from tripcast.cli.group import main
 from tripcast.cli.log import log
 from tripcast.cli.loop import loop, replay
-from tripcast.cli.models import approve, models, reject
+from tripcast.cli.models import approve, models, reject, sign_version
 from tripcast.cli.score import score
 from tripcast.cli.serve import serve
 from tripcast.cli.submit import schedule, submit, upload
@@ -25,6 +25,7 @@ __all__ = [
     "schedule",
     "score",
     "serve",
+    "sign_version",
     "submit",
     "train",
     "upload",

@@ -100,6 +100,19 @@ def rollback(reason: str, taxi: str) -> None:
     click.echo(f"{registry.name} version {move.version} is the champion again, in place of version {move.replaced}.")
 
 
+@main.command("sign")
+@click.argument("version", type=int)
+@options.taxi
+@options.home
+def sign_version(version: int, taxi: str) -> None:
+    """Sign VERSION with TRIPCAST_SIGNING_KEY: one that was registered without it, or with an earlier key."""
+    from tripcast.registry.registry import Registry
+
+    registry = Registry(model_name(taxi), Settings.load())
+    registry.sign(version)
+    click.echo(f"{registry.name} version {version} is signed.")
+
+
 @main.group()
 def rollout() -> None:
     """Try a version on a share of the riders, beside the champion."""

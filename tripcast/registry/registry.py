@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 import tripcast
-from tripcast.errors import InvalidRequest, TrackingError
+from tripcast.errors import InvalidRequest, SignatureError, TrackingError
 from tripcast.models import Model
+from tripcast.models.signature import SIGNATURE, sign, verify
 from tripcast.registry.promotions import Approval, PromotionEvent, PromotionLog
 from tripcast.registry.tracking import Tracker, tracking_errors
 from tripcast.settings import Settings
@@ -126,6 +127,7 @@ class Registry:
     def __init__(self, model: str, settings: Settings) -> None:
         self.name = model
         self._uri = settings.tracking_uri
+        self._signing_key, self._verify_keys = settings.signing_key, settings.verify_keys
         self._tracker = Tracker(model, settings)
         self._client = self._tracker.client
         self._log = PromotionLog(self._client, model, self._uri)
@@ -164,6 +166,7 @@ class Registry:
         """Load a version's model from the artifact store.
 
         Raises:
+            SignatureError: If it has to be signed, and no trusted key has signed it as it is.
             TrackingError: If its files cannot be had.
         """
         with TemporaryDirectory() as folder:
@@ -180,8 +183,49 @@ class Registry:
             The model folder, somewhere below.
 
         Raises:
+            SignatureError: If it has to be signed, and no trusted key has signed it as it is.
             TrackingError: If its files cannot be had.
         """
+        fetched = self._fetch(version, folder)
+        self.verify(version, fetched)
+        return fetched
+
+    def verify(self, version: Version, folder: Path) -> None:
+        """Refuse a version's model folder that no trusted key has signed as it is, where one has to.
+
+        Raises:
+            SignatureError: If so.
+        """
+        if self._verify_keys is None:
+            return
+        try:
+            verify(folder, self.name, version.tags.get(SIGNATURE), self._verify_keys)
+        except SignatureError as error:
+            raise SignatureError(
+                f"{self.name} version {version.number} is not loaded: {error} If it is to be trusted, sign it anew: "
+                f"tripcast sign {version.number}; else let another version serve."
+            ) from error
+
+    def sign(self, number: int) -> None:
+        """Sign the files of a version as the registry has them, in place of any earlier signature.
+
+        Raises:
+            InvalidRequest: If there is no such version, or no key to sign with.
+            SignatureError: If it does not hold the model that was registered.
+            TrackingError: If its files cannot be had.
+        """
+        version = self._registered_here(number)
+        if self._signing_key is None:
+            raise InvalidRequest("There is no key to sign with: TRIPCAST_SIGNING_KEY is not set, see docs/signing.md.")
+        with TemporaryDirectory() as scratch:
+            folder = self._fetch(version, Path(scratch))
+            if Model.load(folder).digest != version.tags[DIGEST]:
+                raise SignatureError(
+                    f"{self.name} version {number} is not signed: its files are not the model that was registered."
+                )
+            self.tag(number, SIGNATURE, sign(folder, self.name, self._signing_key))
+
+    def _fetch(self, version: Version, folder: Path) -> Path:
         import mlflow
 
         with tracking_errors(self._uri, f"loading {self.name} version {version.number}"):
@@ -191,6 +235,8 @@ class Registry:
 
     def register(self, folder: Path, *, flavour: Flavour, run_id: str, tags: Mapping[str, str]) -> Version:
         """Make a version of a model, or return the one that holds this very model already, with these tags.
+
+        It is signed, where there is a key to sign with.
 
         Args:
             folder: The model folder.
@@ -207,7 +253,11 @@ class Registry:
                 for tag, value in tags.items():
                     if version.tags.get(tag) != value:
                         self.tag(version.number, tag, value)
+                if self._signing_key and SIGNATURE not in version.tags:
+                    self.sign(version.number)
                 return replace(version, tags={**version.tags, **tags})
+        if self._signing_key:
+            tags = {**tags, SIGNATURE: sign(folder, self.name, self._signing_key)}
         with tracking_errors(self._uri, f"registering a version of {self.name}"):
             source, model_id = self._log_model(folder, flavour, run_id)
             self._make_registered_model(flavour.description)
@@ -577,6 +627,13 @@ class Registry:
 
     def _servable(self, number: int) -> Version:
         """A version that the service can load."""
+        version = self._registered_here(number)
+        if self._verify_keys:
+            with TemporaryDirectory() as scratch:
+                self.download(version, Path(scratch))
+        return version
+
+    def _registered_here(self, number: int) -> Version:
         version = self.version(number)
         if DIGEST not in version.tags:
             raise InvalidRequest(

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
-from tripcast.errors import StorageError, TrackingError, TripcastError
+from tripcast.errors import SignatureError, StorageError, TrackingError, TripcastError
 from tripcast.serving.model_cache import DesiredState, ModelCache, ServedVersion, encode
 from tripcast.serving.version_trial import VersionTrials
 from tripcast.settings import Settings
@@ -94,6 +94,13 @@ class RegistryPoller:
         # Anew each time: after an outage nothing of the broken connection is left.
         registry = Registry(self._model, self._settings)
 
+        def is_signed(version: Version, folder: Path) -> bool:
+            try:
+                registry.verify(version, folder)
+            except SignatureError:
+                return False
+            return True
+
         def fetch(version: Version) -> ServedVersion:
             digest = version.tags.get(DIGEST)
             if digest is None:
@@ -102,7 +109,7 @@ class RegistryPoller:
                     "Register it with tripcast, or point the alias at a version that was."
                 )
             folder = self._copy.model(digest)
-            if not _is_whole(folder, digest):
+            if not _is_whole(folder, digest) or not is_signed(version, folder):
                 with self._copy.scratch() as scratch:
                     fetched = registry.download(version, scratch)
                     if not _is_whole(fetched, digest):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tripcast.errors import StorageError
 from tripcast.models import Model
+from tripcast.models.signature import SIGNATURE, verify
 from tripcast.serving.arms import Arm, Arms, salt_of
 from tripcast.serving.metrics import Metrics
 from tripcast.serving.model_cache import DesiredState, ModelCache, ServedVersion
@@ -37,10 +38,12 @@ class Service:
         name: The registered model's name, for example ``tripcast-green``.
         home: The home folder, for the local copy.
         check: The module that tries a version before it serves (``VersionTrials``).
+        verify_keys: Of which one has to have signed a model (``Settings.verify_keys``); None if none has to.
     """
 
-    def __init__(self, name: str, home: Path, check: str) -> None:
+    def __init__(self, name: str, home: Path, check: str, verify_keys: str | None = None) -> None:
         self.name = name
+        self._verify_keys = verify_keys
         self.metrics = Metrics()
         self._arms: Arms | None = None
         self._copy = ModelCache(home, name)
@@ -131,6 +134,8 @@ class Service:
                 if arm.version == served.version and arm.model.digest == served.folder.name:
                     return dataclasses.replace(arm, answerer=answerer, tags=served.tags)
             try:
+                if self._verify_keys is not None:  # the local copy may have been changed, too
+                    verify(served.folder, self.name, served.tags.get(SIGNATURE), self._verify_keys)
                 return Arm(answerer, Model.load(served.folder), served.tags)
             except Exception as trouble:  # of whatever kind: it is tried again after a while
                 _log.exception("Version %d cannot be loaded.", served.version)

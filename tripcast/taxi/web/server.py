@@ -51,7 +51,8 @@ def serve(taxi: str, host: str, port: int, log: str, *, plain_rider_ids: bool = 
     listening = _bind(host, port)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings = Settings.load()
-    service = Service(model_name(taxi), settings.home, check="tripcast.taxi.web.version_check")
+    check = "tripcast.taxi.web.version_check"
+    service = Service(model_name(taxi), settings.home, check, settings.verify_keys)
     predictions = PredictionLog(
         open_store(log),
         settings.home / "spool",
