@@ -24,8 +24,9 @@ ui: .venv/laptop ## Open MLflow on what was tracked
 serve: .venv/laptop ## Predict with the model of `make run`: a web service and a page
 	$(BIN)/tripcast serve --open
 
-# A file of tests is one process's work: what it starts for itself, such as a server, is started once.
-PYTEST := $(BIN)/pytest --numprocesses auto --dist loadfile
+# A file of tests is one process's work: what it starts for itself, such as a server, is started once. There is a process
+# for each core, so each trains with one thread: OpenMP's threads spin while they wait for a core that another has.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
 test-fast: .venv/dev ## Run the tests that start no process, server, container or browser: a minute
 	$(PYTEST) tests/unit -m "not slow"
 

@@ -360,6 +360,7 @@ SPLITS = [
 
 
 @pytest.mark.parametrize(("months", "test", "most_rmse", "most_mae"), SPLITS)
+@pytest.mark.slow
 def test_lightgbm_is_accurate_and_its_interval_honest_on_published_months(tlc, months, test, most_rmse, most_mae):
     model = train("lightgbm", published(tlc, months), taxi="green", data={})
     rmse, mae, coverage = scores(model, published(tlc, [test]))
