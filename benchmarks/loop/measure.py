@@ -21,15 +21,17 @@ from functools import partial
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
+import pyarrow as pa
 
 from tripcast.errors import ContractError
 from tripcast.evaluation import gate
-from tripcast.evaluation.scores import evaluate
-from tripcast.jobs.judge import score
+from tripcast.evaluation.scores import Evaluation, evaluate
+from tripcast.jobs.judge import judged
 from tripcast.jobs.monitor import load_valid_trips
 from tripcast.jobs.refit import MAX_LOSS
 from tripcast.jobs.train import refit, train
 from tripcast.models import Model
+from tripcast.models.model import Prediction
 from tripcast.monitoring.quality import Expectation, measure
 from tripcast.monitoring.rule import Rule, WindowResult, decide
 from tripcast.monitoring.trial import DailySums, compare, judge
@@ -37,7 +39,7 @@ from tripcast.months import Month, parse_months
 from tripcast.settings import Settings
 from tripcast.taxi.slices import slice_trips
 from tripcast.taxi.trips import Trips
-from tripcast.taxi.ways import METERED
+from tripcast.taxi.ways import METERED, WAYS, ZONES_ONLY, as_asked
 
 #: How fast streets are in each month of a city, as a factor of those of the first.
 CITIES = {
@@ -63,33 +65,38 @@ class Setting:
         rule: The thresholds.
         at_once: Whether a proven gain rolls out at once; else every winner is tried for months.
         refits: Whether a winner learns from the month that it was judged on.
+        way: In which way of asking the gate decides; it looks after the others, too.
     """
 
     rule: Rule = field(default_factory=Rule)
     at_once: bool = True
     refits: bool = True
+    way: str = ZONES_ONLY
 
 
 SETTINGS = {
     "default": Setting(),
     "without the refit": Setting(refits=False),
+    "judged by the meter": Setting(way=METERED),
     "any proven gain": Setting(Rule(min_gain=0.005, min_gain_aged=0.005)),
     "2 % proven": Setting(Rule(min_gain=0.02)),
     "5 % proven": Setting(Rule(min_gain=0.05)),
     "one threshold, 3.5 %": Setting(Rule(min_gain_aged=0.035)),
     "after two bad months, then a trial": Setting(
-        Rule(k=2, n=3, cool_down=1, min_gain=0.005, min_gain_aged=0.005), at_once=False, refits=False
+        Rule(k=2, n=3, cool_down=1, min_gain=0.005, min_gain_aged=0.005), at_once=False, refits=False, way=METERED
     ),
 }
 
 
 class Past:
-    """The months of a city, and what was ever fitted to them."""
+    """The months of a city, what was ever fitted to them, and what it predicts of them."""
 
     def __init__(self, months: list[str], trips: list[Trips | None]) -> None:
         self.months, self.trips = months, trips
         self._fitted: dict[tuple[int, ...], Model] = {}
-        self._refitted: dict[tuple[tuple[int, ...], int], tuple[Model, bool]] = {}
+        self._refitted: dict[tuple[tuple[int, ...], int], Model] = {}
+        self._asked = [None if month is None else as_asked(month) for month in trips]
+        self._predicted: dict[tuple[int, int, str], Prediction] = {}
 
     def fitted(self, learned: tuple[int, ...]) -> Model:
         """A candidate."""
@@ -103,10 +110,38 @@ class Past:
             winner, later = self.fitted(learned), self._known(month)
             kept = learned[1:] if len(learned) >= 3 else learned
             anew = refit(winner, self._joined((*kept, month)), later, data={})
-            before = self._known(learned[-1])
-            safe = rmse(anew, before) <= (1 + MAX_LOSS) * rmse(winner, before)
-            self._refitted[learned, month] = (anew if safe else winner, safe)
-        return self._refitted[learned, month][0]
+            safe = self.rmse(anew, learned[-1]) <= (1 + MAX_LOSS) * self.rmse(winner, learned[-1])
+            self._refitted[learned, month] = anew if safe else winner
+        return self._refitted[learned, month]
+
+    def predict(self, model: Model, month: int, way: str) -> Prediction:
+        """What a model that was fitted here says of a month's trips."""
+        key = (id(model), month, way)
+        if key not in self._predicted:
+            asked = self._asked[month]
+            assert asked is not None
+            self._predicted[key] = model.predict(asked[way], way == METERED)
+        return self._predicted[key]
+
+    def evaluate(self, candidate: Model, champion: Model, month: int, way: str) -> Evaluation:
+        """Both as the gate sees them."""
+        trips, asked = self._known(month), self._asked[month]
+        assert trips.duration_minutes is not None
+        assert asked is not None
+        predictions = {"lightgbm": self.predict(candidate, month, way)}
+        served = self.predict(champion, month, way)
+        return evaluate(trips.duration_minutes, trips.pickup_datetime, slice_trips(asked[way]), predictions, served)
+
+    def score(self, model: Model, month: int, number: int) -> pa.Table:
+        """What a version makes of a month, with the meter's miles, as monitoring judges it where nothing was logged."""
+        trips = self._known(month)
+        return judged(trips, np.full(len(trips), METERED), self.predict(model, month, METERED), version=number)
+
+    def rmse(self, model: Model, month: int) -> float:
+        """Root mean squared error with the meter's miles, minutes."""
+        truth = self._known(month).duration_minutes
+        assert truth is not None
+        return float(np.sqrt(np.mean((self.predict(model, month, METERED).minutes - truth) ** 2)))
 
     def _known(self, month: int) -> Trips:
         trips = self.trips[month]
@@ -119,17 +154,11 @@ class Past:
         return Trips(*(np.concatenate([getattr(part, name) for part in parts]) for name in columns))
 
 
-def rmse(model: Model, trips: Trips) -> float:
-    """Root mean squared error, minutes."""
-    assert trips.duration_minutes is not None
-    return float(np.sqrt(np.mean((model.predict(trips, metered=True).minutes - trips.duration_minutes) ** 2)))
-
-
 def live(past: Past, setting: Setting, delay: int) -> dict[str, float]:
     """Go through the months; returns regret and what happened."""
     line = [past.fitted((0,))]  # champions: each undone by taking it away
     reference, challenger = line[0], None
-    expected = {0: {METERED: Expectation.of(score(line[0], past._known(1), version=0))}}
+    expected = {0: {METERED: Expectation.of(past.score(line[0], 1, 0))}}
     numbers = {id(line[0]): 0}
     history: list[WindowResult] = []
     trials, judged_first = [], set()
@@ -137,10 +166,10 @@ def live(past: Past, setting: Setting, delay: int) -> dict[str, float]:
     squared = {"system": 0.0, "reference": 0.0, "once": 0.0}
     pending: list[tuple[Model, Model]] = []  # promotions that are not judged yet
 
-    def promote(model: Model, judged: Model, month: int) -> None:
+    def promote(model: Model, winner: Model, month: int) -> None:
         nonlocal challenger
         numbers[id(model)] = len(numbers)
-        expected[numbers[id(model)]] = {METERED: Expectation.of(score(judged, past._known(month), version=0))}
+        expected[numbers[id(model)]] = {METERED: Expectation.of(past.score(winner, month, 0))}
         pending.append((model, line[-1]))
         line.append(model)
         challenger = None
@@ -148,27 +177,26 @@ def live(past: Past, setting: Setting, delay: int) -> dict[str, float]:
 
     def turn(month: int) -> None:
         nonlocal reference, challenger
-        trips = past.trips[month]
         number = numbers[id(line[-1])]
-        if trips is None:
+        if past.trips[month] is None:
             history.append(WindowResult(past.months[month], number, data_problem="broken"))
             return
         sound = [each for each in range(month) if past.trips[each] is not None]
         learned = tuple(sound[-3:])
         reference = past.fitted(learned)
-        answers = score(line[-1], trips, version=number)
+        answers = past.score(line[-1], month, number)
         (quality,) = measure(answers, expected)
         history.append(
             WindowResult(past.months[month], number, quality.expected_rmse, quality.rmse, quality.interval_coverage)
         )
         if len(line) > 1:
-            sums = DailySums.of(answers, score(line[-2], trips, version=0))
+            sums = DailySums.of(answers, past.score(line[-2], month, 0))
             if compare(number, 0, sums, first=number not in judged_first).relapse:
                 line.pop()
                 counts["relapses"] += 1
             judged_first.add(number)
         if challenger:
-            sums = DailySums.of(score(challenger, trips, version=0), score(line[-1], trips, version=0))
+            sums = DailySums.of(past.score(challenger, month, 0), past.score(line[-1], month, 0))
             trials.append(judge(numbers[id(challenger)], numbers[id(line[-1])], sums, trials, setting.rule))
             if trials[-1].verdict == "promote":
                 promote(challenger, challenger, month)
@@ -182,16 +210,8 @@ def live(past: Past, setting: Setting, delay: int) -> dict[str, float]:
         candidate = past.fitted(learned)
         gain = decision.min_gain
         asked = replace(gate.DEFAULT_RULE, min_gain=gain, proven_gain=gain if setting.at_once else 0.0)
-        predictions = {"lightgbm": candidate.predict(trips, metered=True)}
-        assert trips.duration_minutes is not None
-        evaluation = evaluate(
-            trips.duration_minutes,
-            trips.pickup_datetime,
-            slice_trips(trips),
-            predictions,
-            line[-1].predict(trips, metered=True),
-        )
-        verdict = gate.decide(evaluation, rule=asked)
+        found = {way: past.evaluate(candidate, line[-1], month, way) for way in WAYS}
+        verdict = gate.decide(found.pop(setting.way), found, rule=asked)
         if verdict.promote and setting.at_once:
             promote(past.refitted(learned, month) if setting.refits else candidate, candidate, month)
         elif (verdict.promote or verdict.may_be_chance) and challenger is None:
@@ -209,16 +229,16 @@ def live(past: Past, setting: Setting, delay: int) -> dict[str, float]:
         trips = past.trips[month]
         if trips is None:
             continue
-        error = rmse(line[-1], trips) ** 2
+        error = past.rmse(line[-1], month) ** 2
         for model, before in pending:
-            counts["false"] += rmse(model, trips) > rmse(before, trips)
+            counts["false"] += past.rmse(model, month) > past.rmse(before, month)
         pending.clear()
         if challenger:
-            error += tried * (rmse(challenger, trips) ** 2 - error)
+            error += tried * (past.rmse(challenger, month) ** 2 - error)
         for name, value in (
             ("system", error),
-            ("reference", rmse(reference, trips) ** 2),
-            ("once", rmse(past.fitted((0,)), trips) ** 2),
+            ("reference", past.rmse(reference, month) ** 2),
+            ("once", past.rmse(past.fitted((0,)), month) ** 2),
         ):
             squared[name] += len(trips) * value
     regret = math.sqrt(squared["system"] / squared["reference"]) - 1
