@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, replace
 
+import msgspec
 import pytest
 
 from tripcast.errors import ContractError, InvalidRequest
@@ -190,7 +191,7 @@ def test_the_same_history_gives_the_same_decision_before_and_after_it_is_recorde
 
 def test_a_history_survives_json():
     history = [*months(1.0, 1.2), broken("2021-03"), window("2021-04", 1.2, rmse=Measure(6.0, None, None))]
-    again = [WindowResult.from_dict(json.loads(json.dumps(each.to_dict(), allow_nan=False))) for each in history]
+    again = [msgspec.json.decode(msgspec.json.encode(each), type=WindowResult) for each in history]
     assert again == history
     assert decided(again) == decided(history)
 

@@ -15,9 +15,9 @@ about a window names the revision of its data, so that what was done about the b
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -25,6 +25,8 @@ from tripcast.errors import StorageError
 from tripcast.monitoring.rule import DEFAULT_RULE, Incident, WindowResult
 from tripcast.monitoring.trial import Comparison, Trial
 from tripcast.storage.store import Store
+
+Record = TypeVar("Record")
 
 _RECORD, _RESPONDED, _RETRAINED = "window.json", "responded.json", "retrained.json"
 
@@ -77,38 +79,8 @@ class Window:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
-        return {
-            "result": self.result.to_dict(),
-            "action": self.action,
-            "reason": self.reason,
-            "incidents": [vars(incident) for incident in self.incidents],
-            "trial": self.trial.to_dict() if self.trial else None,
-            "comparison": asdict(self.comparison) if self.comparison else None,
-            "retraining": vars(self.retraining) if self.retraining else None,
-            "figures": self.figures,
-            "revision": self.revision,
-        }
-
-    @classmethod
-    def from_dict(cls, entries: Mapping[str, Any]) -> Window:
-        """Read what ``to_dict`` gave.
-
-        Raises:
-            KeyError: If an entry is missing.
-            TypeError: If one is of another kind.
-        """
-        result = WindowResult.from_dict(entries["result"])
-        return cls(
-            result=replace(result, retrained=entries["action"] == "retrain"),
-            action=entries["action"],
-            reason=entries["reason"],
-            incidents=tuple(Incident(**incident) for incident in entries["incidents"]),
-            trial=entries["trial"] and Trial.from_dict(entries["trial"]),
-            comparison=entries.get("comparison") and Comparison.from_dict(entries["comparison"]),
-            retraining=entries["retraining"] and Retraining(**entries["retraining"]),
-            figures=entries["figures"],
-            revision=entries.get("revision", ""),
-        )
+        entries: dict[str, Any] = msgspec.to_builtins(self)
+        return entries
 
 
 class History:
@@ -130,7 +102,7 @@ class History:
             StorageError: If the store cannot be read, or a record is damaged.
         """
         keys = self._store.list(self._prefix)
-        return [Window.from_dict(self._read(key)) for key in keys if key.endswith(f"/{_RECORD}")]
+        return [self._window(key) for key in keys if key.endswith(f"/{_RECORD}")]
 
     def window(self, month: str) -> Window | None:
         """The record of a month; None if it was not watched.
@@ -138,8 +110,8 @@ class History:
         Raises:
             StorageError: If the store cannot be read, or the record is damaged.
         """
-        entries = self._find(month, _RECORD)
-        return Window.from_dict(entries) if entries else None
+        key = f"{self._prefix}{month}/{_RECORD}"
+        return self._window(key) if key in self._store.list(key) else None
 
     def pages(self, month: str, report: Path, summary: Path) -> None:
         """Fetch the pages of a month that was watched.
@@ -163,7 +135,7 @@ class History:
         place = self._prefix + window.month
         self._store.put(report, f"{place}/report.html", "text/html; charset=utf-8")
         self._store.put(summary, f"{place}/summary.md", "text/markdown; charset=utf-8")
-        self._write(window.month, _RECORD, window.to_dict())
+        self._write(window.month, _RECORD, window)
 
     def save_response(self, window: Window, what: Mapping[str, Any]) -> None:
         """Note that a window's decision was carried out, but for the training."""
@@ -187,22 +159,24 @@ class History:
             return False
         return window.action != "retrain" or self.get_retraining(window) is not None
 
-    def _find(self, month: str, name: str, revision: str | None = None) -> dict[str, Any] | None:
+    def _window(self, key: str) -> Window:
+        window = self._read(key, Window)
+        return replace(window, result=replace(window.result, retrained=window.action == "retrain"))
+
+    def _find(self, month: str, name: str, revision: str) -> dict[str, Any] | None:
         """A note about a month; None if there is none, or it is about another revision than the one asked for."""
         key = f"{self._prefix}{month}/{name}"
-        entries = self._read(key) if key in self._store.list(key) else None
-        if entries is None or revision is None:
-            return entries
-        return entries if entries.pop("revision", "") == revision else None
+        entries = self._read(key, dict[str, Any]) if key in self._store.list(key) else None
+        return entries if entries is not None and entries.pop("revision", "") == revision else None
 
-    def _read(self, key: str) -> dict[str, Any]:
+    def _read(self, key: str, kind: type[Record]) -> Record:
         try:
-            return msgspec.json.decode(self._store.read(key), type=dict[str, Any])
-        except msgspec.MsgspecError as trouble:
+            return msgspec.json.decode(self._store.read(key), type=kind)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as trouble:
             raise StorageError(
-                f"{self._store.uri}/{key} is not JSON ({trouble}). Look at it, then remove it."
+                f"{self._store.uri}/{key} cannot be read ({trouble}). Look at it, then remove it."
             ) from trouble
 
-    def _write(self, month: str, name: str, entries: Mapping[str, Any]) -> None:
-        text = msgspec.json.format(msgspec.json.encode(entries), indent=1)
+    def _write(self, month: str, name: str, record: Window | Mapping[str, Any]) -> None:
+        text = msgspec.json.format(msgspec.json.encode(record), indent=1)
         self._store.write(f"{self._prefix}{month}/{name}", text + b"\n", "application/json")

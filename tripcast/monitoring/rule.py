@@ -162,20 +162,6 @@ class WindowResult:
         """RMSE as a multiple of what was expected; None where either is not known."""
         return self.rmse.value / self.expected_rmse if self.rmse and self.expected_rmse else None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Everything, ready for JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, entries: Mapping[str, Any]) -> WindowResult:
-        """Read what ``to_dict`` gave.
-
-        Raises:
-            TypeError: If an entry is missing or unknown.
-        """
-        measures = {name: entries[name] and Measure(**entries[name]) for name in ("rmse", "interval_coverage")}
-        return cls(**{**entries, **measures})
-
 
 @dataclass(frozen=True)
 class Incident:

@@ -22,9 +22,9 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -43,9 +43,9 @@ class DailySums:
         others: The same of the other.
     """
 
-    trips: tuple[int, ...]
-    squared: tuple[float, ...]
-    others: tuple[float, ...]
+    trips: tuple[int, ...] = ()
+    squared: tuple[float, ...] = ()
+    others: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, rows: pa.Table, others: pa.Table) -> DailySums:
@@ -79,11 +79,6 @@ class DailySums:
         trips = sum(self.trips)
         return (sum(self.squared) / trips) ** 0.5, (sum(self.others) / trips) ** 0.5
 
-    @classmethod
-    def from_dict(cls, entries: Mapping[str, Any]) -> DailySums:
-        """Read what ``dataclasses.asdict`` wrote to JSON and back."""
-        return cls(**{name: tuple(values) for name, values in entries.items()})
-
 
 @dataclass(frozen=True)
 class Trial:
@@ -96,7 +91,7 @@ class Trial:
         difference: The challenger's RMSE less the champion's on these trips, minutes; the interval is that of one look.
         verdict: Promote it, withdraw it, or wait for another window.
         reason: Why, as a sentence.
-        sums: Of this window alone.
+        sums: Of this window alone; none in records of 0.1.0.
     """
 
     challenger: int
@@ -105,21 +100,7 @@ class Trial:
     difference: Measure
     verdict: Literal["promote", "withdraw", "wait"]
     reason: str
-    sums: DailySums
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything, ready for JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, entries: Mapping[str, Any]) -> Trial:
-        """Read what ``to_dict`` gave.
-
-        Raises:
-            TypeError: If an entry is missing or unknown.
-        """
-        sums = DailySums.from_dict(entries["sums"])
-        return cls(**{**entries, "difference": Measure(**entries["difference"]), "sums": sums})
+    sums: DailySums = DailySums()
 
 
 @dataclass(frozen=True)
@@ -153,11 +134,6 @@ class Comparison:
             f"version {self.previous}, which served before it, {self.previous_rmse:.2f}: its promotion "
             f"{'saves' if saved >= 0 else 'costs'} {abs(saved):.1%}."
         )
-
-    @classmethod
-    def from_dict(cls, entries: Mapping[str, Any]) -> Comparison:
-        """Read what ``dataclasses.asdict`` wrote to JSON and back."""
-        return cls(**{**entries, "difference": Measure(**entries["difference"])})
 
 
 def judge(
