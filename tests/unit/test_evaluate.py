@@ -1,11 +1,13 @@
 """Selection as far as monitoring builds on it: what is known of a version, and what is expected of it from then on."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from tests.unit.conftest import TOWN
+from tripcast.jobs.evaluate import renew_expectation
 from tripcast.jobs.judge import score
 from tripcast.jobs.monitor import load_valid_trips
 from tripcast.monitoring.quality import measure, read_expectations
@@ -73,6 +75,22 @@ def test_nothing_else_is_expected_of_a_champion_before_a_candidate_could_learn_w
 
     assert loop.train("2021-03", "2021-04", 1.0) == "refused"
 
+    assert dict(loop.registry.version(1).tags) == before
+
+
+def test_an_alarm_is_not_settled_by_a_refusal_of_what_is_better_nor_where_nothing_could_be_judged(loop):
+    before = dict(loop.registry.version(1).tags)
+    loop.source = f"{TOWN}&slower_streets=2021-03:0.85"
+    loop.watch("2021-03")
+    loop.watch("2021-04")
+    better = loop.select("2021-03", "2021-04")
+    refused = replace(better, decision=replace(better.decision, verdict="refused"))  # on coverage, say
+    unjudged = {way: replace(evaluation, candidates={}) for way, evaluation in better.evaluations.items()}
+
+    renew_expectation(refused)
+    renew_expectation(replace(refused, evaluations=unjudged))
+
+    assert better.decision.promote
     assert dict(loop.registry.version(1).tags) == before
 
 
