@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 
 from tests.conftest import make_trips
 from tripcast.errors import InvalidRequest, StorageError
+from tripcast.jobs.train import train
 from tripcast.models import Model
 from tripcast.registry.promotions import PromotionEvent
 from tripcast.registry.registry import DIGEST, EXPECTATION, EXPECTED_FROM, JUDGED_AGAINST, SHARE, Registry
@@ -41,6 +43,31 @@ def register(settings, registry, make_model):
             )
 
     return register
+
+
+@pytest.fixture(scope="module")
+def registered(tmp_path_factory, empty_store) -> Path:
+    """A home whose registry holds versions 1 to 3, of which none serves; made once because that takes seconds."""
+    home = tmp_path_factory.mktemp("registered")
+    shutil.copy(empty_store, home / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRIPCAST_HOME", str(home))
+        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID"):
+            patch.delenv(name, raising=False)
+        settings = Settings.load()
+        for seed in (1, 2, 3):
+            folder = home / f"model-{seed}"
+            train("linear", make_trips(seed=seed), taxi="green", data={"2021-01": f"{seed:064d}"}).save(folder)
+            with Tracker("tripcast-green", settings).pipeline_run(f"run {seed}", f"run {seed}") as run_id:
+                Registry("tripcast-green", settings).register(folder, flavour=flavour("green"), run_id=run_id, tags={})
+    return home
+
+
+@pytest.fixture
+def versions(registered, settings) -> Registry:
+    """A registry of those three versions."""
+    shutil.copy(registered / "mlflow.db", settings.home / "mlflow.db")
+    return Registry("tripcast-green", settings)
 
 
 def aliases(registry: Registry) -> dict[str, int]:
@@ -79,53 +106,47 @@ def test_a_version_loads_as_the_model_that_was_registered(registry, register, ma
     np.testing.assert_array_equal(loaded.predict(trips).minutes, Model.load(make_model(1)).predict(trips).minutes)
 
 
-def test_the_first_promotion_makes_a_champion_and_no_previous(registry, register):
-    register(1)
-
-    move = registry.promote(1, "It is the first.")
+def test_the_first_promotion_makes_a_champion_and_no_previous(versions):
+    move = versions.promote(1, "It is the first.")
 
     assert (move.version, move.replaced, move.reason) == (1, None, "It is the first.")
-    assert aliases(registry) == {"champion": 1}
+    assert aliases(versions) == {"champion": 1}
 
 
-def test_a_promotion_keeps_the_champion_before_it_as_previous(registry, register):
-    for seed in (1, 2):
-        registry.promote(register(seed).number, "Better.")
+def test_a_promotion_keeps_the_champion_before_it_as_previous(versions):
+    for number in (1, 2):
+        versions.promote(number, "Better.")
 
-    assert aliases(registry) == {"champion": 2, "previous": 1}
-    assert [(move.action, move.version, move.replaced) for move in registry.moves()] == [
+    assert aliases(versions) == {"champion": 2, "previous": 1}
+    assert [(move.action, move.version, move.replaced) for move in versions.moves()] == [
         ("promote", 1, None),
         ("promote", 2, 1),
     ]
 
 
-def test_promoting_the_champion_changes_nothing(registry, register):
-    register(1)
-    registry.promote(1, "Once.")
+def test_promoting_the_champion_changes_nothing(versions):
+    versions.promote(1, "Once.")
 
-    assert registry.promote(1, "Twice.") is None
-    assert [move.reason for move in registry.moves()] == ["Once."]
-
-
-def test_promoting_a_version_that_is_not_there_names_those_that_are(registry, register):
-    register(1)
-    register(2)
-
-    with pytest.raises(InvalidRequest, match=r"no version 7; its versions: 1, 2\."):
-        registry.promote(7, "Why not.")
+    assert versions.promote(1, "Twice.") is None
+    assert [move.reason for move in versions.moves()] == ["Once."]
 
 
-def test_rollbacks_go_back_one_promotion_at_a_time(registry, register):
-    for seed in (1, 2, 3):
-        registry.promote(register(seed).number, "Better.")
+def test_promoting_a_version_that_is_not_there_names_those_that_are(versions):
+    with pytest.raises(InvalidRequest, match=r"no version 7; its versions: 1, 2, 3\."):
+        versions.promote(7, "Why not.")
 
-    assert registry.rollback("Too slow.").version == 2
-    assert aliases(registry) == {"champion": 2, "previous": 1}
-    assert registry.rollback("Too slow as well.").version == 1
-    assert aliases(registry) == {"champion": 1}
+
+def test_rollbacks_go_back_one_promotion_at_a_time(versions):
+    for number in (1, 2, 3):
+        versions.promote(number, "Better.")
+
+    assert versions.rollback("Too slow.").version == 2
+    assert aliases(versions) == {"champion": 2, "previous": 1}
+    assert versions.rollback("Too slow as well.").version == 1
+    assert aliases(versions) == {"champion": 1}
     with pytest.raises(InvalidRequest, match="version 1 is the first champion"):
-        registry.rollback("And again.")
-    assert [move.action for move in registry.moves()] == ["promote", "promote", "promote", "rollback", "rollback"]
+        versions.rollback("And again.")
+    assert [move.action for move in versions.moves()] == ["promote", "promote", "promote", "rollback", "rollback"]
 
 
 def test_a_rollback_without_a_champion_says_so(registry):
@@ -133,25 +154,22 @@ def test_a_rollback_without_a_champion_says_so(registry):
         registry.rollback("Hm.")
 
 
-def test_aliases_that_were_not_set_are_set_by_the_next_attempt(registry, register, monkeypatch):
-    register(1)
+def test_aliases_that_were_not_set_are_set_by_the_next_attempt(versions, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(registry, "_settle", lambda **_: None)  # as if the process had died between record and aliases
-        registry.promote(1, "Better.")
-    assert aliases(registry) == {}
+        patch.setattr(versions, "_settle", lambda **_: None)  # as if the process had died between record and aliases
+        versions.promote(1, "Better.")
+    assert aliases(versions) == {}
 
-    assert registry.promote(1, "Better.") is None
-    assert aliases(registry) == {"champion": 1}
-    assert len(registry.moves()) == 1
+    assert versions.promote(1, "Better.") is None
+    assert aliases(versions) == {"champion": 1}
+    assert len(versions.moves()) == 1
 
 
 @pytest.fixture
-def with_champion(registry, register):
+def with_champion(versions):
     """Versions 1 to 3, the first of them the champion."""
-    for seed in (1, 2, 3):
-        register(seed)
-    registry.promote(1, "It is the first.")
-    return registry
+    versions.promote(1, "It is the first.")
+    return versions
 
 
 def traffic(registry: Registry) -> tuple[int | None, int | None, float]:
@@ -425,13 +443,13 @@ def test_a_store_that_is_not_there_is_named(tmp_path):
 
 
 @pytest.fixture
-def shelf(settings, registry, register):
-    """A registry of six versions, the first of them registered, the others beside it with its files; none serves."""
-    first, client = register(1), mlflow.MlflowClient()
-    source = client.get_model_version("tripcast-green", "1").source
-    for _ in range(5):
-        client.create_model_version("tripcast-green", source, first.run_id, tags=dict(first.tags))
-    return registry
+def shelf(versions):
+    """A registry of six versions, the first three of them registered, the others with the first one's files."""
+    client = mlflow.MlflowClient()
+    first = client.get_model_version("tripcast-green", "1")
+    for _ in range(3):
+        client.create_model_version("tripcast-green", first.source, first.run_id, tags=dict(first.tags))
+    return versions
 
 
 def test_moves_that_are_made_at_once_are_all_in_the_record_and_one_of_them_stands(settings, shelf):
