@@ -1,4 +1,4 @@
-"""Writes `docs/reference.md` from the code: steps, commands, settings. `--check` fails if that file is stale."""
+"""Writes `docs/reference.md` from the code; `--check` fails if that file is stale."""
 
 from __future__ import annotations
 
@@ -9,11 +9,16 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import click
 
 import components
 from tripcast.cli import main as commands
+from tripcast.serving.prediction_log import Counts, PredictionLog
+from tripcast.serving.prometheus import ServiceCollector
+from tripcast.serving.service import Service
 from tripcast.settings import Settings
 
 TARGET = Path(__file__).with_name("reference.md")
@@ -78,6 +83,20 @@ def settings() -> Iterator[str]:
     yield ""
 
 
+def metrics() -> Iterator[str]:
+    """What the prediction service tells Prometheus."""
+    yield "## Metrics\n"
+    yield "What `/metrics` of the prediction service has, beside the process's own.\n"
+    yield "| metric | kind | labels | meaning |\n|---|---|---|---|"
+    empty = SimpleNamespace(counts=lambda: Counts(0, 0, 0, 0, 0, 0))  # a log would start threads
+    service = Service("tripcast-green", Path("home"), "tripcast.taxi.web.version_check")
+    for family in ServiceCollector(service, cast(PredictionLog, empty)).collect():
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        labels = ", ".join(f"`{label}`" for label in getattr(family, "_labelnames", ()))
+        yield f"| `{name}` | {family.type} | {labels} | {_line(family.documentation)} |"
+    yield ""
+
+
 def _kind(schema: str) -> str:
     """The type's name without its schema's version."""
     return schema.partition("@")[0].removeprefix("system.")
@@ -89,7 +108,7 @@ def _line(text: str | None) -> str:
 
 def main() -> None:
     """Write the page, or check it."""
-    text = "\n".join([HEAD, *steps(), *command_options(), *settings()]).rstrip() + "\n"
+    text = "\n".join([HEAD, *steps(), *command_options(), *settings(), *metrics()]).rstrip() + "\n"
     if "--check" not in sys.argv:
         TARGET.write_text(text, encoding="utf-8", newline="\n")
     elif not TARGET.exists() or TARGET.read_text(encoding="utf-8") != text:
