@@ -102,8 +102,12 @@ class Kubeflow:
     """
 
     def __init__(self, endpoint: str, namespace: str | None = None) -> None:
-        address = urlsplit(endpoint)
-        if address.scheme not in ("http", "https") or not address.hostname:
+        try:
+            address = urlsplit(endpoint)
+            right = address.scheme in ("http", "https") and address.hostname and address.port != 0
+        except ValueError:  # half an IPv6 address, or a port that is none
+            right = False
+        if not right:
             raise InvalidRequest(
                 f"'{endpoint}' is no address of Kubeflow Pipelines: write http:// or https:// and a host."
             )

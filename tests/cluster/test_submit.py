@@ -349,6 +349,8 @@ def test_a_certificate_is_trusted_where_its_authority_is_named(cluster, tripcast
     ("host", "said"),
     [
         ("localhost:8888", "'localhost:8888' is no address of Kubeflow Pipelines: write http:// or https://"),
+        ("http://[::1", "is no address of Kubeflow Pipelines: write http:// or https://"),
+        ("http://localhost:99999", "is no address of Kubeflow Pipelines: write http:// or https://"),
         ("https://me:hush@kubeflow.example", "holds a user's name: give credentials as KF_PIPELINES_TOKEN"),
     ],
 )

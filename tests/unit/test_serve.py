@@ -23,28 +23,24 @@ def test_a_port_that_is_taken_is_a_failure_and_named(tmp_path: Path) -> None:
 
 
 def test_mlflow_is_not_started_beside_what_answers_on_its_port(tmp_path: Path) -> None:
-    class Anything(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.end_headers()
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Anything) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        port = server.server_port
+    with socket.create_server(("127.0.0.1", 0)) as other:  # whatever it speaks
+        port = other.getsockname()[1]
         result = CliRunner().invoke(main, ["ui", "--port", str(port), "--home", str(tmp_path)])
-        server.shutdown()
     assert result.exit_code == 2
     assert f"On port {port} something answers already" in result.stderr
 
 
 def test_the_page_is_opened_when_the_service_is_ready_and_not_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    statuses = [503, 503, 200]
+    statuses = [503, 0, 200]
     opened: list[str] = []
 
     class Starting(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(statuses.pop(0))
-            self.end_headers()
+            if status := statuses.pop(0):
+                self.send_response(status)
+                self.end_headers()
+            else:
+                self.wfile.write(b"no HTTP\r\n")
 
     monkeypatch.setattr("webbrowser.open", opened.append)
     with ThreadingHTTPServer(("127.0.0.1", 0), Starting) as server:

@@ -225,5 +225,6 @@ def test_an_address_of_another_kind_is_no_folder(text: str, tmp_path: Path, monk
     assert list(tmp_path.iterdir()) == []
 
 
-def test_s3_may_be_written_in_capitals(bucket: str) -> None:
-    assert open_store("S3://kept").uri == "s3://kept"
+@pytest.mark.parametrize("text", ["S3://kept", " s3://kept\n"])
+def test_s3_may_be_written_in_capitals_and_with_blanks_around_it(bucket: str, text: str) -> None:
+    assert open_store(text).uri == "s3://kept"

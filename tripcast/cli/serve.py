@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import signal
+import socket
 import sys
 import time
 import webbrowser
+from contextlib import suppress
+from http.client import HTTPException
 from subprocess import Popen
 from threading import Thread
 from urllib.request import ProxyHandler, build_opener
@@ -58,7 +61,7 @@ def _answers(address: str) -> bool:
     try:
         with build_opener(ProxyHandler({})).open(address, timeout=5):
             return True
-    except OSError:
+    except (OSError, HTTPException):  # nothing is there, or something that speaks no HTTP
         return False
 
 
@@ -76,7 +79,7 @@ def ui(port: int) -> None:
     # One worker: several are ended, and started again for ever, where they take more than five seconds to start.
     command += ["--workers", "1", "--backend-store-uri", settings.tracking_uri]
     command += ["--default-artifact-root", (settings.home / "artifacts").as_uri()]
-    if _answers(f"http://127.0.0.1:{port}/health"):
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
         raise InvalidRequest(f"On port {port} something answers already: look at it, or choose another --port.")
     click.echo("MLflow starts ...", err=True)
     with Popen(command) as server:

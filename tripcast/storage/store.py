@@ -107,6 +107,7 @@ def place(text: str) -> str:
     Raises:
         InvalidRequest: If it is an address of another kind, or an S3 address that names no bucket.
     """
+    text = text.strip()  # a variable read from a file ends in a newline
     # One slash is a slip: a folder named 's3:' is not what anybody means.
     if kind := re.match(r"([A-Za-z][A-Za-z0-9+.-]*):/", text):
         if kind[1].lower() == "s3" and "://" in text:
