@@ -186,6 +186,13 @@ def test_the_region_that_aws_region_names_is_signed_for(
     assert "/garage/s3/aws4_request" in refusing.asked[0]["Authorization"]
 
 
+def test_s3_that_speaks_no_tls_is_named(s3, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_endpoint.replace("http:", "https:"))
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with pytest.raises(StorageError, match=r"the endpoint does not speak TLS .* write http:// in AWS_ENDPOINT_URL_S3"):
+        open_store("s3://kept").check()
+
+
 @pytest.mark.slow
 def test_a_certificate_of_s3_that_nobody_trusts_is_named(s3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     request = "req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost"

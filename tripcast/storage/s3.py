@@ -125,6 +125,11 @@ class Bucket:
             said = " ".join(str(trouble).split())
             raise InvalidRequest(f"{doing}: {said}. Write s3://bucket/prefix with the name of a bucket.") from trouble
         except exceptions.SSLError as trouble:
+            if "CERTIFICATE" not in str(trouble):
+                raise self._unreachable(
+                    f"{doing}: the endpoint does not speak TLS as it is asked to ({trouble}). If it speaks none, write "
+                    "http:// in AWS_ENDPOINT_URL_S3."
+                ) from trouble
             raise self._unreachable(
                 f"{doing}: the certificate of the endpoint is not trusted ({trouble}). Name the file of the authority "
                 "that signed it in AWS_CA_BUNDLE."
