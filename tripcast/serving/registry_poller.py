@@ -172,10 +172,12 @@ def main() -> None:
     parser.add_argument("--check", required=True, help="The module that tries a version.")
     asked = parser.parse_args()
     requests = _Requests()
-    os.nice(_NICENESS)
     for name, value in _MLFLOW.items():
         os.environ.setdefault(name, value)
     poller = RegistryPoller(asked.model, Settings.load(), asked.check)
+    print(encode(poller.poll(requests.last)).decode(), flush=True)
+    os.nice(_NICENESS)  # not before: a service that starts waits for the first report
+    requests.arrived.wait(POLL_SECONDS)
     while True:
         requests.arrived.clear()
         print(encode(poller.poll(requests.last)).decode(), flush=True)

@@ -24,9 +24,18 @@ from tripcast.serving.prediction_log import PredictionLog
 from tripcast.serving.service import NotReady, Service
 from tripcast.taxi.trips import Trip, Trips
 from tripcast.taxi.web.predictions import Predictions
-from tripcast.taxi.web.requests import BAD_JSON, MAX_TRIPS, Miles, Pickup, RiderId, Zone, bad_body, local_seconds
+from tripcast.taxi.web.requests import (
+    BAD_JSON,
+    MAX_TRIPS,
+    Miles,
+    Pickup,
+    RiderId,
+    Zone,
+    decode_again,
+    local_seconds,
+)
 
-_INTEGERS = ("INT64", "INT32", "INT16", "UINT64", "UINT32", "UINT16")
+_INTEGERS = ("INT64", "INT32", "INT16", "UINT64", "UINT32", "UINT16", "UINT8")
 
 #: The datatypes that are taken for each input, the one that is offered first.
 DATATYPES = {
@@ -43,9 +52,9 @@ OUTPUTS = {"duration_minutes": "FP64", "lower_minutes": "FP64", "upper_minutes":
 class InputTensor(Struct, forbid_unknown_fields=True):
     """A column of n values, of the shape [n] or [n, 1]."""
 
-    name: str
+    name: Annotated[str, Meta(extra_json_schema={"enum": list(DATATYPES)})]
     shape: Annotated[list[int], Meta(min_length=1, max_length=2)]
-    datatype: str
+    datatype: Annotated[str, Meta(extra_json_schema={"enum": [*_INTEGERS, "BYTES", "FP64", "FP32"]})]
     # Generators of clients leave out what has arrays without items.
     data: Annotated[list[Any], Meta(max_length=MAX_TRIPS, extra_json_schema={"items": {}})]
     parameters: dict[str, Any] | None = None
@@ -101,6 +110,7 @@ class _Columns(Struct, forbid_unknown_fields=True):
 
 
 _decode = msgspec.json.Decoder(InferenceRequest).decode
+_decode_columns = msgspec.json.Decoder(_Columns).decode
 
 
 def to_trips(inputs: list[InputTensor]) -> list[Trip]:
@@ -142,7 +152,7 @@ def to_trips(inputs: list[InputTensor]) -> list[Trip]:
     try:
         asked = msgspec.convert(columns, _Columns)
     except msgspec.ValidationError as trouble:
-        raise bad_body(encode(columns), trouble) from None
+        asked = decode_again(_decode_columns, encode(columns), trouble)
     return [
         Trip(
             pickup_zone, dropoff_zone, nan if miles is None else miles, local_seconds(pickup, f"pickup_datetime[{row}]")
@@ -179,7 +189,7 @@ class OpenInference:
         try:
             request = _decode(body)
         except BAD_JSON as trouble:
-            raise bad_body(body, trouble) from None
+            request = decode_again(_decode, body, trouble)
         arms = self._service.arms
         parameters = {"rider_id": (request.parameters or {}).get("rider_id")}
         try:

@@ -16,7 +16,7 @@ from tripcast.serving.asgi import BadRequest, encode, json_response
 from tripcast.serving.service import Service
 from tripcast.taxi.candidates.lightgbm import Boosted
 from tripcast.taxi.trips import FARTHEST_MILES, Trip, Trips
-from tripcast.taxi.web.requests import FIRST_YEAR, LAST_YEAR, local_seconds
+from tripcast.taxi.web.requests import DAY_PATTERN, FIRST_YEAR, LAST_YEAR, local_seconds
 from tripcast.taxi.zones import LAST_ZONE, ZONES
 
 _FOLDER = Path(__file__).parent / "page"
@@ -65,7 +65,14 @@ def router(service: Service) -> APIRouter:
     async def explore(
         pickup_zone: _ZoneQuery,
         dropoff_zone: _ZoneQuery,
-        day: Annotated[date, Query(alias="date", description=f"Of the years {FIRST_YEAR} to {LAST_YEAR}.")],
+        day: Annotated[
+            date,
+            Query(
+                alias="date",
+                description=f"Of the years {FIRST_YEAR} to {LAST_YEAR}.",
+                json_schema_extra={"pattern": DAY_PATTERN},
+            ),
+        ],
         miles: Annotated[float | None, Query(ge=0, le=FARTHEST_MILES, allow_inf_nan=False)] = None,
     ) -> Response:
         if not FIRST_YEAR <= day.year <= LAST_YEAR:

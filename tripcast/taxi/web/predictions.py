@@ -16,7 +16,7 @@ from tripcast.taxi.explanation import Explanation, explain
 from tripcast.taxi.trips import Trip, Trips
 from tripcast.taxi.ways import way_of, ways_of
 from tripcast.taxi.web.answers import PredictionAnswer
-from tripcast.taxi.web.requests import BAD_JSON, Batch, PredictionRequest, TripRequest, bad_body, to_trip
+from tripcast.taxi.web.requests import BAD_JSON, Batch, PredictionRequest, TripRequest, decode_again, to_trip
 
 #: Fewer trips than this are predicted at once, more in a thread beside the other requests.
 _FEW_TRIPS = 50
@@ -46,7 +46,7 @@ class Predictions:
         try:
             asked = _decode_trip(body)
         except BAD_JSON as trouble:
-            raise bad_body(body, trouble) from None
+            asked = decode_again(_decode_trip, body, trouble)
         service = self._service
         trip = to_trip(asked, "pickup_datetime")
         way = way_of(trip.trip_distance_miles, metered=False)
@@ -68,7 +68,7 @@ class Predictions:
         try:
             asked = _decode_batch(body).trips
         except BAD_JSON as trouble:
-            raise bad_body(body, trouble) from None
+            asked = decode_again(_decode_batch, body, trouble).trips
         arms = self._service.arms
         trips = [to_trip(trip, f"trips[{row}].pickup_datetime") for row, trip in enumerate(asked)]
         # Slice by slice, and other requests in between.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
-from math import nan
-from typing import Annotated, Any
+from math import isfinite, nan
+from typing import Annotated, Any, TypeVar
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -22,6 +24,16 @@ MAX_TRIPS = 10_000
 #: Pickup years that are taken: others are slips, of a unit for example.
 FIRST_YEAR, LAST_YEAR = 2000, 2099
 
+#: Days of those years, and the times that are taken, for the description of the API.
+_DAY = (
+    r"20[0-9]{2}-((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)|02-(0[1-9]|1[0-9]|2[0-8]))"
+    r"|20([02468][048]|[13579][26])-02-29"
+)
+DAY_PATTERN = rf"^({_DAY})$"
+_TIME_PATTERN = (
+    rf"^({_DAY})[T ]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{{1,9}})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])?$"
+)
+
 _NEW_YORK = ZoneInfo("America/New_York")
 _EPOCH = datetime(1970, 1, 1)
 
@@ -31,7 +43,7 @@ Pickup = Annotated[
     datetime,
     Meta(
         description="ISO 8601, of the years 2000 to 2099. New York local time, or with an offset from UTC.",
-        extra_json_schema={"pattern": "^20[0-9]{2}-", "examples": ["2021-02-10T08:15:00", "2021-02-10T13:15:00Z"]},
+        extra_json_schema={"pattern": _TIME_PATTERN, "examples": ["2021-02-10T08:15:00", "2021-02-10T13:15:00Z"]},
     ),
 ]
 RiderId = Annotated[str, Meta(min_length=1, max_length=128)]
@@ -95,16 +107,47 @@ BAD_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _SHOWN = 60
 
 
+_Body = TypeVar("_Body")
+
+
 class _Digits(str):
     """A whole number as it was written: Python takes no more than 4,300 digits for one."""
 
 
-def bad_body(body: bytes, trouble: msgspec.DecodeError | UnicodeDecodeError | RecursionError) -> BadRequest:
+def decode_again(decode: Callable[[bytes], _Body], body: bytes, trouble: Exception) -> _Body:
+    """Decode a body that has failed, with 74.0 for 74: to JSON these are one number, to msgspec two types.
+
+    Args:
+        decode: What has failed.
+        body: The body.
+        trouble: What it said; one of ``BAD_JSON``.
+
+    Raises:
+        BadRequest: If it fails again.
+    """
+    if isinstance(trouble, msgspec.ValidationError):
+        with suppress(ValueError, OverflowError, RecursionError):
+            body = msgspec.json.encode(json.loads(body, parse_float=_number))
+        try:
+            return decode(body)
+        except BAD_JSON as still:
+            trouble = still
+    raise bad_body(body, trouble) from None
+
+
+def _number(text: str) -> int | float:
+    number = float(text)
+    if not isfinite(number):
+        raise ValueError(text)
+    return int(number) if number.is_integer() else number
+
+
+def bad_body(body: bytes, trouble: Exception) -> BadRequest:
     """What to answer to a body that could not be decoded.
 
     Args:
         body: The body.
-        trouble: What msgspec said.
+        trouble: What msgspec said; one of ``BAD_JSON``.
     """
     if not isinstance(trouble, msgspec.ValidationError):
         return BadRequest(400, f"The body is not JSON ({trouble}). Send one JSON object.")
