@@ -88,9 +88,13 @@ class Asker:
             return phase if phase in ("Succeeded", "Failed") else ""
 
         ended = wait_until(phase, seconds, f"The end of the pod {self.name}")
-        log = kubectl("logs", self.name, "--namespace", self.namespace)
+        log = "\n".join(self.log())
         assert ended == "Succeeded", log
         return log
+
+    def log(self) -> list[str]:
+        """The lines that it has printed so far."""
+        return kubectl("logs", self.name, "--namespace", self.namespace).splitlines()
 
 
 @dataclass
@@ -209,6 +213,40 @@ def cluster() -> Iterator[Cluster]:
         yield cluster
         for asker in cluster.askers:
             kubectl("delete", "pod", asker.name, "--namespace", asker.namespace, "--ignore-not-found", "--wait=false")
+
+
+#: Takes alerts as a chat would, and prints them.
+WEBHOOK = """
+from http.server import BaseHTTPRequestHandler, HTTPServer
+class Webhook(BaseHTTPRequestHandler):
+    def do_POST(self):
+        print(self.rfile.read(int(self.headers["Content-Length"])).decode(), flush=True)
+        self.send_response(200)
+        self.end_headers()
+HTTPServer(("", 8000), Webhook).serve_forever()
+"""
+
+
+@pytest.fixture(scope="session")
+def webhook(cluster: Cluster) -> Iterator[Asker]:
+    """A webhook of this story's own, in place of the cluster's."""
+    secret = ("secret", "tripcast-alerts", "--namespace", "kubeflow", "--ignore-not-found")
+    theirs = kubectl("get", *secret, "--output", "json")
+    asker = cluster.python(WEBHOOK, namespace="default", labels={"app": "e2e"})
+    where = ("get", "pod", asker.name, "--namespace", asker.namespace, "--output", "jsonpath={.status.podIP}")
+    address = f"http://{wait_until(lambda: kubectl(*where), MINUTES, 'The start of the webhook')}:8000/"
+    ours = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "tripcast-alerts", "namespace": "kubeflow"},
+        "stringData": {"TRIPCAST_ALERT_WEBHOOK": address},
+    }
+    kubectl("apply", "--filename", "-", stdin=json.dumps(ours))
+    yield asker
+    kubectl("delete", *secret)
+    if theirs:
+        data = {"data": json.loads(theirs)["data"]}
+        kubectl("apply", "--filename", "-", stdin=json.dumps(ours | {"stringData": {}} | data))
 
 
 @contextmanager
