@@ -7,6 +7,7 @@ Pipelines answers; without it, a port is forwarded. The tests are one story and 
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -60,15 +61,17 @@ def forwarded(namespace: str, service: str, port: int) -> Iterator[str]:
     """The address on this machine that leads to a service for a while."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         here = free.getsockname()[1]
-    command = ["kubectl", "port-forward", "--namespace", namespace, f"service/{service}", f"{here}:{port}"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+    # One that ends, since the pod behind it was replaced, is started again.
+    again = 'while :; do kubectl port-forward --namespace "$1" "service/$2" "$3"; sleep 1; done'
+    command = ["sh", "-c", again, "sh", namespace, service, f"{here}:{port}"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True) as process:
         try:
             wait_until(
                 lambda: socket.create_connection(("127.0.0.1", here), 1).close() is None, 30, f"{service}'s port"
             )
             yield f"http://127.0.0.1:{here}"
         finally:
-            process.terminate()
+            os.killpg(process.pid, signal.SIGTERM)
 
 
 @dataclass
