@@ -20,10 +20,11 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from tripcast.errors import ContractError, InvalidRequest
 from tripcast.jobs.plan import find_months, look_into
@@ -42,9 +43,6 @@ from tripcast.taxi.sources import TAXIS, open_source
 from tripcast.taxi.trips import PICKUP_COLUMNS, TARGET, Trips
 from tripcast.taxi.ways import ways_of
 from tripcast.taxi.zones import LAST_ZONE
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 #: Why a record is not scored; one to which both apply counts under the first.
 REASONS = {
@@ -73,8 +71,6 @@ def scores_schema() -> pa.Schema:
     - ``true_minutes``: how long the trip took; null where the record does not keep the contract.
     - ``model``: the registered model's name.
     """
-    import pyarrow as pa
-
     return pa.schema(
         {
             "row": pa.int64(),
@@ -256,8 +252,6 @@ def score_rows(model: Model, name: str, rows: pa.RecordBatch, first: int) -> tup
         The scored trips, in ``scores_schema`` and in the records' order; and how many records were not scored, by
         reason.
     """
-    import pyarrow as pa
-
     number = np.arange(first, first + len(rows))
     good, aside = sort_rows(rows.append_column("row", pa.array(number)))
     keeps_contract = ~np.isin(number, aside["row"].to_numpy())
@@ -294,8 +288,6 @@ def score_rows(model: Model, name: str, rows: pa.RecordBatch, first: int) -> tup
 
 
 def _null_where_unknown(values: npt.NDArray[np.float64]) -> pa.Array:
-    import pyarrow as pa
-
     return pa.array(values, mask=np.isnan(values))
 
 
@@ -354,8 +346,6 @@ class _Tally:
 
 def _write_parts(batches: Iterator[pa.RecordBatch], folder: Path, schema: pa.Schema) -> list[Path]:
     """Write batches to a folder, in parts of bounded size."""
-    import pyarrow.parquet as pq
-
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     parts: list[Path] = []

@@ -21,18 +21,16 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from tripcast.errors import ContractError
 from tripcast.evaluation import confidence
 from tripcast.evaluation.confidence import Measure
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 
 Floats = npt.NDArray[np.float64]
 
@@ -50,8 +48,6 @@ def judged_schema() -> pa.Schema:
     - ``predicted_minutes``, ``lower_minutes``, ``upper_minutes``: the answer.
     - ``true_minutes``: how long the trip took.
     """
-    import pyarrow as pa
-
     return pa.schema(
         {
             "prediction_id": pa.string(),
@@ -223,9 +219,6 @@ def join(log: pa.Table, truth: pa.Table, bounds: tuple[float, float]) -> Joined:
         truth: ``prediction_id``, string, and ``duration_minutes``, float64; rows with a null in either have no truth.
         bounds: The least and the most minutes that a true duration may have, those of the contract.
     """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     truth = truth.select(["prediction_id", "duration_minutes"]).drop_null()
     ids = truth["prediction_id"].combine_chunks()
     counted = ids.value_counts()
