@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -84,8 +83,34 @@ def train(
     recipe = open_candidate(candidate)
     earlier, later = _split(trips)
     holdout_fit, parameters = recipe.fit_holdout(earlier, later, Search(trials, seed, on_trial))
+    return _fit(candidate, taxi, parameters, trips, holdout_fit, later, data)
+
+
+def refit(model: Model, trips: Trips, later: Trips, *, data: Mapping[str, str]) -> Model:
+    """Fit the candidate of a model to other trips, with the settings that were chosen for the model.
+
+    Args:
+        model: What it was trained to.
+        trips: To fit to, with durations.
+        later: Those of them that the model has not seen: its errors on them calibrate the intervals.
+        data: SHA-256 of each training month's data, by month.
+    """
+    fitted = model.manifest
+    return _fit(fitted.candidate, fitted.taxi, fitted.parameters, trips, model.predictor, later, data)
+
+
+def _fit(
+    candidate: str,
+    taxi: str,
+    parameters: dict[str, Any],
+    trips: Trips,
+    holdout_fit: Predictor,
+    later: Trips,
+    data: Mapping[str, str],
+) -> Model:
+    """Fit to all trips; the intervals are those of a predictor that has not seen the later ones."""
     intervals, calibration = _calibrate(holdout_fit, later)
-    predictor = recipe.fit(trips, parameters)
+    predictor = open_candidate(candidate).fit(trips, parameters)
     manifest = Manifest(
         format=FORMAT,
         candidate=candidate,
@@ -99,30 +124,6 @@ def train(
         calibration=calibration,
         files=_digests(predictor),
         bounds=_BOUNDS,
-    )
-    return Model(manifest, predictor)
-
-
-def refit(model: Model, trips: Trips, later: Trips, *, data: Mapping[str, str]) -> Model:
-    """Fit the candidate of a model to other trips, with the settings that were chosen for the model.
-
-    Args:
-        model: What it was trained to.
-        trips: To fit to, with durations.
-        later: Those of them that the model has not seen: its errors on them calibrate the intervals.
-        data: SHA-256 of each training month's data, by month.
-    """
-    predictor = open_candidate(model.manifest.candidate).fit(trips, model.manifest.parameters)
-    intervals, calibration = _calibrate(model.predictor, later)
-    manifest = replace(
-        model.manifest,
-        data=dict(sorted(data.items())),
-        trips=len(trips),
-        first_pickup=str(trips.pickup_datetime.min().astype("datetime64[s]")),
-        last_pickup=str(trips.pickup_datetime.max().astype("datetime64[s]")),
-        intervals=intervals,
-        calibration=calibration,
-        files=_digests(predictor),
     )
     return Model(manifest, predictor)
 
