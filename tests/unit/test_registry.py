@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 
 from tests.conftest import make_trips
-from tripcast.errors import InvalidRequest, StorageError
+from tripcast.errors import InvalidRequest, StorageError, TrackingError
 from tripcast.jobs.train import train
 from tripcast.models import Model
 from tripcast.registry.promotions import PromotionEvent
@@ -341,6 +341,16 @@ def test_a_record_from_before_there_were_challengers_is_read(settings, with_cham
 
     assert with_champion.moves()[-1].share is None
     assert with_champion.rollback("Worse.").version == 1
+
+
+@pytest.mark.parametrize(
+    "line", ["{", "[]", '{"at": "", "action": "crown", "version": 2, "replaced": 1, "reason": ""}']
+)
+def test_a_line_of_the_record_that_somebody_broke_is_named(with_champion, line):
+    mlflow.MlflowClient().set_registered_model_tag("tripcast-green", "tripcast.move.000002", line)
+
+    with pytest.raises(TrackingError, match=r"The tag tripcast\.move\.000002 .* holds no move of the promotion record"):
+        with_champion.rollback("Worse.")
 
 
 def test_nothing_in_the_registered_folder_is_pickled(settings, register):

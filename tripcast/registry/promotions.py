@@ -16,6 +16,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 from uuid import uuid4
 
+import msgspec
+
+from tripcast.errors import TrackingError
 from tripcast.registry.tracking import tracking_errors
 
 if TYPE_CHECKING:
@@ -78,10 +81,18 @@ class PromotionLog:
         """All events, oldest first, void ones among them.
 
         Raises:
-            TrackingError: If the store cannot be reached.
+            TrackingError: If the store cannot be reached, or a tag of the record holds something else.
         """
-        tags = self._tags()
-        return [PromotionEvent(**json.loads(tags[key])) for key in sorted(tags)]
+        return [self._event(key, text) for key, text in sorted(self._tags().items())]
+
+    def _event(self, key: str, text: str) -> PromotionEvent:
+        try:
+            return msgspec.json.decode(text, type=PromotionEvent)
+        except msgspec.DecodeError as trouble:
+            raise TrackingError(
+                f"The tag {key} of the registered model {self._model} in MLflow at {self._uri} holds no move of the "
+                f"promotion record ({trouble}). Correct it there; or delete it, and that move counts as never made."
+            ) from trouble
 
     def append(
         self,
