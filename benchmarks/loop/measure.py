@@ -96,7 +96,8 @@ class Past:
         self._fitted: dict[tuple[int, ...], Model] = {}
         self._refitted: dict[tuple[tuple[int, ...], int], Model] = {}
         self._asked = [None if month is None else as_asked(month) for month in trips]
-        self._predicted: dict[tuple[int, int, str], Prediction] = {}
+        self._predicted: dict[tuple[str, int, str], Prediction] = {}
+        self._evaluated: dict[tuple[str, str, int, str], Evaluation] = {}
 
     def fitted(self, learned: tuple[int, ...]) -> Model:
         """A candidate."""
@@ -116,7 +117,7 @@ class Past:
 
     def predict(self, model: Model, month: int, way: str) -> Prediction:
         """What a model that was fitted here says of a month's trips."""
-        key = (id(model), month, way)
+        key = (model.digest, month, way)
         if key not in self._predicted:
             asked = self._asked[month]
             assert asked is not None
@@ -125,12 +126,19 @@ class Past:
 
     def evaluate(self, candidate: Model, champion: Model, month: int, way: str) -> Evaluation:
         """Both as the gate sees them."""
-        trips, asked = self._known(month), self._asked[month]
-        assert trips.duration_minutes is not None
-        assert asked is not None
-        predictions = {"lightgbm": self.predict(candidate, month, way)}
-        served = self.predict(champion, month, way)
-        return evaluate(trips.duration_minutes, trips.pickup_datetime, slice_trips(asked[way]), predictions, served)
+        key = (candidate.digest, champion.digest, month, way)
+        if key not in self._evaluated:
+            trips, asked = self._known(month), self._asked[month]
+            assert trips.duration_minutes is not None
+            assert asked is not None
+            self._evaluated[key] = evaluate(
+                trips.duration_minutes,
+                trips.pickup_datetime,
+                slice_trips(asked[way]),
+                {"lightgbm": self.predict(candidate, month, way)},
+                self.predict(champion, month, way),
+            )
+        return self._evaluated[key]
 
     def score(self, model: Model, month: int, number: int) -> pa.Table:
         """What a version makes of a month, with the meter's miles, as monitoring judges it where nothing was logged."""
