@@ -13,7 +13,8 @@ import pytest
 from click.testing import CliRunner
 
 from tripcast.cli import main
-from tripcast.errors import StorageError, TrackingError
+from tripcast.errors import InvalidRequest, StorageError, TrackingError
+from tripcast.registry.local_store import make_local_store
 from tripcast.registry.registry import Registry
 from tripcast.registry.tracking import Tracker
 from tripcast.settings import Settings
@@ -72,6 +73,11 @@ def test_an_experiment_that_was_deleted_comes_with_its_remedy(tmp_path: Path) ->
         Tracker("tripcast-green", settings_of(tmp_path))
     tracker.client.restore_experiment(tracker.experiment_id)
     assert Tracker("tripcast-green", settings_of(tmp_path)).experiment_id == tracker.experiment_id
+
+
+def test_a_folder_in_place_of_the_store_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match=f"'sqlite:///{tmp_path}' names a folder as MLflow's store"):
+        make_local_store(f"sqlite:///{tmp_path}", tmp_path)
 
 
 def test_a_home_is_its_owners_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

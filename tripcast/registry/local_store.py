@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from tripcast.errors import InvalidRequest
 from tripcast.storage.files import storage_errors
 
 
@@ -22,6 +23,7 @@ def make_local_store(uri: str, artifacts: Path) -> None:
         artifacts: Where files of runs go whose experiment names no other place.
 
     Raises:
+        InvalidRequest: If it names a folder.
         StorageError: If it cannot be written.
     """
     if not uri.startswith("sqlite:"):
@@ -32,6 +34,8 @@ def make_local_store(uri: str, artifacts: Path) -> None:
     if not database or database == ":memory:":
         return
     file = Path(database)
+    if file.is_dir():  # MLflow would try for minutes to open it
+        raise InvalidRequest(f"'{uri}' names a folder as MLflow's store: name a file, such as {uri}/mlflow.db.")
     if _is_there(file):
         return
     with storage_errors(file):

@@ -105,7 +105,7 @@ class Arms:
                 if isfinite(sum(prediction)):
                     return arm, prediction
                 self.on_challenger_failure(arm, f"it predicts {prediction}")
-            except Exception as trouble:
+            except Exception as trouble:  # whatever it is, the champion answers
                 self.on_challenger_failure(arm, repr(trouble))
         champion = self.champion
         return champion, champion.model.predict_one(trip)
@@ -126,7 +126,7 @@ class Arms:
                 if is_finite(prediction):
                     return arm, prediction
                 self.on_challenger_failure(arm, "it predicts a duration that is not a finite number")
-            except Exception as trouble:
+            except Exception as trouble:  # whatever it is, the champion answers
                 self.on_challenger_failure(arm, repr(trouble))
         return self.champion, self.champion.model.predict(trips)
 

@@ -174,7 +174,7 @@ class FastRoute:
             headers = [*_JSON_HEADERS, (b"retry-after", b"%d" % RETRY_AFTER)]
         except ClientGone:
             return 499
-        except Exception:
+        except Exception:  # a defect, answered as one
             _log.exception("%s failed.", self.path)
             status, body = 500, encode(DEFECT)
         length = (b"content-length", b"%d" % len(body))

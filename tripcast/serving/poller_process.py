@@ -107,7 +107,7 @@ class PollerProcess:
             try:
                 report = decode(line, Report)
                 await self._take(report)
-            except Exception:
+            except Exception:  # what serves goes on, and the next report may be sound
                 _log.exception("A report of the poller could not be taken.")
                 continue
             any_report = True

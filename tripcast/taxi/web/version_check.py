@@ -52,7 +52,7 @@ def check(folder: Path) -> str | None:
         )
     except TripcastError as error:
         return str(error)
-    except Exception as trouble:
+    except Exception as trouble:  # of whatever damage: it is what is being found out
         return f"it fails on known trips ({trouble!r})"
     minutes, lower, upper = one
     if not (isfinite(minutes + lower + upper) and 0 < lower <= minutes <= upper):
