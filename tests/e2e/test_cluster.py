@@ -102,22 +102,25 @@ def test_a_step_whose_pod_is_lost_or_whose_process_is_killed_is_tried_again(clus
     # A candidate that will not replace the champion.
     run = run_id(cluster.train("e2e lost and killed", "--no-wait", source=source, candidates="linear").stdout)
 
-    def training() -> set[str]:
+    def training() -> dict[str, str]:
+        """The pods that train, by their uid: Argo may make a lost one anew under its old name."""
         pods = cluster.step_pods(run, "train")
-        return {pod["metadata"]["name"] for pod in pods if pod["status"]["phase"] == "Running"}
+        return {pod["metadata"]["uid"]: pod["metadata"]["name"] for pod in pods if pod["status"]["phase"] == "Running"}
 
     def kill() -> str:
-        for name in training() - {lost}:
+        for uid, name in training().items():
+            if uid == lost:
+                continue
             code = "import os, signal; os.kill(-1, signal.SIGKILL)"  # all but the first process and this one
             kubectl("exec", name, "--namespace", "kubeflow", "--container", "main", "--", "python", "-c", code)
-            return name
+            return uid
         return ""
 
-    lost = wait_until(training, 20 * MINUTES, "Training").pop()
-    kubectl("delete", "pod", lost, "--namespace", "kubeflow", "--grace-period=0", "--force")
+    [(lost, name)] = wait_until(training, 20 * MINUTES, "Training").items()
+    kubectl("delete", "pod", name, "--namespace", "kubeflow", "--grace-period=0", "--force")
     killed = wait_until(kill, 5 * MINUTES, "Another try")
     ended = wait_until(lambda: cluster.ended(run), 20 * MINUTES, "The end of the run")
-    tries = {pod["metadata"]["name"]: pod["status"]["phase"] for pod in cluster.step_pods(run, "train")}
+    tries = {pod["metadata"]["uid"]: pod["status"]["phase"] for pod in cluster.step_pods(run, "train")}
 
     assert ended == "SUCCEEDED", tries
     assert tries.pop(killed) == "Failed"
