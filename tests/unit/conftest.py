@@ -12,17 +12,19 @@ import pytest
 import requests
 from moto.server import ThreadedMotoServer
 
+from tests.conftest import make_trips
 from tripcast.jobs.deploy import roll_out
 from tripcast.jobs.evaluate import Candidate, Selection, renew_expectation, select, track
 from tripcast.jobs.handover import Trained, write_months
 from tripcast.jobs.monitor import watch
 from tripcast.jobs.refit import learn_latest
 from tripcast.jobs.respond import Response, respond
-from tripcast.jobs.train import train_from_files
+from tripcast.jobs.train import train, train_from_files
 from tripcast.monitoring.history import History, Window
 from tripcast.monitoring.rule import Rule
 from tripcast.months import Month, parse_months
 from tripcast.registry.registry import Registry
+from tripcast.registry.tracking import Tracker
 from tripcast.settings import Settings
 from tripcast.storage.store import Store, open_store
 from tripcast.taxi import contract
@@ -224,6 +226,31 @@ def loop(trained, settings, tmp_path, monkeypatch) -> Loop:
     shutil.copy(trained / "mlflow.db", settings.home / "mlflow.db")
     (tmp_path / "work").mkdir()
     return Loop(settings, tmp_path / "work")
+
+
+@pytest.fixture(scope="session")
+def registered(tmp_path_factory, empty_store) -> Path:
+    """A home whose registry holds versions 1 to 3, of which none serves; made once because that takes seconds."""
+    home = tmp_path_factory.mktemp("registered")
+    shutil.copy(empty_store, home / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRIPCAST_HOME", str(home))
+        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID"):
+            patch.delenv(name, raising=False)
+        settings = Settings.load()
+        for seed in (1, 2, 3):
+            folder = home / f"model-{seed}"
+            train("linear", make_trips(seed=seed), taxi="green", data={"2021-01": f"{seed:064d}"}).save(folder)
+            with Tracker("tripcast-green", settings).pipeline_run(f"run {seed}", f"run {seed}") as run_id:
+                Registry("tripcast-green", settings).register(folder, flavour=flavour("green"), run_id=run_id, tags={})
+    return home
+
+
+@pytest.fixture
+def versions(registered: Path, settings: Settings) -> Registry:
+    """A registry of those three versions."""
+    shutil.copy(registered / "mlflow.db", settings.home / "mlflow.db")
+    return Registry("tripcast-green", settings)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import mlflow
 import pytest
 from click.testing import CliRunner
 
@@ -13,8 +14,6 @@ from tripcast.cli import main
 from tripcast.errors import InvalidRequest
 from tripcast.jobs.deploy import approve, deploy, roll_out
 from tripcast.registry.registry import JUDGED_AGAINST, NOBODY, Registry
-from tripcast.registry.tracking import Tracker
-from tripcast.taxi.pyfunc import flavour
 
 WHY = {"by": "Ada", "reason": "The airports are fine."}
 
@@ -30,15 +29,15 @@ def channel(monkeypatch):
 
 
 @pytest.fixture
-def registry(settings, make_model):
+def registry(versions):
     """A registry of three versions: the first is the champion, the others were judged against it."""
-    registry = Registry("tripcast-green", settings)
-    for seed in (1, 2, 3):
-        with Tracker("tripcast-green", settings).pipeline_run(f"run {seed}", f"run {seed}") as run_id:
-            tags = {JUDGED_AGAINST: "1" if seed > 1 else NOBODY, "tripcast.decision": f"Winner {seed} is better."}
-            registry.register(make_model(seed), flavour=flavour("green"), run_id=run_id, tags=tags)
-    registry.promote(1, "The first.")
-    return registry
+    client = mlflow.MlflowClient()
+    for number in ("1", "2", "3"):
+        tags = {JUDGED_AGAINST: "1" if number > "1" else NOBODY, "tripcast.decision": f"Winner {number} is better."}
+        for name, value in tags.items():
+            client.set_model_version_tag("tripcast-green", number, name, value)
+    versions.promote(1, "The first.")
+    return versions
 
 
 @pytest.fixture

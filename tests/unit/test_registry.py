@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +17,6 @@ import pytest
 
 from tests.conftest import make_trips
 from tripcast.errors import InvalidRequest, StorageError, TrackingError
-from tripcast.jobs.train import train
 from tripcast.models import Model
 from tripcast.registry.promotions import PromotionEvent
 from tripcast.registry.registry import DIGEST, EXPECTATION, EXPECTED_FROM, JUDGED_AGAINST, SHARE, Registry
@@ -43,31 +41,6 @@ def register(settings, registry, make_model):
             )
 
     return register
-
-
-@pytest.fixture(scope="module")
-def registered(tmp_path_factory, empty_store) -> Path:
-    """A home whose registry holds versions 1 to 3, of which none serves; made once because that takes seconds."""
-    home = tmp_path_factory.mktemp("registered")
-    shutil.copy(empty_store, home / "mlflow.db")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRIPCAST_HOME", str(home))
-        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID"):
-            patch.delenv(name, raising=False)
-        settings = Settings.load()
-        for seed in (1, 2, 3):
-            folder = home / f"model-{seed}"
-            train("linear", make_trips(seed=seed), taxi="green", data={"2021-01": f"{seed:064d}"}).save(folder)
-            with Tracker("tripcast-green", settings).pipeline_run(f"run {seed}", f"run {seed}") as run_id:
-                Registry("tripcast-green", settings).register(folder, flavour=flavour("green"), run_id=run_id, tags={})
-    return home
-
-
-@pytest.fixture
-def versions(registered, settings) -> Registry:
-    """A registry of those three versions."""
-    shutil.copy(registered / "mlflow.db", settings.home / "mlflow.db")
-    return Registry("tripcast-green", settings)
 
 
 def aliases(registry: Registry) -> dict[str, int]:
