@@ -63,7 +63,8 @@ def turn(
         TripcastError: If a step fails.
         KeyboardInterrupt: If interrupted.
     """
-    watched = run_here(monitoring, {**asdict(options), "month": month}, settings, notify, runner)
+    asked = {**asdict(options), "candidates": list(options.candidates), "month": month}  # kfp takes no tuple
+    watched = run_here(monitoring, asked, settings, notify, runner)
     outputs = watched.output("monitor")
     if not outputs["Output"]:
         return None
