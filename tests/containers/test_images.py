@@ -10,7 +10,7 @@ from tripcast import __version__
 BUDGET = {"pipeline": 750, "serving": 300}
 
 #: What the prediction service has no use for.
-NOT_SERVED = ("kfp", "pandas", "sklearn", "scipy", "sqlalchemy", "matplotlib", "flask")
+NOT_SERVED = ("kfp", "pandas", "sklearn", "scipy", "narwhals", "git", "sqlalchemy", "matplotlib", "flask")
 
 
 @pytest.fixture(params=["pipeline", "serving", "mlflow"])
