@@ -63,9 +63,9 @@ function bars(metrics, month) {
   const figure = element("div", "scores", ...rows);
   const words = less > 0 ? `${Math.round(100 * less)}% lower than the notebook's linear regression` : "no lower than the notebook's linear regression";
   return [
-    element("h3", "", `RMSE with the meter’s distance, trips of ${month ? monthsInWords([month]) : "the test month"}, minutes`),
+    element("h3", "", `RMSE on the metered trips of ${month ? monthsInWords([month]) : "the test month"}, minutes`),
     figure,
-    element("p", "summary", `With the meter’s reading, which riders do not have, the error is ${words}.`),
+    element("p", "summary", `Metered, as riders are not, the error is ${words}.`),
   ];
 }
 
