@@ -190,7 +190,7 @@ def _feature_names(text: bytes) -> list[str]:
 
 def _last_error() -> str:
     message: bytes = _library().LGBM_GetLastError()
-    return message.decode(errors="replace")
+    return " ".join(message.decode(errors="replace").split())
 
 
 def _parameters(threads: int) -> bytes:
