@@ -13,6 +13,7 @@ import requests
 from moto.server import ThreadedMotoServer
 
 from tests.conftest import make_trips
+from tripcast import http
 from tripcast.jobs.deploy import roll_out
 from tripcast.jobs.evaluate import Candidate, Selection, renew_expectation, select, track
 from tripcast.jobs.handover import Trained, write_months
@@ -182,6 +183,18 @@ class Loop:
 
     def live(self, months: str) -> dict[str, Window]:
         return {str(month): self.turn(str(month)) for month in parse_months(months)}
+
+
+@pytest.fixture
+def channel(monkeypatch):
+    """A webhook to which alerts go."""
+    from tests.unit.test_alerts import Channel  # not before pytest has rewritten its assertions
+
+    monkeypatch.setattr(http, "_PAUSE", 0.0)
+    channel = Channel()
+    monkeypatch.setenv("TRIPCAST_ALERT_WEBHOOK", channel.url)
+    yield channel
+    channel.close()
 
 
 @pytest.fixture

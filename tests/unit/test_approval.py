@@ -8,24 +8,12 @@ import mlflow
 import pytest
 from click.testing import CliRunner
 
-from tests.unit.test_alerts import Channel
-from tripcast import http
 from tripcast.cli import main
 from tripcast.errors import InvalidRequest
 from tripcast.jobs.deploy import approve, deploy, roll_out
 from tripcast.registry.registry import JUDGED_AGAINST, NOBODY, Registry
 
 WHY = {"by": "Ada", "reason": "The airports are fine."}
-
-
-@pytest.fixture
-def channel(monkeypatch):
-    """A webhook to which alerts go."""
-    monkeypatch.setattr(http, "_PAUSE", 0.0)
-    channel = Channel()
-    monkeypatch.setenv("TRIPCAST_ALERT_WEBHOOK", channel.url)
-    yield channel
-    channel.close()
 
 
 @pytest.fixture

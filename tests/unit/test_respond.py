@@ -12,8 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.unit.conftest import TOWN
-from tests.unit.test_alerts import Channel
-from tripcast import http
 from tripcast.errors import InvalidRequest
 from tripcast.jobs.monitor import load_valid_trips
 from tripcast.jobs.respond import LoopOptions, respond, start_retraining
@@ -29,16 +27,6 @@ pytestmark = pytest.mark.usefixtures("without_pictures")
 
 SLOW = f"{TOWN}&slower_streets=2021-03:0.6"
 FAST = f"{TOWN}&slower_streets=2021-03:1.6"
-
-
-@pytest.fixture
-def channel(monkeypatch):
-    """A webhook to which alerts go."""
-    monkeypatch.setattr(http, "_PAUSE", 0.0)
-    channel = Channel()
-    monkeypatch.setenv("TRIPCAST_ALERT_WEBHOOK", channel.url)
-    yield channel
-    channel.close()
 
 
 def told(channel):
