@@ -19,6 +19,9 @@ _log = logging.getLogger("tripcast.serving")
 #: Seconds until the poller is started again: doubled each time, and back to the first when it has reported.
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0
 
+#: What the poller does not inherit.
+_SECRETS = ("TRIPCAST_ADMIN_TOKEN", "TRIPCAST_RIDER_SECRET", "TRIPCAST_SIGNING_KEY")
+
 #: Bytes of a report, at most.
 _REPORT_BYTES = 1 << 20
 
@@ -89,8 +92,8 @@ class PollerProcess:
             stdout=PIPE,
             limit=_REPORT_BYTES,
             start_new_session=True,
-            # What the service asks for is none of its business.
-            env={name: value for name, value in os.environ.items() if name != "TRIPCAST_ADMIN_TOKEN"},
+            # The service's own secrets are none of its business.
+            env={name: value for name, value in os.environ.items() if name not in _SECRETS},
         )
         try:
             await self._tell()
