@@ -72,14 +72,18 @@ class Failure:
         reason: What the step said last, or Kubeflow Pipelines of the run; None if neither is known.
         lasting: Whether another try of the step would end alike; None if its reason is not known.
         tries: How often the step was tried; 0 if that is not known.
+        stopped: Whether somebody stopped the run: then nothing else is known.
     """
 
     step: str | None
     reason: str | None
     lasting: bool | None = None
     tries: int = 0
+    stopped: bool = False
 
     def __str__(self) -> str:
+        if self.stopped:
+            return "Somebody stopped it."
         if self.step is None:
             return f"The run failed before any of its steps{f' ({self.reason})' if self.reason else ''}."
         return f"The step '{self.step}' failed: {self.reason or 'its log says why.'}"
@@ -299,6 +303,8 @@ class Kubeflow:
             run: The run, with its tasks.
             steps: The names of its steps: a workflow has other nodes, too.
         """
+        if run.state == "CANCELED" or self._was_stopped(run.run_id):
+            return Failure(None, None, stopped=True)
         tasks = (run.run_details and run.run_details.task_details) or []
         failed = {task.display_name.removesuffix("-driver"): task for task in tasks if task.state == "FAILED"}
         name = next((name for name in failed if name in steps), None)
@@ -315,6 +321,19 @@ class Kubeflow:
             return Failure(name, None, tries=tries)
         kind, reason = said
         return Failure(name, reason, getattr(errors, kind, TripcastError).lasting, tries)
+
+    def _was_stopped(self, run_id: str) -> bool:
+        """Whether somebody stopped a run, of which KFP 2.17 says that it failed.
+
+        It stops a run by a deadline of zero seconds for its workflow (backend/src/common/util/execution_spec.go), and
+        only its older API shows workflows.
+        """
+        try:
+            shown = json.loads(self._client.text(f"/apis/v1beta1/runs/{run_id}", {}))
+            workflow = json.loads(shown["pipeline_runtime"]["workflow_manifest"])
+        except (ClusterError, ValueError, KeyError):  # an API without the older one
+            return False
+        return bool(workflow["spec"].get("activeDeadlineSeconds") == 0)
 
     def _last_words(self, run_id: str, nodes: list[str]) -> tuple[str, str] | None:
         """What a failed step said last, read from its log.

@@ -203,7 +203,6 @@ def follow(
     steps = _steps(find_pipeline(pipeline))
     link = kubeflow.link("runs", "details", run_id)
     told: dict[str, str] = {}
-    stopped = False  # a run that somebody terminates is CANCELING for a moment, and ends as FAILED
     lost: float | None = None
     pause = POLL_SECONDS
     while True:
@@ -233,10 +232,7 @@ def follow(
                 notify(event)
         if run.state == "SUCCEEDED":
             return
-        stopped = stopped or run.state in ("CANCELING", "CANCELED")
-        if stopped and run.state in ("CANCELED", "FAILED"):
-            raise ClusterError(f"The run was stopped by somebody: {link}")
-        if run.state == "FAILED":
+        if run.state in ("FAILED", "CANCELED"):
             raise ClusterError(f"{_failure(kubeflow, run, steps)} The run: {link}")
         time.sleep(pause)
 

@@ -6,6 +6,8 @@ It is here because the real one needs a Kubernetes cluster. What it accepts and 
 * A field that a message does not have is refused; a field without a value is left out of an answer.
 * A filter is decoded twice, so '+' and '%' in it have to be encoded twice. A page token belongs to its filter.
 * Names of experiments and pipelines are unique; those of runs and recurring runs are not.
+* A run that somebody terminates is CANCELING for a while, and then FAILED; only its workflow's deadline, which the
+  older API (v1beta1) shows, tells that it was.
 * Times are whole seconds, and what has not happened yet happened in 1970.
 * A run's task details are the nodes of its Argo workflow: drivers, loops and pods beside the steps. They never have an
   error or a pod's name; the nodes that a node has below it are named in ``child_tasks``. (kubeflow/pipelines #14007)
@@ -116,6 +118,7 @@ class KubeflowApi:
     faults: list[Fault] = field(default_factory=list)
     deleted_with: list[str] = field(default_factory=list)
     _frames: dict[str, list[Frame]] = field(default_factory=dict)
+    _stopped: set[str] = field(default_factory=set)
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def fail(self, matching: str, times: int = 1, answer: Any = None, after: bool = False) -> None:
@@ -155,6 +158,7 @@ class KubeflowApi:
         yield "GET", f"{base}/runs", self._list_of("runs"), "V2beta1ListRunsResponse"
         yield "POST", f"{base}/runs", self._create_run, "V2beta1Run"
         yield "GET", f"{base}/runs/([^/:]+)", self._get_run, "V2beta1Run"
+        yield "GET", "/apis/v1beta1/runs/([^/:]+)", self._get_workflow, "object"
         yield "POST", f"{base}/runs/([^/:]+):terminate", self._terminate_run, "object"
         yield "GET", f"{base}/recurringruns", self._list_of("recurring_runs"), "V2beta1ListRecurringRunsResponse"
         yield "POST", f"{base}/recurringruns", self._create_recurring_run, "V2beta1RecurringRun"
@@ -289,12 +293,20 @@ class KubeflowApi:
 
     def _terminate_run(self, run_id: str, **_: Any) -> Json:
         self._find(self.runs, "run_id", run_id, "Run")
-        self._frames[run_id] = [Frame("CANCELING"), Frame("CANCELED")]
+        self._frames[run_id] = [Frame("CANCELING"), Frame("FAILED")]
         return {}
+
+    def _get_workflow(self, run_id: str, **_: Any) -> Json:
+        """Of the older API's answer, what a run's end is read from."""
+        run = self._find(self.runs, "run_id", run_id, "Run")
+        spec = {"activeDeadlineSeconds": 0} if run["run_id"] in self._stopped else {}
+        return {"pipeline_runtime": {"workflow_manifest": json.dumps({"spec": spec})}}
 
     def _shown(self, run: Json) -> Json:
         frame = self._frames[run["run_id"]][0]
         assert frame.state in STATES
+        if frame.state == "CANCELING":
+            self._stopped.add(run["run_id"])
         tasks = list(_nodes(run["run_id"], frame.tasks))
         return {**run, "state": frame.state, **({"run_details": {"task_details": tasks}} if tasks else {})}
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.cluster.kubeflow_api import Frame, pod_of
 from tripcast.jobs.follow_up import MOST_STARTS, follow_up
-from tripcast.kubeflow import start_run
+from tripcast.kubeflow import Kubeflow, start_run
 from tripcast.monitoring.history import History, Retraining, Window
 from tripcast.monitoring.rule import WindowResult
 from tripcast.storage.store import FolderStore
@@ -67,9 +67,22 @@ def test_a_failed_run_is_told_of_once_with_its_step_its_sentence_and_the_link(up
         follow_up("green")
 
     (alert,) = alerts(store, tmp_path)
-    assert alert["what"] == "Green taxis: the run 'training green 2021-01 -> 2021-02' failed, or was stopped."
+    assert alert["what"] == "Green taxis: the run 'training green 2021-01 -> 2021-02' failed."
     assert alert["how_bad"] == "The step 'train' failed: Too few trips."
     assert alert["link"] == f"https://kubeflow.example/#/runs/details/{run['run_id']}"
+
+
+def test_of_a_run_that_somebody_stopped_people_are_told_that(uploaded, store, tmp_path):
+    run = start(uploaded, "training green 2021-01 -> 2021-02", Frame("RUNNING"))
+    Kubeflow(uploaded.url).stop_run(run["run_id"])
+    for _ in range(2):  # until it is said to have failed
+        Kubeflow(uploaded.url).run(run["run_id"])
+
+    follow_up("green")
+
+    (alert,) = alerts(store, tmp_path)
+    assert alert["what"] == "Green taxis: the run 'training green 2021-01 -> 2021-02' was stopped."
+    assert alert["how_bad"] == "Somebody stopped it."
 
 
 def test_nothing_is_told_of_runs_that_went_well_or_go_on_or_are_long_past(uploaded, store, tmp_path):

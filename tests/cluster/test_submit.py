@@ -193,7 +193,7 @@ def test_a_run_that_somebody_terminates_was_stopped_whatever_kubeflow_calls_its_
     result = tripcast("submit", "training")
 
     assert result.exit_code == 1
-    assert "The run was stopped by somebody" in result.stderr
+    assert "Somebody stopped it. The run: http://" in result.stderr
 
 
 def test_a_failed_run_without_a_log_still_names_its_step(cluster, tripcast):
@@ -220,7 +220,7 @@ def test_a_stopped_run_is_no_success(cluster, tripcast):
     result = tripcast("submit", "training")
 
     assert result.exit_code == 1
-    assert "The run was stopped by somebody" in result.stderr
+    assert "Somebody stopped it. The run: http://" in result.stderr
 
 
 @pytest.mark.parametrize("answer", [None, (503, "text/plain", "no healthy upstream"), (500, "application/json", "{}")])

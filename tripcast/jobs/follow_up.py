@@ -79,8 +79,9 @@ def _failed_runs(taxi: str, kubeflow: Kubeflow, runs: list[Any], pages: str, sto
         if run.state not in _FAILED or run.created_at < since or _is_double(run, runs) or was_raised(key, store):
             continue
         detailed = kubeflow.run(run.run_id)
-        what = f"{taxi.capitalize()} taxis: the run '{run.display_name}' failed, or was stopped."
         failure = kubeflow.failure(detailed, kubeflow.steps(detailed))
+        end = "was stopped" if failure.stopped else "failed"
+        what = f"{taxi.capitalize()} taxis: the run '{run.display_name}' {end}."
         yield Alert(key, what, f"{run.created_at:%Y-%m-%d %H:%M} UTC", str(failure), _page(pages, run))
 
 
