@@ -12,7 +12,7 @@ def deploy(
     """Roll a version out, and wait until the prediction service says that it serves it.
 
     Args:
-        taxi: `green` or `yellow`.
+        taxi: Whose trips: `green`, `yellow`, `fhvhv` or `fhv`.
         version: The version of the registered model.
         decision: What the evaluation decided: whether the version's gain is proven, or may be chance, and whether the
             version waits for a person's approval.

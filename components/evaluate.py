@@ -27,7 +27,7 @@ def evaluate(
     """Score every candidate and the champion on the same later month, decide by the gate, and track it all in MLflow.
 
     Args:
-        taxi: `green` or `yellow`.
+        taxi: Whose trips: `green`, `yellow`, `fhvhv` or `fhv`.
         pipeline_run: Identity of this pipeline run; its MLflow run is found by it.
         models: The candidates.
         train_trips: Good trips of the training months, which monitoring is to compare later ones with.

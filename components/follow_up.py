@@ -8,7 +8,7 @@ def follow_up(taxi: str) -> str:
     """Tell people of runs that failed since, and start the latest month's retraining anew if that failed.
 
     Args:
-        taxi: `green` or `yellow`.
+        taxi: Whose trips: `green`, `yellow`, `fhvhv` or `fhv`.
 
     Returns:
         What was done. Without Kubeflow Pipelines, nothing: a run on a laptop tells of its failure itself.

@@ -11,7 +11,7 @@ def ingest(source: str, taxi: str, month: str, revision: str, records: Output[Da
 
     Args:
         source: Where months come from: `tlc`, `s3://bucket/prefix`, a folder or `simulated`.
-        taxi: `green` or `yellow`.
+        taxi: Whose trips: `green`, `yellow`, `fhvhv` or `fhv`.
         month: The month, as `2021-01`.
         revision: The revision of the month that the source announced; the step fails if it has changed since.
         records: All records of the month as typed parquet; metadata: month, rows, sha256, location.

@@ -21,7 +21,7 @@ def monitor(
 
     Args:
         source: Where months come from: `tlc`, `s3://bucket/prefix`, a folder or `simulated`.
-        taxi: `green` or `yellow`.
+        taxi: Whose trips: `green`, `yellow`, `fhvhv` or `fhv`.
         month: The month, as `2021-06`, or `next`.
         rule: Thresholds of the rule that differ from its own, by name.
         training_months: On how many months, at most, to train anew.

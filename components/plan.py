@@ -9,7 +9,7 @@ def plan(source: str, taxi: str, train: str, test: str, candidates: list[str]) -
 
     Args:
         source: Where months come from: `tlc`, `s3://bucket/prefix`, a folder or `simulated`.
-        taxi: `green` or `yellow`.
+        taxi: Whose trips: `green`, `yellow`, `fhvhv` or `fhv`.
         train: Months to train on, for example `2021-01..2021-02`.
         test: The later month to judge on, for example `2021-03`.
         candidates: The candidates to train, by name.

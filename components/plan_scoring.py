@@ -9,7 +9,7 @@ def plan_scoring(source: str, taxi: str, months: str, model: str) -> list[dict]:
 
     Args:
         source: Where months come from: `tlc`, `s3://bucket/prefix`, a folder or `simulated`.
-        taxi: `green` or `yellow`.
+        taxi: Whose trips: `green`, `yellow`, `fhvhv` or `fhv`.
         months: Months to score, for example `2021-01..2021-03`.
         model: The version of the registered model: its number, or an alias such as `champion`.
 

@@ -10,7 +10,7 @@ def register(taxi: str, winner: Input[Model]) -> int:
     """Make the winner a version of the registered model.
 
     Args:
-        taxi: `green` or `yellow`; the registered model is named `tripcast-green` or `tripcast-yellow`.
+        taxi: Whose trips: `green`, `yellow`, `fhvhv` or `fhv`; the registered model is named `tripcast-green`, ...
         winner: The model folder to register.
 
     Returns:

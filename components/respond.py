@@ -8,7 +8,7 @@ def respond(taxi: str, month: str) -> bool:
     """Send the alerts of a watched month, and promote or withdraw the challenger if the month decided its trial.
 
     Args:
-        taxi: `green` or `yellow`.
+        taxi: Whose trips: `green`, `yellow`, `fhvhv` or `fhv`.
         month: The month that was watched.
 
     Returns:

@@ -18,7 +18,7 @@ def retrain(
 
     Args:
         source: Where months come from: `tlc`, `s3://bucket/prefix`, a folder or `simulated`.
-        taxi: `green` or `yellow`.
+        taxi: Whose trips: `green`, `yellow`, `fhvhv` or `fhv`.
         month: The month that was watched.
         candidates: The candidates to train, by name.
         trials: How many parameter sets `tuned` tries.

@@ -10,7 +10,7 @@ def score(taxi: str, version: int, month: str, records: Input[Dataset], scores: 
     """Predict every trip of a month whose time and zones are known, and keep the predictions in the artifact store.
 
     Args:
-        taxi: `green` or `yellow`.
+        taxi: Whose trips: `green`, `yellow`, `fhvhv` or `fhv`.
         version: The version of the registered model.
         month: The month, as `2021-01`.
         records: The ingested month.

@@ -11,7 +11,7 @@ def train(candidate: str, taxi: str, trials: int, trips: Input[Dataset], model: 
 
     Args:
         candidate: Which one: `linear`, `lightgbm` or `tuned`.
-        taxi: `green` or `yellow`.
+        taxi: Whose trips: `green`, `yellow`, `fhvhv` or `fhv`.
         trials: How many parameter sets a search tries; candidates that do not search ignore it.
         trips: Good trips of the training months.
         model: The model folder, in open formats; metadata: the candidate, and how many seconds its training took.

@@ -29,7 +29,7 @@ def monitoring(
 
     Args:
         source: Where months come from: `tlc` (the publisher), `s3://bucket/prefix`, a folder or `simulated`.
-        taxi: `green` or `yellow`.
+        taxi: Whose trips: `green`, `yellow`, `fhvhv` or `fhv`.
         month: The month to watch, for example `2021-06`; `next` is the first published one not watched yet.
         rule: The thresholds of the rule, by name.
         training_months: On how many months, at most, to train anew.

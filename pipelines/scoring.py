@@ -14,7 +14,7 @@ def scoring(source: str = "tlc", taxi: str = "green", months: str = "2021-03", m
 
     Args:
         source: Where months come from: `tlc` (the publisher), `s3://bucket/prefix`, a folder or `simulated`.
-        taxi: `green` or `yellow`.
+        taxi: Whose trips: `green`, `yellow`, `fhvhv` or `fhv`.
         months: Months to score, for example `2021-01..2021-03`.
         model: The version of the registered model: its number, or an alias: `champion`, `challenger`, `previous`.
     """

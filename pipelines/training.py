@@ -31,7 +31,7 @@ def training(
 
     Args:
         source: Where months come from: `tlc` (the publisher), `s3://bucket/prefix`, a folder or `simulated`.
-        taxi: `green` or `yellow`.
+        taxi: Whose trips: `green`, `yellow`, `fhvhv` or `fhv`.
         train_months: Months to train on, for example `2021-01..2021-02`.
         test_month: The later month to judge on.
         candidates: Which models to train: `linear`, `lightgbm`, `tuned`.

@@ -19,6 +19,7 @@ from tripcast.errors import TripcastError
 from tripcast.monitoring.alerts import Alert, send, webhook_address
 from tripcast.settings import Settings
 from tripcast.storage.store import open_store
+from tripcast.taxi.feeds import FEEDS
 
 
 def run_here(
@@ -69,7 +70,7 @@ def _failed_run(pipeline: str, arguments: Mapping[str, Any], step: str, sentence
     """What people are told of a run that failed here, if there is a webhook to tell them by."""
     now = datetime.now(UTC)
     taxi = str(arguments["taxi"])
-    what = f"{taxi.capitalize()} taxis: the run of '{pipeline}' on {platform.node()} failed at the step '{step}'."
+    what = f"{FEEDS[taxi].plural}: the run of '{pipeline}' on {platform.node()} failed at the step '{step}'."
     return Alert(f"{taxi}/run/{pipeline}-{now:%Y-%m-%dT%H-%M-%S.%f}", what, f"{now:%Y-%m-%d %H:%M} UTC", sentence)
 
 

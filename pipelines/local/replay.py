@@ -50,6 +50,7 @@ from tripcast.reports.replay import Event, EventKind, Replay, ReplayMonth, repla
 from tripcast.settings import Settings
 from tripcast.storage.files import atomic_write, storage_errors
 from tripcast.taxi import model_name
+from tripcast.taxi.feeds import FEEDS
 from tripcast.taxi.sources import open_source
 from tripcast.taxi.trips import Trips
 
@@ -150,7 +151,7 @@ def replay(
             on_month(month)
             lived.append(_replay_month(plan, month, own, notify))
     found = Replay(
-        subject=f"{plan.options.taxi} taxi",
+        subject=FEEDS[plan.options.taxi].title,
         source=plan.options.source,
         train_months=plan.train,
         test_month=plan.test,

@@ -101,7 +101,7 @@ def test_every_row_is_either_kept_or_set_aside_with_a_reason(run):
         kept = pq.read_table(next(run.glob(f"validate/*_trips/{month}.parquet")))
         aside = pq.read_table(run / "validate" / "rejected" / f"{month}.parquet")
         assert kept.num_rows + aside.num_rows == records.num_rows
-        assert set(aside["reason"].to_pylist()) <= {"missing_value", "unknown_zone", "bad_distance", "bad_duration"}
+        assert set(aside["reason"].to_pylist()) <= {"missing_zone", "unknown_zone", "bad_distance", "bad_duration"}
 
 
 def test_the_training_steps_never_see_the_test_month(run):

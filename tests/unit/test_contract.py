@@ -41,7 +41,7 @@ def trips(count: int, **values: Any) -> list[dict[str, Any]]:
 
 def month_of(folder: Path, rows: list[dict[str, Any]], month: Month = JANUARY) -> Ingested:
     file = folder / f"ingested-{month}.parquet"
-    pq.write_table(pa.Table.from_pylist(rows, schema=recorded_schema()), file)
+    pq.write_table(pa.Table.from_pylist(rows, schema=recorded_schema("green")), file)
     return Ingested(file, "green", month, f"folder/green_tripdata_{month}.parquet", len(rows), "0" * 64)
 
 
@@ -58,8 +58,8 @@ def check(folder: Path, rows: list[dict[str, Any]]) -> MonthCheck:
         (dict.fromkeys(row()), "unreadable_row"),
         (row(pickup_datetime=None), "missing_value"),
         (row(minutes=None), "missing_value"),
-        (row(pickup_zone=None), "missing_value"),
-        (row(dropoff_zone=None), "missing_value"),
+        (row(pickup_zone=None), "missing_zone"),
+        (row(dropoff_zone=None), "missing_zone"),
         (row(trip_distance_miles=None), "missing_value"),
         (row(pickup_zone=0), "unknown_zone"),
         (row(dropoff_zone=266), "unknown_zone"),
@@ -81,7 +81,7 @@ def test_a_bad_row_is_set_aside_with_its_reason(tmp_path: Path, bad: dict[str, A
     # Compared as text, because NaN is not equal to itself.
     assert str(aside.drop_columns("reason").to_pylist()) == str([bad])
     assert found.rejected == {**dict.fromkeys(found.rejected, 0), reason: 1}
-    assert (found.rows, found.kept, found.rejected_share) == (3, 2, pytest.approx(1 / 3))
+    assert (found.rows, found.kept, found.bad_share) == (3, 2, pytest.approx(1 / 3))
     assert len(pq.read_table(found.kept_file)) == 2
 
 
@@ -185,7 +185,7 @@ def test_a_month_that_was_appended_to_itself_is_refused(tmp_path: Path, count: i
             "dropoff_zone": pa.array([7]).take(pa.nulls(count, pa.int64()).fill_null(0)),
             "trip_distance_miles": pa.array([2.5]).take(pa.nulls(count, pa.int64()).fill_null(0)),
         }
-    ).cast(recorded_schema())
+    ).cast(recorded_schema("green"))
     pq.write_table(pa.concat_tables([once, once]), tmp_path / "twice.parquet")
     month = Ingested(tmp_path / "twice.parquet", "green", JANUARY, "here", 2 * count, "")
     rules = MonthRules(max_outside_share=1)
@@ -233,11 +233,11 @@ def test_the_summary_is_a_table_by_month(tmp_path: Path) -> None:
     odd = [row(trip_distance_miles=0.0), row(trip_distance_miles=150.0), row(pickup_datetime=datetime(2020, 5, 5))]
     found = check(tmp_path, trips(1500) + odd + [row(dropoff_zone=900), row(minutes=300), row(minutes=301)])
     assert summary([found, found]).splitlines()[:4] == [
-        "| month | rows | kept | set aside | unreadable_row | missing_value | unknown_zone | bad_distance "
-        "| bad_duration | outside_month | far | zero_distance | repeated |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
-        "| 2021-01 | 1,506 | 1,503 | 3 | 0 | 0 | 1 | 0 | 2 | 1 | 1 | 1 | 0 |",
-        "| 2021-01 | 1,506 | 1,503 | 3 | 0 | 0 | 1 | 0 | 2 | 1 | 1 | 1 | 0 |",
+        "| month | rows | kept | set aside | unreadable_row | missing_value | missing_zone | unknown_zone "
+        "| bad_distance | bad_duration | contradiction | outside_month | far | zero_distance | repeated |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| 2021-01 | 1,506 | 1,503 | 3 | 0 | 0 | 0 | 1 | 0 | 2 | 0 | 1 | 1 | 1 | 0 |",
+        "| 2021-01 | 1,506 | 1,503 | 3 | 0 | 0 | 0 | 1 | 0 | 2 | 0 | 1 | 1 | 1 | 0 |",
     ]
     assert "- `bad_duration`: duration outside 1..60 minutes" in summary([found])
 
@@ -250,9 +250,11 @@ def test_the_metrics_cover_all_months(tmp_path: Path) -> None:
         "rejected_share": 0.25,
         "rejected.unreadable_row": 0,
         "rejected.missing_value": 0,
+        "rejected.missing_zone": 0,
         "rejected.unknown_zone": 0,
         "rejected.bad_distance": 0,
         "rejected.bad_duration": 2,
+        "rejected.contradiction": 0,
         "flagged.outside_month": 0,
         "flagged.far": 0,
         "flagged.zero_distance": 2,

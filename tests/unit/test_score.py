@@ -146,7 +146,7 @@ def test_a_record_is_predicted_if_its_pickup_time_and_its_zones_are_known(tmp_pa
     scored = score_march(registry, records(tmp_path, [*good, *missing, *predicted, *unknown]), store)
 
     assert (scored.trips, scored.predicted) == (48, 40)
-    assert scored.not_predicted == {"missing_value": 4, "unknown_zone": 4}
+    assert scored.not_predicted == {"missing_value": 1, "missing_zone": 3, "unknown_zone": 4}
     assert read_scores(store)["row"].to_pylist() == [*range(30), *range(34, 44)]
 
 

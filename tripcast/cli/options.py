@@ -12,6 +12,7 @@ import click
 from tripcast.settings import Settings
 from tripcast.storage.files import make_home
 from tripcast.storage.store import place
+from tripcast.taxi.feeds import FEEDS
 
 
 class Share(click.ParamType[float]):
@@ -133,7 +134,8 @@ def canary_minutes(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def taxi(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``--taxi``: which taxis."""
+    """``--taxi``: which feed."""
+    named = ", ".join(f"{feed.title} ({name})" for name, feed in FEEDS.items())
     return click.option(
-        "--taxi", type=click.Choice(["green", "yellow"]), default="green", show_default=True, help="Which taxis."
+        "--taxi", type=click.Choice(list(FEEDS)), default="green", show_default=True, help=f"Whose trips: {named}."
     )(command)

@@ -43,6 +43,7 @@ from tripcast.storage.files import storage_errors
 from tripcast.storage.store import open_store
 from tripcast.taxi import model_name
 from tripcast.taxi.bins import profile_trips
+from tripcast.taxi.feeds import FEEDS
 from tripcast.taxi.slices import slice_trips
 from tripcast.taxi.sources import is_simulated
 from tripcast.taxi.trips import Trips, read_trips
@@ -58,7 +59,7 @@ JUDGED_DIGEST = "tripcast.judged_digest"
 #: How the model in service is named beside the candidates.
 _CHAMPION = "champion"
 
-#: The figures that people are shown: where the distance is metered, and in each other way of asking.
+#: The figures that people are shown: where all is known that was recorded, and in each way that riders ask in.
 _FIGURES = ("rmse", "mae", "r2", "p90_error", "interval_coverage")
 _FIGURES_OF_A_WAY = ("rmse", "mae", "interval_coverage")
 
@@ -101,7 +102,7 @@ class Selection:
     """What came of judging the candidates.
 
     Attributes:
-        taxi: ``green`` or ``yellow``.
+        taxi: The feed's name, see ``tripcast.taxi.feeds.FEEDS``.
         pipeline_run: Identity of the pipeline run.
         candidates: By name.
         champion: The version in service while this was decided, if there was one.
@@ -142,9 +143,14 @@ class Selection:
         return self.outcome in ("promoted", "trial")
 
     @property
-    def metered(self) -> Evaluation:
-        """All scores where the meter's distance is known, as in the notebook and in published figures."""
-        return self.evaluations[METERED]
+    def recorded(self) -> Evaluation:
+        """All scores where the trips' records are known whole: the meter's distance too, as in published figures."""
+        return self.evaluations[self._recorded_way]
+
+    @property
+    def _recorded_way(self) -> str:
+        *_, way = self.evaluations
+        return way
 
     @property
     def winner(self) -> Candidate | None:
@@ -161,14 +167,14 @@ class Selection:
         return {**self.metrics_of(self.decision.winner), **gain}
 
     def metrics_of(self, name: str) -> dict[str, float]:
-        """A candidate's headline figures where the distance is metered, and by name those of the other ways."""
+        """A candidate's headline figures, see ``recorded``, and by name those of the ways that riders ask in."""
         found: dict[str, float] = {}
         for way, evaluation in self.evaluations.items():
-            scores = evaluation.candidates.get(name)
-            if scores and way == METERED:
-                found |= scores.metrics
-            elif scores:
-                found |= {f"{way}_{figure}": scores.metrics[figure] for figure in _FIGURES_OF_A_WAY}
+            if scores := evaluation.candidates.get(name):
+                if way != METERED:
+                    found |= {f"{way}_{figure}": scores.metrics[figure] for figure in _FIGURES_OF_A_WAY}
+                if way == self._recorded_way:
+                    found |= scores.metrics
         return found
 
     def named(self, role: str) -> str:
@@ -178,7 +184,7 @@ class Selection:
     def context(self, settings: Settings, run_url: str | None) -> TrainingContext:
         """What the report says around the scores."""
         return TrainingContext(
-            subject=f"{self.taxi} taxi",
+            subject=FEEDS[self.taxi].title,
             source=", ".join(dict.fromkeys(month.location for month in self.months)),
             months=self.months,
             created=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
@@ -245,7 +251,7 @@ class Selection:
 
     def _notebook_rmse(self) -> str:
         """The error of the notebook's model on the same trips, minutes; empty if it was no candidate."""
-        linear = self.metered.candidates.get("linear")
+        linear = self.recorded.candidates.get("linear")
         return f"{linear.metrics['rmse']:.3f}" if linear else ""
 
     def hand_on_winner(self, folder: Path, tracked: Mapping[str, str]) -> Winner:
@@ -276,7 +282,7 @@ class Selection:
 
     def to_dict(self) -> dict[str, Any]:
         """The decision and the figures behind it, ready for JSON."""
-        judged_on = self.metered
+        judged_on = self.recorded
         champion = None
         if self.champion and judged_on.champion:
             champion = {"version": self.champion.number, **self._figures(None)}
@@ -301,14 +307,14 @@ class Selection:
         }
 
     def _figures(self, name: str | None) -> dict[str, Any]:
-        """A candidate's figures, or the champion's: those with the meter, and those of each other way by its name."""
+        """A candidate's figures, or the champion's: the headline, and by its name those of each way riders ask in."""
         found: dict[str, Any] = {}
         for way, evaluation in self.evaluations.items():
-            scores = evaluation.candidates.get(name) if name else evaluation.champion
-            if scores and way == METERED:
-                found |= {figure: scores.metrics[figure] for figure in _FIGURES}
-            elif scores:
-                found[way] = {figure: scores.metrics[figure] for figure in _FIGURES_OF_A_WAY}
+            if scores := evaluation.candidates.get(name) if name else evaluation.champion:
+                if way != METERED:
+                    found[way] = {figure: scores.metrics[figure] for figure in _FIGURES_OF_A_WAY}
+                if way == self._recorded_way:
+                    found |= {figure: scores.metrics[figure] for figure in _FIGURES}
         return found
 
 
@@ -326,7 +332,7 @@ def select(
     """Judge candidates and the champion on the same trips, and decide by the gate.
 
     Args:
-        taxi: ``green`` or ``yellow``.
+        taxi: The feed's name, see ``tripcast.taxi.feeds.FEEDS``.
         pipeline_run: Identity of the pipeline run.
         candidates: What was trained.
         train_trips: Folder of the training months' good trips, and their ``months.json``; they are profiled, a month at
@@ -370,7 +376,7 @@ def select(
         decision=decision,
         months=[*read_months(train_trips), *read_months(test_trips)],
         expectations=_expectations(truth, predicted, evaluations),
-        profile=profile_trips(learned, [predicted[METERED][decision.winner].minutes]) if decision.winner else None,
+        profile=profile_trips(learned, [predicted[way][decision.winner].minutes]) if decision.winner else None,
         tries=tries,
         approval=approval,
     )

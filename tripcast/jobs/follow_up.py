@@ -17,6 +17,7 @@ from tripcast.monitoring.history import History, Window
 from tripcast.settings import Settings
 from tripcast.storage.store import Store, open_store
 from tripcast.taxi import model_name
+from tripcast.taxi.feeds import FEEDS
 
 #: How often a month's retraining is started, at most.
 MOST_STARTS = 3
@@ -37,7 +38,7 @@ def follow_up(taxi: str) -> str:
     Doing it again does nothing twice.
 
     Args:
-        taxi: ``green`` or ``yellow``.
+        taxi: The feed's name, see ``tripcast.taxi.feeds.FEEDS``.
 
     Returns:
         What was done, as sentences.
@@ -81,7 +82,7 @@ def _failed_runs(taxi: str, kubeflow: Kubeflow, runs: list[Any], pages: str, sto
         detailed = kubeflow.run(run.run_id)
         failure = kubeflow.failure(detailed, kubeflow.steps(detailed))
         end = "was stopped" if failure.stopped else "failed"
-        what = f"{taxi.capitalize()} taxis: the run '{run.display_name}' {end}."
+        what = f"{FEEDS[taxi].plural}: the run '{run.display_name}' {end}."
         yield Alert(key, what, f"{run.created_at:%Y-%m-%d %H:%M} UTC", str(failure), _page(pages, run))
 
 
@@ -113,7 +114,7 @@ def _start_anew(taxi: str, window: Window, failed: list[Any], settings: Settings
 def _given_up(taxi: str, month: str, run: Any, pages: str) -> Alert:
     return Alert(
         f"{taxi}/retraining-given-up/{month}",
-        f"{taxi.capitalize()} taxis: the retraining that {month} calls for has failed {MOST_STARTS} times.",
+        f"{FEEDS[taxi].plural}: the retraining that {month} calls for has failed {MOST_STARTS} times.",
         month,
         "It is not started again. What serves stays. Mend what the last run says, then start that run again.",
         _page(pages, run),

@@ -9,7 +9,7 @@ import pyarrow as pa
 from tripcast.models import Model, Prediction
 from tripcast.monitoring.quality import judged_schema
 from tripcast.taxi.trips import Trips
-from tripcast.taxi.ways import METERED, ways_of
+from tripcast.taxi.ways import METERED, recorded_way, ways_of
 
 #: Trips predicted at a time: bounds the memory of their features.
 _BATCH_TRIPS = 1 << 17
@@ -23,7 +23,7 @@ def score(model: Model, trips: Trips, *, version: int, arm: str = "champion", me
         trips: The window's trips, with durations.
         version: The model's number in the registry.
         arm: As what it served.
-        metered: Whether the distances are the meter's, as published, and not those that riders asked with.
+        metered: Whether what is said of distances is what was recorded, and not what riders asked with.
 
     Returns:
         A row for each trip, in ``judged_schema``.
@@ -35,8 +35,9 @@ def score(model: Model, trips: Trips, *, version: int, arm: str = "champion", me
     for start in range(0, len(trips), _BATCH_TRIPS):
         part = trips[start : start + _BATCH_TRIPS]
         # As evaluation has them: the few without a plausible distance count among the metered.
-        ways = np.full(len(part), METERED) if metered else ways_of(part, metered=False)
-        answered.append(judged(part, ways, model.predict(part, metered), version=version, arm=arm))
+        measured = metered and recorded_way(part) == METERED
+        ways = np.full(len(part), METERED) if measured else ways_of(part, metered=False)
+        answered.append(judged(part, ways, model.predict(part, measured), version=version, arm=arm))
     return pa.concat_tables([judged_schema().empty_table(), *answered])
 
 

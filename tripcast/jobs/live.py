@@ -24,6 +24,7 @@ from tripcast.settings import Settings
 from tripcast.storage.store import open_store
 from tripcast.taxi import model_name
 from tripcast.taxi.bins import profile_trips
+from tripcast.taxi.feeds import FEEDS
 
 #: What is read of the log.
 _LOGGED = ("pickup_datetime", "pickup_zone", "dropoff_zone", "trip_distance_miles", "duration_minutes")
@@ -33,7 +34,7 @@ def watch_live(taxi: str, days: int) -> tuple[Drift | None, str]:
     """Compare the champion's answers of the last days with its reference; keep a page, and publish the figures.
 
     Args:
-        taxi: ``green`` or ``yellow``.
+        taxi: The feed's name, see ``tripcast.taxi.feeds.FEEDS``.
         days: How many, until now.
 
     Returns:
@@ -59,7 +60,7 @@ def watch_live(taxi: str, days: int) -> tuple[Drift | None, str]:
     if len(log):
         asked = profile_trips([asked_trips(log)], [log["duration_minutes"].to_numpy()])
         shift = drift.compare(champion.profile, asked)
-    page = live_report(f"{taxi} taxi", champion.number, days, f"{now:%Y-%m-%d %H:%M} UTC", shift)
+    page = live_report(FEEDS[taxi].title, champion.number, days, f"{now:%Y-%m-%d %H:%M} UTC", shift)
     with TemporaryDirectory() as scratch:
         file = Path(scratch) / "report.html"
         file.write_text(page, encoding="utf-8")

@@ -63,6 +63,7 @@ from tripcast.storage.files import storage_errors
 from tripcast.storage.store import Store, open_store
 from tripcast.taxi import contract, model_name
 from tripcast.taxi.bins import BINS, profile_trips
+from tripcast.taxi.feeds import FEEDS
 from tripcast.taxi.ingestion import Ingested, ingest
 from tripcast.taxi.sources import Source, open_source
 from tripcast.taxi.trips import LONGEST_MINUTES, SHORTEST_MINUTES, Trips, read_trips
@@ -180,7 +181,7 @@ def load_valid_trips(source: str, taxi: str, month: Month, settings: Settings) -
 
     Args:
         source: Where months come from, see ``tripcast.taxi.sources.open_source``.
-        taxi: ``green`` or ``yellow``.
+        taxi: The feed's name, see ``tripcast.taxi.feeds.FEEDS``.
         month: The month.
         settings: Where downloads and snapshots are kept.
 
@@ -216,7 +217,7 @@ def watch(
 
     Args:
         source: Where months come from, see ``tripcast.taxi.sources.open_source``.
-        taxi: ``green`` or ``yellow``.
+        taxi: The feed's name, see ``tripcast.taxi.feeds.FEEDS``.
         month: The month, as ``2021-06``; or ``next``: the one that has something left to do, else the first published
             one after the last that was watched.
         rule: The thresholds.
@@ -264,7 +265,7 @@ def watch(
     with tracker.series(f"monitoring {taxi}") as run_id:
         url = tracker.url(run_id)
         context = MonitoringContext(
-            subject=f"{taxi} taxi",
+            subject=FEEDS[taxi].title,
             location=location,
             places={zone.number: f"{zone.name}, {zone.borough}" for zone in ZONES},
             created=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",

@@ -11,8 +11,9 @@ from tripcast.settings import Settings
 from tripcast.storage.store import open_store
 from tripcast.taxi import model_name
 from tripcast.taxi.candidates import CANDIDATES
+from tripcast.taxi.feeds import find_feed
 from tripcast.taxi.ingestion import look
-from tripcast.taxi.sources import TAXIS, Source, open_source
+from tripcast.taxi.sources import Source, open_source
 from tripcast.taxi.sources.folder import Folder
 
 #: Of more months than this that are missing, one sentence tells.
@@ -24,7 +25,7 @@ def plan(source: str, taxi: str, train: str, test: str, candidates: Sequence[str
 
     Args:
         source: Where months come from, as ``tripcast.taxi.sources.open_source`` takes it.
-        taxi: ``green`` or ``yellow``.
+        taxi: The feed's name, see ``tripcast.taxi.feeds.FEEDS``.
         train: Months to train on, as ``2021-01..2021-02``.
         test: The month to judge on, as ``2021-03``.
         candidates: Names of candidates.
@@ -40,8 +41,7 @@ def plan(source: str, taxi: str, train: str, test: str, candidates: Sequence[str
         TrackingError: If the tracking server does not answer or refuses, or the experiment was deleted.
         StorageError: If the artifact store does not, or refuses.
     """
-    if taxi not in TAXIS:
-        raise InvalidRequest(f"There is no taxi '{taxi}': choose one of {', '.join(TAXIS)}.")
+    find_feed(taxi)
     _check_candidates(candidates)
     months = _check_order(parse_months(train), parse_months(test))
     settings = Settings.load()
@@ -62,7 +62,7 @@ def find_months(source: Source, taxi: str, months: Sequence[Month]) -> dict[Mont
 
     Args:
         source: Where they come from.
-        taxi: ``green`` or ``yellow``.
+        taxi: The feed's name, see ``tripcast.taxi.feeds.FEEDS``.
         months: Which.
 
     Returns:
@@ -94,7 +94,7 @@ def look_into(source: Source, taxi: str, months: Sequence[Month]) -> list[str]:
 
     Args:
         source: Where they come from.
-        taxi: ``green`` or ``yellow``.
+        taxi: The feed's name, see ``tripcast.taxi.feeds.FEEDS``.
         months: Which.
 
     Returns:

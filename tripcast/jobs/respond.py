@@ -16,6 +16,7 @@ from tripcast.registry.registry import Registry
 from tripcast.settings import Settings
 from tripcast.storage.store import open_store
 from tripcast.taxi import model_name
+from tripcast.taxi.feeds import FEEDS
 
 _WHAT_IS_WRONG = {
     "data": "the data of {month} is broken",
@@ -32,7 +33,7 @@ class LoopOptions:
 
     Attributes:
         source: Where months come from.
-        taxi: ``green`` or ``yellow``.
+        taxi: The feed's name, see ``tripcast.taxi.feeds.FEEDS``.
         rule: Thresholds of the rule that differ from its own, by name.
         training_months: On how many months, at most, a candidate is trained.
         candidates: Which models are trained.
@@ -93,7 +94,7 @@ def respond(taxi: str, month: str) -> Response:
     """Tell people about a window's incidents, and end the challenger's trial if the window decided it.
 
     Args:
-        taxi: ``green`` or ``yellow``.
+        taxi: The feed's name, see ``tripcast.taxi.feeds.FEEDS``.
         month: A month that was watched.
 
     Raises:
@@ -187,14 +188,14 @@ def _alerts(taxi: str, window: Window, link: str) -> Iterator[Alert]:
     for incident in window.incidents:
         what = _WHAT_IS_WRONG[incident.kind].format(month=window.month, version=version)
         key = f"{taxi}/{incident.kind}/v{version}/{incident.since}"
-        yield Alert(key, f"{taxi.capitalize()} taxis: {what}.", incident.since, incident.sentence, link)
+        yield Alert(key, f"{FEEDS[taxi].plural}: {what}.", incident.since, incident.sentence, link)
     trial, comparison = window.trial, window.comparison
     if comparison and comparison.relapse:
         key = f"{taxi}/relapse/v{comparison.champion}/{window.month}"
-        what = f"{taxi.capitalize()} taxis: version {comparison.champion} goes back to version {comparison.previous}."
+        what = f"{FEEDS[taxi].plural}: version {comparison.champion} goes back to version {comparison.previous}."
         yield Alert(key, what, window.month, comparison.relapse, link)
     if trial and trial.verdict != "wait":
         fate = "becomes the champion" if trial.verdict == "promote" else "is withdrawn"
         key = f"{taxi}/{trial.verdict}/v{trial.challenger}/{window.month}"
-        what = f"{taxi.capitalize()} taxis: the challenger, version {trial.challenger}, {fate}."
+        what = f"{FEEDS[taxi].plural}: the challenger, version {trial.challenger}, {fate}."
         yield Alert(key, what, window.month, trial.reason, link)

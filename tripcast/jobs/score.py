@@ -37,16 +37,18 @@ from tripcast.storage.arrow import arrow_scalar, prefetch
 from tripcast.storage.files import storage_errors
 from tripcast.storage.store import Store, open_store, sha256_of
 from tripcast.taxi import model_name
-from tripcast.taxi.contract import MonthRules, sort_rows
+from tripcast.taxi.contract import MonthRules, sort_rows, speaking_against
+from tripcast.taxi.feeds import find_feed
 from tripcast.taxi.ingestion import Ingested, read_ingested
-from tripcast.taxi.sources import TAXIS, open_source
-from tripcast.taxi.trips import PICKUP_COLUMNS, TARGET, Trips
+from tripcast.taxi.sources import open_source
+from tripcast.taxi.trips import MILES, PICKUP_COLUMNS, TARGET, Trips
 from tripcast.taxi.ways import ways_of
 from tripcast.taxi.zones import LAST_ZONE
 
-#: Why a record is not scored; one to which both apply counts under the first.
+#: Why a record is not scored; one to which several apply counts under the first.
 REASONS = {
-    "missing_value": "the pickup's time or a zone is missing or unreadable",
+    "missing_value": "the pickup's time is missing or unreadable",
+    "missing_zone": "a zone is missing or unreadable",
     "unknown_zone": f"zone outside 1..{LAST_ZONE}",
 }
 
@@ -66,7 +68,7 @@ def scores_schema() -> pa.Schema:
     - ``row``: the record's number in the month as its source has it, from 0.
     - ``pickup_datetime``: New York local time.
     - ``trip_distance_miles``: null where the record has none, or an impossible one: negative or not finite.
-    - ``way``: ``metered``, or ``zones_only`` where the record has no plausible distance.
+    - ``way``: ``metered``, or ``zones_only`` where the record has no plausible distance, or its feed none at all.
     - ``duration_minutes``, ``lower_minutes``, ``upper_minutes``: the prediction, and its 10-90 % interval.
     - ``true_minutes``: how long the trip took; null where the record does not keep the contract.
     - ``model``: the registered model's name.
@@ -132,7 +134,7 @@ def plan_scoring(source: str, taxi: str, months: str, model: str) -> list[dict[s
 
     Args:
         source: Where months come from, as ``tripcast.taxi.sources.open_source`` takes it.
-        taxi: ``green`` or ``yellow``.
+        taxi: The feed's name, see ``tripcast.taxi.feeds.FEEDS``.
         months: Months to score, as ``2021-01..2021-03``.
         model: A version's number, or an alias: ``champion``, ``challenger``, ``previous``.
 
@@ -147,8 +149,7 @@ def plan_scoring(source: str, taxi: str, months: str, model: str) -> list[dict[s
         TrackingError: If the tracking server does not answer.
         StorageError: If the artifact store does not, or refuses.
     """
-    if taxi not in TAXIS:
-        raise InvalidRequest(f"There is no taxi '{taxi}': choose one of {', '.join(TAXIS)}.")
+    find_feed(taxi)
     asked = parse_months(months)
     settings = Settings.load()
     check_reachable(settings.tracking_uri)
@@ -214,7 +215,7 @@ def score(registry: Registry, number: int, month: Month, records: Path, folder: 
     model = registry.load(registry.version(number))
     origin = {"model": registry.name, "version": number, "digest": model.digest, "records": ingested.sha256}
     schema = scores_schema().with_metadata({_PROVENANCE: json.dumps(origin)})
-    tally = _Tally(month)
+    tally = _Tally(ingested.taxi, month)
     parts = _write_parts(_score_batches(model, registry.name, ingested, tally), folder, schema)
     tally.check_month(ingested.location)
     key = f"scores/{ingested.taxi}/version={number}/month={month}"
@@ -258,19 +259,25 @@ def score_rows(model: Model, name: str, rows: pa.RecordBatch, first: int) -> tup
     truth = np.full(len(rows), np.nan)
     truth[keeps_contract] = good[TARGET].to_numpy()
 
-    pickup, starts, ends, miles = (rows[column].to_numpy(zero_copy_only=False) for column in PICKUP_COLUMNS)
+    has_distance = MILES in rows.schema.names
+    pickup, starts, ends = (rows[column].to_numpy(zero_copy_only=False) for column in PICKUP_COLUMNS if column != MILES)
+    miles = rows[MILES].to_numpy(zero_copy_only=False) if has_distance else np.full(len(rows), np.nan)
     # Numbers that are missing are NaN, and NaN lies in no range.
-    missing = np.isnat(pickup) | np.isnan(starts) | np.isnan(ends)
+    untimed, unplaced = np.isnat(pickup), np.isnan(starts) | np.isnan(ends)
     exist = (starts >= 1) & (starts <= LAST_ZONE) & (ends >= 1) & (ends <= LAST_ZONE)
-    scored = ~missing & exist
-    not_predicted = Counter(missing_value=int(missing.sum()), unknown_zone=int((~missing & ~exist).sum()))
+    scored = ~untimed & exist
+    not_predicted = Counter(
+        missing_value=int(untimed.sum()),
+        missing_zone=int((~untimed & unplaced).sum()),
+        unknown_zone=int((~untimed & ~unplaced & ~exist).sum()),
+    )
     trips = Trips(
         pickup[scored],
         starts[scored].astype(np.int16),
         ends[scored].astype(np.int16),
         np.where(np.isfinite(miles) & (miles >= 0), miles, np.nan)[scored],
     )
-    prediction = model.predict(trips, metered=True)
+    prediction = model.predict(trips, metered=has_distance)
     columns = [
         number[scored],
         trips.pickup_datetime,
@@ -304,6 +311,7 @@ def _score_batches(model: Model, name: str, ingested: Ingested, tally: _Tally) -
 class _Tally:
     """What the batches of a month come to."""
 
+    taxi: str
     month: Month
     predicted: int = 0
     outside_month: int = 0
@@ -323,14 +331,15 @@ class _Tally:
     def check_month(self, location: str) -> None:
         """Hold the month to the contract's bounds, in as far as they are about what a model looks at."""
         rules, where = MonthRules(), f"{self.month} from {location}"
-        lost = self.not_predicted.total()
-        trips = self.predicted + lost
-        if not trips:
+        if not self.predicted + self.not_predicted.total():
             raise ContractError(
                 f"{where} is empty: it has the right columns but no rows. Fetch it again, or leave the month out."
             )
+        bad = speaking_against(self.taxi, self.not_predicted) if self.predicted else self.not_predicted
+        lost = bad.total()
+        trips = self.predicted + lost
         if lost > rules.max_rejected_share * trips:
-            reason, count = self.not_predicted.most_common(1)[0]
+            reason, count = bad.most_common(1)[0]
             raise ContractError(
                 f"{where} has too many records that cannot be predicted: {lost:,} of {trips:,} ({lost / trips:.1%}, "
                 f"at most {rules.max_rejected_share:.1%} are allowed), most often {reason} ({count:,}: "

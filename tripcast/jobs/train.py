@@ -67,7 +67,7 @@ def train(
     Args:
         candidate: Its name, see ``tripcast.models.model.CANDIDATES_PACKAGE``.
         trips: The training trips, in any order, with durations.
-        taxi: ``green`` or ``yellow``.
+        taxi: The feed's name, see ``tripcast.taxi.feeds.FEEDS``.
         data: SHA-256 of each training month's data, by month.
         trials: How many parameter sets a search tries; candidates that do not search ignore it.
         seed: Of a search.
@@ -139,7 +139,7 @@ def train_from_files(
         candidate: Its name.
         trips: Folder of parquet files, a file a month.
         folder: Where the model folder goes.
-        taxi: ``green`` or ``yellow``.
+        taxi: The feed's name, see ``tripcast.taxi.feeds.FEEDS``.
         data: SHA-256 of each training month's data, by month.
         trials: How many parameter sets a search tries.
 

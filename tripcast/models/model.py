@@ -162,7 +162,7 @@ class Manifest:
     Attributes:
         format: Format of the folder.
         candidate: Which candidate, for example ``lightgbm``.
-        taxi: ``green`` or ``yellow``.
+        taxi: Which kind of trips, for example ``green``.
         parameters: Those that the candidate was fitted with.
         data: SHA-256 of each training month's data, by month.
         trips: How many trips it was fitted to.
@@ -195,11 +195,14 @@ class Manifest:
         return self.loads_as or self.candidate
 
     def interval_of(self, group: str) -> Interval:
-        """The interval of a group of trips (``Predictor.groups``): that of its whole way if it has none of its own."""
+        """The interval of a group of trips (``Predictor.groups``): that of its whole way if it has none of its own.
+
+        Of a way that no training trip could be asked for in, that of the way in which least is known.
+        """
         way = group.partition("/")[0]
         if self.format == 1:
             return self.intervals[_INTERVALS_OF_FORMAT_1[way]]
-        return self.intervals.get(group) or self.intervals[way]
+        return self.intervals.get(group) or self.intervals.get(way) or next(iter(self.intervals.values()))
 
     @property
     def train_months(self) -> list[str]:

@@ -2,9 +2,9 @@
 
 
 def model_name(taxi: str) -> str:
-    """The name of the registered model of one kind of taxis, and of its experiments.
+    """The name of the registered model of a feed, and of its experiments.
 
     Args:
-        taxi: ``green`` or ``yellow``.
+        taxi: The feed's name, see ``tripcast.taxi.feeds.FEEDS``.
     """
     return f"tripcast-{taxi}"

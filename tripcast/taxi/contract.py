@@ -6,6 +6,7 @@ what to do.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,23 +23,29 @@ from tripcast.errors import ContractError
 from tripcast.months import Month, MonthUsed
 from tripcast.storage.arrow import arrow_scalar, prefetch
 from tripcast.storage.files import parquet_writer, storage_errors
+from tripcast.taxi.feeds import FEEDS
 from tripcast.taxi.ingestion import Ingested, read_ingested
-from tripcast.taxi.trips import FARTHEST_MILES, LONGEST_MINUTES, SHORTEST_MINUTES, recorded_schema, trips_schema
+from tripcast.taxi.trips import FARTHEST_MILES, LONGEST_MINUTES, MILES, SHORTEST_MINUTES, recorded_schema, trips_schema
 from tripcast.taxi.zones import LAST_ZONE
 
 #: Odd, and without a pattern in its bits: 2 ** 64 divided by the golden ratio (Knuth, TAOCP 3, section 6.4).
 _MIXER = np.uint64(0x9E3779B97F4A7C15)
 
-_MINUTE = 60_000_000  # in microseconds, the unit of time in the files
+_SECOND, _MINUTE = 1_000_000, 60_000_000  # in microseconds, the unit of time in the files
 
 #: Why a row is set aside; a row that breaks several rules counts under the first.
 REASONS = {
     "unreadable_row": "no needed value can be read: a row with more or fewer fields than the header, for example",
     "missing_value": "a needed value is missing or unreadable",
+    "missing_zone": "a zone is missing or unreadable, as often in feeds that do not report all",
     "unknown_zone": f"zone outside 1..{LAST_ZONE}",
     "bad_distance": "distance negative or not finite",
     "bad_duration": f"duration outside {SHORTEST_MINUTES}..{LONGEST_MINUTES} minutes",
+    # Times without seconds are off by less than a minute, and an honest report is no further from them.
+    "contradiction": "the duration that is reported is negative, or a minute or more off that from pickup to drop-off",
 }
+
+_ZONES, _REPORT = ("pickup_zone", "dropoff_zone"), "reported_seconds"
 
 #: What is odd about a row that is kept; a row may carry several flags.
 FLAGS = {
@@ -66,8 +73,9 @@ class MonthRules:
     """When a whole month is refused. The published months that tripcast was built on keep far inside all of these.
 
     Attributes:
-        max_rejected_share: Greatest share of rows set aside. Published months lose 3 to 6 %, nearly all for their
-            duration; beyond a fifth, something is wrong with the file and not with the trips.
+        max_rejected_share: Greatest share of rows set aside, zones that a feed does not report left out of account.
+            Published months lose 3 to 6 %, nearly all for their duration; beyond a fifth, something is wrong with the
+            file and not with the trips.
         max_outside_share: Greatest share of kept trips with a pickup outside the month. Published months have
             less than 0.1 %; a file under a wrong month's name has nearly all.
         max_repeated_share: Greatest share of kept trips that repeat another one. Published months have less than 1 %,
@@ -142,9 +150,21 @@ class MonthCheck:
         return self.rows - self.rejected.total()
 
     @property
-    def rejected_share(self) -> float:
-        """Share of rows set aside, 0 to 1; 0 for a month without rows."""
-        return self.rejected.total() / self.rows if self.rows else 0.0
+    def bad(self) -> Counter[str]:
+        """Rows set aside that speak against the month, by reason."""
+        return speaking_against(self.ingested.taxi, self.rejected)
+
+    @property
+    def bad_share(self) -> float:
+        """Share of those among them and the kept, 0 to 1; 0 for a month without either."""
+        bad = self.bad.total()
+        return bad / (bad + self.kept) if bad else 0.0
+
+
+def speaking_against(taxi: str, rejected: Counter[str]) -> Counter[str]:
+    """Of rows set aside, by reason, those that speak against their month: not for zones that its feed often lacks."""
+    usual = "missing_zone" if FEEDS[taxi].zones_missing else None
+    return Counter({reason: count for reason, count in rejected.items() if reason != usual})
 
 
 def validate(
@@ -188,7 +208,7 @@ def move_test_month(check: MonthCheck, folder: Path) -> None:
 
 def _check(ingested: Ingested, kept_file: Path, rejected_file: Path) -> MonthCheck:
     check, repeats = MonthCheck(ingested, kept_file, rejected_file), _Repeats()
-    aside = recorded_schema().append(pa.field("reason", pa.string()))
+    aside = recorded_schema(ingested.taxi).append(pa.field("reason", pa.string()))
     with parquet_writer(kept_file, trips_schema()) as good, parquet_writer(rejected_file, aside) as bad:
         for kept, rejected in prefetch(map(sort_rows, read_ingested(ingested))):
             good.write_batch(kept)
@@ -206,20 +226,24 @@ def _check(ingested: Ingested, kept_file: Path, rejected_file: Path) -> MonthChe
 def sort_rows(batch: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch]:
     """Sort rows in ``recorded_schema`` by the contract.
 
+    A trip whose zones are not both known is no trip to learn from or to be judged on: whoever asks knows where they are
+    and where they want to go. And where a report of the duration contradicts the two times, nobody knows which is true.
+
     Returns:
         The good rows, in ``trips_schema``; and the rows set aside, as they are, with their ``reason``.
     """
-    rules = _rules()
-    good = pc.and_(pc.and_(rules["unknown_zone"](batch), rules["bad_distance"](batch)), rules["bad_duration"](batch))
+    rules = _rules(batch.schema.names)
     # A null in any of the columns makes this null too: that row is not good.
-    good = good.fill_null(arrow_scalar(False, pa.bool_()))
+    good = reduce(pc.and_, (rule(batch) for rule in rules.values())).fill_null(arrow_scalar(False, pa.bool_()))
     trips = batch.filter(good)
     kept = pa.record_batch(
         [
             trips["pickup_datetime"],
             trips["pickup_zone"].cast(pa.int16()),
             trips["dropoff_zone"].cast(pa.int16()),
-            trips["trip_distance_miles"],
+            trips[MILES]
+            if MILES in batch.schema.names
+            else pa.repeat(arrow_scalar(math.nan, pa.float64()), len(trips)),
             pc.divide(_duration(trips).cast(pa.float64()), arrow_scalar(_MINUTE, pa.float64())),
         ],
         schema=trips_schema(),
@@ -232,8 +256,14 @@ def sort_rows(batch: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch]:
     )
 
 
-def _rules() -> dict[str, Callable[[pa.RecordBatch], pa.BooleanArray]]:
-    """What a good row keeps, by the reason of a row that does not; null where a value is missing."""
+def _rules(columns: Sequence[str]) -> dict[str, Callable[[pa.RecordBatch], pa.BooleanArray]]:
+    """What a good row keeps, by the reason of a row that does not; null where a value is missing.
+
+    Args:
+        columns: Those that the rows have: there is no rule for what a feed does not say.
+    """
+    # Zones have a reason of their own, and a report is one more witness and no more.
+    needed = [column for column in columns if column not in (*_ZONES, _REPORT)]
 
     def between(values: pa.Array, first: int, last: int) -> pa.BooleanArray:
         return pc.and_(
@@ -241,18 +271,26 @@ def _rules() -> dict[str, Callable[[pa.RecordBatch], pa.BooleanArray]]:
             pc.less_equal(values, arrow_scalar(last, values.type)),
         )
 
-    return {
+    def agree(rows: pa.RecordBatch) -> pa.BooleanArray:
+        reported = rows[_REPORT].cast(pa.int64())
+        off = pc.abs(pc.subtract(pc.multiply(reported, arrow_scalar(_SECOND, pa.int64())), _duration(rows)))
+        return pc.and_(
+            pc.greater_equal(reported, arrow_scalar(0, pa.int64())), pc.less(off, arrow_scalar(_MINUTE, pa.int64()))
+        ).fill_null(arrow_scalar(True, pa.bool_()))
+
+    rules: dict[str, Callable[[pa.RecordBatch], pa.BooleanArray]] = {
         "unreadable_row": lambda rows: reduce(pc.or_, (column.is_valid() for column in rows.columns)),
-        "missing_value": lambda rows: reduce(pc.and_, (column.is_valid() for column in rows.columns)),
-        "unknown_zone": lambda rows: pc.and_(
-            between(rows["pickup_zone"], 1, LAST_ZONE), between(rows["dropoff_zone"], 1, LAST_ZONE)
-        ),
+        "missing_value": lambda rows: reduce(pc.and_, (rows[column].is_valid() for column in needed)),
+        "missing_zone": lambda rows: reduce(pc.and_, (rows[column].is_valid() for column in _ZONES)),
+        "unknown_zone": lambda rows: reduce(pc.and_, (between(rows[column], 1, LAST_ZONE) for column in _ZONES)),
         "bad_distance": lambda rows: pc.and_(
-            pc.greater_equal(rows["trip_distance_miles"], arrow_scalar(0, pa.float64())),
-            pc.is_finite(rows["trip_distance_miles"]),
+            pc.greater_equal(rows[MILES], arrow_scalar(0, pa.float64())), pc.is_finite(rows[MILES])
         ),
         "bad_duration": lambda rows: between(_duration(rows), SHORTEST_MINUTES * _MINUTE, LONGEST_MINUTES * _MINUTE),
+        "contradiction": agree,
     }
+    asked = {"bad_distance": MILES, "contradiction": _REPORT}
+    return {reason: rule for reason, rule in rules.items() if asked.get(reason) in (None, *columns)}
 
 
 def _duration(rows: pa.RecordBatch) -> pa.Int64Array:
@@ -340,17 +378,20 @@ def _refusal(check: MonthCheck, rules: MonthRules) -> str | None:
     where = f"{check.month} from {check.ingested.location}"
     if not check.rows:
         return f"{where} is empty: it has the right columns but no rows. Fetch it again, or leave the month out."
-    if check.rejected_share > rules.max_rejected_share:
-        reason, count = check.rejected.most_common(1)[0]
+    if check.bad_share > rules.max_rejected_share:
+        reason, count = check.bad.most_common(1)[0]
+        bad = check.bad.total()
         return (
-            f"{where} has too many bad rows: {check.rejected.total():,} of {check.rows:,} "
-            f"({check.rejected_share:.1%}, at most {rules.max_rejected_share:.1%} are allowed), most often {reason} "
+            f"{where} has too many bad rows: {bad:,} of {bad + check.kept:,} "
+            f"({check.bad_share:.1%}, at most {rules.max_rejected_share:.1%} are allowed), most often {reason} "
             f"({count:,}: {REASONS[reason]}). Look at them in {check.rejected_file}, then correct the month "
             "or leave it out."
         )
     if check.kept < rules.min_kept:
+        reason, count = check.rejected.most_common(1)[0]
+        aside = f" ({count:,} are set aside as {reason}: {REASONS[reason]})" if count else ""
         return (
-            f"{where} has too few trips: {check.kept:,} are left of {check.rows:,} rows, and at least "
+            f"{where} has too few trips: {check.kept:,} are left of {check.rows:,} rows{aside}, and at least "
             f"{rules.min_kept:,} are needed. Look for the whole month, or leave it out."
         )
     outside = check.flagged["outside_month"]

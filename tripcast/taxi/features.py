@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import copy
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from io import BytesIO
 from math import exp, log, nan
 from typing import Any
@@ -108,6 +108,11 @@ def has_plausible_distance(trips: Trips) -> npt.NDArray[np.bool_]:
     return (trips.trip_distance_miles > 0) & (trips.trip_distance_miles <= PLAUSIBLE_MILES)
 
 
+def have_distances(trips: Trips) -> bool:
+    """Whether recorded trips are of a feed that says how far they were: then each has a distance, plausible or not."""
+    return not np.isnan(trips.trip_distance_miles).all() or not len(trips)
+
+
 #: The index of each 16-bit number, negative ones at its end: one look-up instead of comparisons.
 _INDEX = np.where(np.arange(1 << 16) <= LAST_ZONE, np.arange(1 << 16), 0)
 
@@ -186,7 +191,8 @@ class Geography:
 
     Attributes:
         usual_miles: float16 (266, 266), from pickup to dropoff zone: the median of the pair's trips, drawn towards the
-            shortest way over other pairs, which stands in where a pair has no trips.
+            shortest way over other pairs, which stands in where a pair has no trips. Where no trip says how far it
+            was, the way along and across the avenues.
         places: float32 (266, 2), miles across and along the avenues. NaN for what is not a place, and then the usual
             miles stand in for those between places.
     """
@@ -197,6 +203,8 @@ class Geography:
     @classmethod
     def fit(cls, trips: Trips) -> Geography:
         """Learn from trips; those without a plausible distance are left out."""
+        if not have_distances(trips):
+            return cls(_by_avenues().astype(np.float16), _PLACES)
         trips = trips[has_plausible_distance(trips)]
         count, median = _medians(_pair(trips), trips.trip_distance_miles)
         count, median = count.reshape(_ZONES, _ZONES), median.reshape(_ZONES, _ZONES)
@@ -244,6 +252,13 @@ def _places() -> Matrix:
 
 
 _PLACES = _places()
+
+
+def _by_avenues() -> Floats:
+    """Miles along and across the avenues from zone to zone, (266, 266); the median of all where one is not a place."""
+    miles = np.abs(_PLACES[:, None] - _PLACES).sum(axis=2).astype(np.float64)
+    usual: Floats = np.where(np.isnan(miles), np.nanmedian(miles), np.maximum(miles, _NEAREST))
+    return usual
 
 
 @dataclass(frozen=True)
@@ -559,6 +574,8 @@ class OutOfFold:
         last = trips.pickup_datetime.max()
         self._recent = trips.pickup_datetime > last - np.timedelta64(RECENT_DAYS, "D")
         geography = Geography.fit(trips)
+        if not have_distances(trips):  # then each was as far as is usual
+            trips = replace(trips, trip_distance_miles=geography.usual_miles.ravel()[_pair(trips)].astype(np.float64))
         pace = PaceFit(trips, self._fold)
         self._parts = [FeatureTables(geography, pace.without(fold)) for fold in range(folds)]
         self.tables = FeatureTables(geography, pace.without(folds))

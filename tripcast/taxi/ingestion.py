@@ -20,12 +20,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tripcast.errors import ContractError, InvalidRequest, SourceError
+from tripcast.errors import ContractError, SourceError
 from tripcast.months import Month
 from tripcast.storage.arrow import arrow_scalar, prefetch
 from tripcast.storage.files import parquet_writer
 from tripcast.storage.store import Store
-from tripcast.taxi.sources import TAXIS, open_source
+from tripcast.taxi.feeds import FEEDS, Feed, find_feed
+from tripcast.taxi.sources import open_source
 from tripcast.taxi.sources.files import MOST_ROWS, open_month_file, too_many_rows
 from tripcast.taxi.sources.raw import RawMonth
 from tripcast.taxi.timestamps import WANTED, parse_times
@@ -49,7 +50,7 @@ class Ingested:
 
     Attributes:
         file: Typed parquet, see ``recorded_schema``. It carries all that is said here, so that the file is enough.
-        taxi: ``green`` or ``yellow``.
+        taxi: The feed's name.
         month: The month that was asked for; a file may hold other months' trips all the same.
         location: Where it came from: a URL, a path, or the simulated city's options.
         rows: Number of trip records.
@@ -107,12 +108,12 @@ def ingest(
 ) -> Ingested:
     """Bring one month of one taxi into the typed form, whatever types its source has this time.
 
-    Only the five columns that tripcast needs are read, and memory follows a batch, not the month. A value that cannot
+    Only the columns that tripcast needs are read, and memory follows a batch, not the month. A value that cannot
     be read as its column's type becomes null, for the contract to count; no row is left out.
 
     Args:
         source: Where months come from, see ``tripcast.taxi.sources.open_source``.
-        taxi: ``green`` or ``yellow``.
+        taxi: The feed's name, see ``tripcast.taxi.feeds.FEEDS``.
         month: The month to ingest.
         output: The typed parquet file to write. It appears whole or not at all.
         downloads: Folder that keeps what has to be downloaded.
@@ -125,14 +126,13 @@ def ingest(
         ContractError: If a column is missing or is of a wrong kind altogether.
         StorageError: If a file cannot be written.
     """
-    if taxi not in TAXIS:
-        raise InvalidRequest(f"There is no taxi '{taxi}': ask for {' or '.join(TAXIS)}.")
+    feed = find_feed(taxi)
     opened = open_source(source, downloads)
     if revision is not None and opened.revision(taxi, month) != revision:
-        raise SourceError(f"{month} of the {taxi} taxi in {source} has changed since this run was planned: run again.")
+        raise SourceError(f"{month} of the {feed.title} in {source} has changed since this run was planned: run again.")
     raw = opened.month(taxi, month)
-    content, rows = ContentHash(), 0
-    with parquet_writer(output, recorded_schema()) as writer:
+    content, rows = ContentHash(taxi), 0
+    with parquet_writer(output, recorded_schema(taxi)) as writer:
         for batch in prefetch(typed_batches(raw, taxi)):
             content.update(batch)
             writer.write_batch(batch)
@@ -154,10 +154,13 @@ class ContentHash:
     is cut into row groups. Each column is hashed by itself, over its values as little-endian numbers of fixed width:
     times as int64 microseconds since 1970, zones as int32, distances as float64; a null is the smallest number of an
     integer column, and NaN in a distance. The hash is that of the lines ``name type column-hash``.
+
+    Args:
+        taxi: The feed's name.
     """
 
-    def __init__(self) -> None:
-        self._columns = {field.name: (field.type, hashlib.sha256()) for field in recorded_schema()}
+    def __init__(self, taxi: str) -> None:
+        self._columns = {field.name: (field.type, hashlib.sha256()) for field in recorded_schema(taxi)}
 
     def update(self, batch: pa.RecordBatch) -> None:
         """Add the next rows, in ``recorded_schema``."""
@@ -186,9 +189,9 @@ def typed_batches(raw: RawMonth, taxi: str) -> Iterator[pa.RecordBatch]:
         SourceError: If the file turns out to be damaged.
         ContractError: If a column is missing, is of a wrong kind, or most of its values cannot be read as its type.
     """
-    columns = _find_columns(raw, taxi)
+    columns, schema = _find_columns(raw, taxi), recorded_schema(taxi)
     for batch in raw.read([column.raw_name for column in columns]):
-        yield pa.record_batch([column.read(batch[column.raw_name]) for column in columns], schema=recorded_schema())
+        yield pa.record_batch([column.read(batch[column.raw_name]) for column in columns], schema=schema)
     for column in columns:
         column.check()
     raw.remarks.extend(_remarks(columns, raw.location))
@@ -211,18 +214,12 @@ def look(raw: RawMonth, taxi: str) -> list[str]:
 
 def _find_columns(raw: RawMonth, taxi: str) -> list[_Column]:
     """The month's columns, in the order of ``recorded_schema``: by their names, but for case, blanks and such."""
-    meter = {"green": "lpep", "yellow": "tpep"}[taxi]
-    published = {
-        "pickup_datetime": f"{meter}_pickup_datetime",
-        "dropoff_datetime": f"{meter}_dropoff_datetime",
-        "pickup_zone": "PULocationID",
-        "dropoff_zone": "DOLocationID",
-        "trip_distance_miles": "trip_distance",
-    }
+    feed = find_feed(taxi)
+    _refuse_other_feeds(raw, feed)
     found: list[_Column] = []
     missing = []
-    for field in recorded_schema():
-        wanted = published[field.name]
+    for field in recorded_schema(taxi):
+        wanted = feed.columns[field.name]
         alike = [column for column in raw.columns if _letters(column) == _letters(wanted)]
         if len(alike) > 1:
             alike = [column for column in alike if column == wanted]
@@ -233,10 +230,21 @@ def _find_columns(raw: RawMonth, taxi: str) -> list[_Column]:
     if missing:
         there = ", ".join(column[:40] for column in raw.columns[:30])
         raise ContractError(
-            f"{raw.location} is not a month of the {taxi} taxi: it has no single column {' and no '.join(missing)}. "
+            f"{raw.location} is not a month of the {feed.title}: it has no single column {' and no '.join(missing)}. "
             f"Its columns are {there}. Correct the file, or ask for another month or taxi."
         )
     return found
+
+
+def _refuse_other_feeds(raw: RawMonth, feed: Feed) -> None:
+    """Name a file that is another feed's: its columns may do for this one's all the same."""
+    there = {_letters(column) for column in raw.columns}
+    of = [each for each in FEEDS.values() if each.mark and _letters(each.mark) in there]
+    if of and feed not in of:
+        raise ContractError(
+            f"{raw.location} is not a month of the {feed.title}, but of the {of[0].title}: it has the column "
+            f"{of[0].mark}. Name it as a month of {of[0].name}, and ask for that taxi; or put the right file there."
+        )
 
 
 def _letters(name: str) -> str:
@@ -434,4 +442,4 @@ def read_ingested(ingested: Ingested) -> Iterator[pa.RecordBatch]:
     Raises:
         SourceError: If the file is damaged.
     """
-    return open_month_file(ingested.file, str(ingested.file)).read(recorded_schema().names)
+    return open_month_file(ingested.file, str(ingested.file)).read(recorded_schema(ingested.taxi).names)

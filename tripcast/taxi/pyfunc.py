@@ -14,6 +14,7 @@ import numpy as np
 
 from tripcast.models import Model
 from tripcast.registry.registry import Flavour
+from tripcast.taxi.feeds import FEEDS
 from tripcast.taxi.trips import Trips
 from tripcast.taxi.zones import LAST_ZONE, UNKNOWN_ZONE
 
@@ -21,8 +22,13 @@ if TYPE_CHECKING:
     import pandas as pd
     from mlflow.models import ModelSignature
 
-#: The pickup time's column in the publisher's records, by taxi type.
-PICKUP_TIME = {"green": "lpep_pickup_datetime", "yellow": "tpep_pickup_datetime"}
+#: What a model looks at, and the types that MLflow has for it. Of these a feed's records have what the feed has.
+_INPUTS = {
+    "pickup_datetime": "datetime",
+    "pickup_zone": "long",
+    "dropoff_zone": "long",
+    "trip_distance_miles": "double",
+}
 
 
 class RawTripModel:
@@ -39,8 +45,8 @@ class RawTripModel:
         """Predict durations.
 
         Args:
-            raw: (n, >= 4) with the pickup time, ``PULocationID``, ``DOLocationID`` and ``trip_distance`` in miles, as
-                the publisher names them; other columns are ignored. A zone that does not exist counts as unknown.
+            raw: (n, >= 3) with the pickup time, the zones and, where the feed has one, the distance in miles, as the
+                publisher names them; other columns are ignored. A zone that does not exist counts as unknown.
             params: Ignored; part of MLflow's interface.
 
         Returns:
@@ -48,11 +54,14 @@ class RawTripModel:
         """
         import pandas as pd
 
+        feed = FEEDS[self.model.manifest.taxi]
         trips = Trips(
-            pickup_datetime=raw[PICKUP_TIME[self.model.manifest.taxi]].to_numpy("datetime64[us]"),
-            pickup_zone=_zones(raw["PULocationID"]),
-            dropoff_zone=_zones(raw["DOLocationID"]),
-            trip_distance_miles=raw["trip_distance"].to_numpy(np.float64, na_value=np.nan),
+            pickup_datetime=raw[feed.columns["pickup_datetime"]].to_numpy("datetime64[us]"),
+            pickup_zone=_zones(raw[feed.columns["pickup_zone"]]),
+            dropoff_zone=_zones(raw[feed.columns["dropoff_zone"]]),
+            trip_distance_miles=raw[feed.columns["trip_distance_miles"]].to_numpy(np.float64, na_value=np.nan)
+            if feed.has_distance
+            else np.full(len(raw), np.nan),
         )
         prediction = self.model.predict(trips)
         return pd.DataFrame(
@@ -79,7 +88,7 @@ def flavour(taxi: str) -> Flavour:
     """How a model of one kind of taxis is registered.
 
     Args:
-        taxi: ``green`` or ``yellow``.
+        taxi: The feed's name.
     """
     return Flavour(
         description="Taxi trip duration in minutes",
@@ -94,7 +103,8 @@ def _signature(taxi: str) -> ModelSignature:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
 
-    inputs = {PICKUP_TIME[taxi]: "datetime", "PULocationID": "long", "DOLocationID": "long", "trip_distance": "double"}
+    columns = FEEDS[taxi].columns
+    inputs = {columns[name]: kind for name, kind in _INPUTS.items() if name in columns}
     outputs = ("duration_minutes", "lower_minutes", "upper_minutes")
     return ModelSignature(
         Schema([ColSpec(type=kind, name=name) for name, kind in inputs.items()]),
@@ -106,11 +116,11 @@ def _input_example(taxi: str) -> pd.DataFrame:
     """One trip as the publisher records it: East Harlem to the Upper East Side on a weekday morning."""
     import pandas as pd
 
-    return pd.DataFrame(
-        {
-            PICKUP_TIME[taxi]: pd.to_datetime(["2021-02-10T08:15:00"]),
-            "PULocationID": [74],
-            "DOLocationID": [236],
-            "trip_distance": [2.3],
-        }
-    )
+    example = {
+        "pickup_datetime": pd.to_datetime(["2021-02-10T08:15:00"]),
+        "pickup_zone": [74],
+        "dropoff_zone": [236],
+        "trip_distance_miles": [2.3],
+    }
+    columns = FEEDS[taxi].columns
+    return pd.DataFrame({columns[name]: value for name, value in example.items() if name in columns})

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl
@@ -32,6 +32,7 @@ import pyarrow as pa
 
 from tripcast.errors import InvalidRequest
 from tripcast.months import Month
+from tripcast.taxi.feeds import FEEDS, find_feed
 from tripcast.taxi.trips import FARTHEST_MILES, LONGEST_MINUTES, SHORTEST_MINUTES, Trips
 from tripcast.taxi.zones import AIRPORTS, LAST_ZONE, PLACES, ZONES
 
@@ -44,7 +45,8 @@ def _schema(columns: str) -> pa.Schema:
     return pa.schema([(name, pa.type_for_alias(kind)) for name, kind in map(str.split, columns.split(","))])
 
 
-#: The columns of a published month, by taxi type: names, order and types of the publisher's parquet files of 2021.
+#: The columns of a published month, by feed: names, order and types of the publisher's parquet files of 2021. Those of
+#: for-hire vehicles are as others describe them: no file of theirs was at hand.
 SCHEMAS: Mapping[str, pa.Schema] = {
     "green": _schema(
         "VendorID int64, lpep_pickup_datetime timestamp[us], lpep_dropoff_datetime timestamp[us], "
@@ -59,6 +61,18 @@ SCHEMAS: Mapping[str, pa.Schema] = {
         "PULocationID int64, DOLocationID int64, payment_type int64, fare_amount double, extra double, "
         "mta_tax double, tip_amount double, tolls_amount double, improvement_surcharge double, total_amount double, "
         "congestion_surcharge double, airport_fee double"
+    ),
+    "fhvhv": _schema(
+        "hvfhs_license_num string, dispatching_base_num string, originating_base_num string, "
+        "request_datetime timestamp[us], on_scene_datetime timestamp[us], pickup_datetime timestamp[us], "
+        "dropoff_datetime timestamp[us], PULocationID int64, DOLocationID int64, trip_miles double, trip_time int64, "
+        "base_passenger_fare double, tolls double, bcf double, sales_tax double, congestion_surcharge double, "
+        "airport_fee double, tips double, driver_pay double, shared_request_flag string, shared_match_flag string, "
+        "access_a_ride_flag string, wav_request_flag string, wav_match_flag string"
+    ),
+    "fhv": _schema(
+        "dispatching_base_num string, pickup_datetime timestamp[us], dropOff_datetime timestamp[us], "
+        "PUlocationID double, DOlocationID double, SR_Flag int32, Affiliated_base_number string"
     ),
 }
 
@@ -168,52 +182,70 @@ _NEW_ZONE_PACE = 1.5
 
 
 class _Fleet(NamedTuple):
-    """One type of taxi.
+    """The vehicles of one feed.
 
     Attributes:
         key: What makes its chance its own.
+        trips: Rows in a month if nothing else is asked for: enough to train on, and far fewer than are published.
         boroughs: Share of its pickups by borough.
         airports: Share of its pickups at John F. Kennedy and LaGuardia, beside those.
         hails_from: Miles up Manhattan's avenues, from Times Square, where it may be hailed.
-        dispatched: Share of trips ordered from a base.
-        left_empty: The fields that are empty in the record of such a trip.
-        meter: What the names of its times begin with.
         surcharge: Dollars for a trip that touches Manhattan.
+        dispatched: Of taxis, the share of trips ordered from a base.
+        left_empty: The fields that are empty in the record of such a trip.
     """
 
     key: int
+    trips: int
     boroughs: Mapping[str, float]
     airports: float
     hails_from: float
-    dispatched: float
-    left_empty: tuple[str, ...]
-    meter: str
     surcharge: float
+    dispatched: float = 0.0
+    left_empty: tuple[str, ...] = ()
 
 
 _LEFT_EMPTY = ("store_and_fwd_flag", "RatecodeID", "passenger_count", "congestion_surcharge")
 _FLEETS = {
     "green": _Fleet(
         key=1,
+        trips=60_000,
         boroughs={"Manhattan": 0.42, "Brooklyn": 0.25, "Queens": 0.19, "Bronx": 0.12, "Staten Island": 0.004,
                   "Unknown": 0.002, "Outside": 0.001, "EWR": 0.0},
         airports=0.003,
         hails_from=2.75,
         dispatched=0.3,
         left_empty=(*_LEFT_EMPTY, "payment_type", "trip_type"),
-        meter="lpep",
         surcharge=2.75,
     ),
     "yellow": _Fleet(
         key=2,
+        trips=60_000,
         boroughs={"Manhattan": 0.90, "Brooklyn": 0.02, "Queens": 0.015, "Bronx": 0.003, "Staten Island": 0.0002,
                   "Unknown": 0.005, "Outside": 0.001, "EWR": 0.0001},
         airports=0.06,
         hails_from=-math.inf,
         dispatched=0.07,
         left_empty=(*_LEFT_EMPTY, "airport_fee"),
-        meter="tpep",
         surcharge=2.5,
+    ),
+    "fhvhv": _Fleet(
+        key=3,
+        trips=200_000,
+        boroughs={"Manhattan": 0.42, "Brooklyn": 0.26, "Queens": 0.17, "Bronx": 0.12, "Staten Island": 0.012,
+                  "Unknown": 0.0001, "Outside": 0.0, "EWR": 0.0},
+        airports=0.04,
+        hails_from=-math.inf,
+        surcharge=2.75,
+    ),
+    "fhv": _Fleet(
+        key=4,
+        trips=200_000,
+        boroughs={"Manhattan": 0.2, "Brooklyn": 0.27, "Queens": 0.23, "Bronx": 0.21, "Staten Island": 0.05,
+                  "Unknown": 0.01, "Outside": 0.005, "EWR": 0.001},
+        airports=0.03,
+        hails_from=-math.inf,
+        surcharge=0.0,
     ),
 }  # fmt: skip
 
@@ -227,6 +259,11 @@ _ZERO_DISTANCE = 0.022
 _ZERO_DISTANCE_IF_SHORT = 0.62
 _ABSURD_DISTANCE = 0.0007
 _ABSURD_MILES = 250_000.0
+#: Reports of a duration that the two times contradict, and records of for-hire vehicles without a pickup and without a
+#: dropoff zone. These are invented.
+_CONTRADICTION = 0.002
+_NO_PICKUP_ZONE = 0.8
+_NO_DROPOFF_ZONE = 0.15
 
 #: Rows drawn at a time: bounds the memory.
 _BATCH_ROWS = 1 << 17
@@ -301,7 +338,7 @@ class City:
 
     Attributes:
         seed: Which city: places, popularity, pace and chance all follow from it.
-        trips: Rows in a month.
+        trips: Rows in a month; None for as many as the feed's fleet has, see ``_FLEETS``.
         slower_streets: All traffic, strength: speed as a factor (0.75 if not given).
         closed_bridge: The busiest bridge is closed and routes lead round it, strength: how many times as long the
             queue is at every other bridge (3).
@@ -310,7 +347,7 @@ class City:
     """
 
     seed: int = 42
-    trips: int = 60_000
+    trips: int | None = None
     slower_streets: Drift | None = None
     closed_bridge: Drift | None = None
     new_zones: Drift | None = None
@@ -319,7 +356,7 @@ class City:
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise InvalidRequest(f"The seed of a simulated city is {self.seed}: give 0 or more.")
-        if self.trips < 1:
+        if self.trips is not None and self.trips < 1:
             raise InvalidRequest(f"A simulated month of {self.trips} trips is empty: give 1 or more.")
         for name, kind in _DRIFT_KINDS.items():
             drift: Drift | None = getattr(self, name)
@@ -354,7 +391,7 @@ class City:
         """Every row of a month as the publisher would write it, in order of pickup, a batch at a time.
 
         Args:
-            taxi: ``green`` or ``yellow``.
+            taxi: The feed's name, see ``tripcast.taxi.feeds.FEEDS``.
             month: The month.
 
         Raises:
@@ -397,7 +434,7 @@ class City:
         month, so it carries no sampling error of the durations themselves.
 
         Args:
-            taxi: ``green`` or ``yellow``.
+            taxi: The feed's name, see ``tripcast.taxi.feeds.FEEDS``.
             month: The month.
 
         Raises:
@@ -406,6 +443,8 @@ class City:
         variance, kept = 0.0, 0
         for trips in self._draw(_fleet(taxi), month):
             trips = trips[_is_kept(trips)]
+            if not FEEDS[taxi].has_distance:
+                trips = replace(trips, trip_distance_miles=np.full(len(trips), np.nan))
             total, first, second = self._kept_moments(month, trips)
             variance += float(np.sum(second / total - (first / total) ** 2))
             kept += len(trips)
@@ -426,13 +465,16 @@ class City:
 
     def _draw(self, fleet: _Fleet, month: Month) -> Iterator[Trips]:
         """Draws the trips of a month, dirt included: recorded distances and durations."""
+        rows_of_month = self.trips or fleet.trips
         hours = np.arange(month.start, month.end, np.timedelta64(1, "h"))
         demand = _WEEK.demand[_hour_of_week(hours)]
-        trips_until = self._chance(fleet, month, 0, purpose=2).multinomial(self.trips, demand / demand.sum()).cumsum()
+        trips_until = (
+            self._chance(fleet, month, 0, purpose=2).multinomial(rows_of_month, demand / demand.sum()).cumsum()
+        )
         choice = self._choice_of_zones(fleet, month)
-        for number, start in enumerate(range(0, self.trips, _BATCH_ROWS)):
+        for number, start in enumerate(range(0, rows_of_month, _BATCH_ROWS)):
             rng = self._chance(fleet, month, number, purpose=0)
-            n = min(_BATCH_ROWS, self.trips - start)
+            n = min(_BATCH_ROWS, rows_of_month - start)
             second = 3600 * np.searchsorted(trips_until, np.arange(start, start + n), side="right")
             pickup = month.start + np.sort(second + rng.integers(3600, size=n)).astype("timedelta64[s]")
             if number == 0:  # a clock that is late, and one that was reset: never more than two rows
@@ -524,51 +566,127 @@ class City:
     def _record(self, taxi: str, month: Month, trips: Trips, rng: np.random.Generator) -> pa.RecordBatch:
         """Writes trips down as the publisher does; what a model may not look at is plausible and no more."""
         assert trips.duration_minutes is not None
-        n, town, fleet = len(trips), _town(self.seed), _FLEETS[taxi]
-        zone, to_zone = trips.pickup_zone.astype(np.int64), trips.dropoff_zone.astype(np.int64)
+        n, feed = len(trips), FEEDS[taxi]
         miles, minutes = trips.trip_distance_miles.copy(), trips.duration_minutes.copy()
 
-        # Bad rows come in three kinds: the meter never ran, the distance is negative, the place is missing.
+        # Bad rows come in three kinds: the meter never ran, the distance is negative, the place is missing. Where a
+        # feed has no distances, and often no places, there is the first kind alone.
         bad = np.where(rng.random(n) < self._strength("bad_rows", month), rng.integers(1, 4, size=n), 0)
+        if not feed.has_distance:
+            bad = np.minimum(bad, 1)
         minutes[bad == 1] = 0
         miles[bad == 2] = -1 - miles[bad == 2]
 
+        trips = replace(trips, trip_distance_miles=miles, duration_minutes=minutes)
+        duration = np.rint(60 * minutes).astype(np.int64)
+        read = {
+            "pickup_datetime": trips.pickup_datetime,
+            "dropoff_datetime": trips.pickup_datetime + duration.astype("timedelta64[s]"),
+            "pickup_zone": trips.pickup_zone.astype(np.int64),
+            "dropoff_zone": trips.dropoff_zone.astype(np.int64),
+            "trip_distance_miles": miles,
+            "reported_seconds": duration,
+        }
+        values: dict[str, npt.NDArray[Any]] = {
+            feed.columns[name]: column for name, column in read.items() if name in feed.columns
+        }
+        empty = {feed.columns["dropoff_zone"]: bad == 3} if feed.has_distance else {}
+        record = {"fhvhv": self._record_of_app, "fhv": self._record_of_base}.get(taxi, self._record_of_meter)
+        others, also_empty = record(taxi, month, trips, rng)
+        values, empty = values | others, also_empty | empty
+        columns = [
+            _arrow(values[field.name], field.type, empty.get(field.name))
+            if field.name in values
+            else pa.nulls(n, field.type)
+            for field in SCHEMAS[taxi]
+        ]
+        return pa.RecordBatch.from_arrays(columns, schema=SCHEMAS[taxi])
+
+    def _record_of_meter(self, taxi: str, month: Month, trips: Trips, rng: np.random.Generator) -> _Columns:
+        """What a taxi's meter and its driver write down beside."""
+        n, fleet = len(trips), _FLEETS[taxi]
         dispatched = rng.random(n) < fleet.dispatched
         negotiated = rng.random(n) < 0.03
         payment = np.where(rng.random(n) < 0.6, 1, 2)
-        # The tariff of 2021: 2.50 dollars, 2.50 a mile, 0.50 a minute in slow traffic (taken as every fourth).
-        fare = (2.5 + 2.5 * self._route_miles(month)[zone, to_zone] + 0.125 * minutes).round(1)
-        manhattan = town.borough == "Manhattan"
+        fare, tolls, surcharge = self._fare(fleet, month, trips)
         dollars = {
             "fare_amount": fare,
             "extra": _WEEK.extra[_hour_of_week(trips.pickup_datetime)],
             "mta_tax": np.full(n, 0.5),
             "tip_amount": np.where(payment == 1, 0.2 * fare, 0).round(2),
-            "tolls_amount": np.where(town.land[zone] != town.land[to_zone], 6.12, 0.0),
+            "tolls_amount": tolls,
             "improvement_surcharge": np.full(n, 0.3),
-            "congestion_surcharge": np.where(manhattan[zone] | manhattan[to_zone], fleet.surcharge, 0.0),
+            "congestion_surcharge": surcharge,
         }
         values: dict[str, npt.NDArray[Any]] = dollars | {
             "VendorID": np.where(rng.random(n) < 0.1, 1, 2),
-            f"{fleet.meter}_pickup_datetime": trips.pickup_datetime,
-            f"{fleet.meter}_dropoff_datetime": trips.pickup_datetime + np.rint(60 * minutes).astype("timedelta64[s]"),
-            "store_and_fwd_flag": np.where(rng.random(n) < 0.006, ord("Y"), ord("N")).astype(np.uint8),
+            "store_and_fwd_flag": _flags(rng.random(n) < 0.006),
             "RatecodeID": np.where(negotiated, 5.0, 1.0),
-            "PULocationID": zone,
-            "DOLocationID": to_zone,
             "passenger_count": rng.choice([1.0, 2.0, 3.0, 5.0, 6.0], n, p=[0.87, 0.08, 0.02, 0.02, 0.01]),
-            "trip_distance": miles,
             "total_amount": np.sum(list(dollars.values()), axis=0).round(2),
             "payment_type": payment.astype(np.float64) if taxi == "green" else np.where(dispatched, 0, payment),
             "trip_type": np.where(negotiated, 2.0, 1.0),
-            "airport_fee": np.where(np.isin(zone, list(_TAXI_STANDS)), 1.25, 0.0),
+            "airport_fee": np.where(np.isin(trips.pickup_zone, list(_TAXI_STANDS)), 1.25, 0.0),
         }
-        empty = dict.fromkeys(fleet.left_empty, dispatched) | {"DOLocationID": bad == 3}
-        columns = [
-            _arrow(values[field.name], field.type, empty.get(field.name)) if field.name in values else pa.nulls(n)
-            for field in SCHEMAS[taxi]
-        ]
-        return pa.RecordBatch.from_arrays(columns, schema=SCHEMAS[taxi])
+        return values, dict.fromkeys(fleet.left_empty, dispatched)
+
+    def _record_of_app(self, taxi: str, month: Month, trips: Trips, rng: np.random.Generator) -> _Columns:
+        """What a high-volume company reports beside: of two, one does not say when the car was there."""
+        n = len(trips)
+        assert trips.duration_minutes is not None
+        second = rng.random(n) < 0.27
+        seconds = np.rint(60 * trips.duration_minutes).astype(np.int64)
+        wrong = rng.random(n)
+        seconds = np.where(wrong < _CONTRADICTION / 2, -seconds - 60, seconds)
+        seconds = np.where(wrong > 1 - _CONTRADICTION / 2, 2 * seconds + 60, seconds)
+        arrived = trips.pickup_datetime - rng.integers(1, 300, n).astype("timedelta64[s]")
+        fare, tolls, surcharge = self._fare(_FLEETS[taxi], month, trips)
+        values: dict[str, npt.NDArray[Any]] = {
+            "hvfhs_license_num": np.where(second, "HV0005", "HV0003"),
+            "dispatching_base_num": np.where(second, "B03406", "B03404"),
+            "originating_base_num": np.full(n, "B03404"),
+            "request_datetime": arrived - rng.integers(60, 900, n).astype("timedelta64[s]"),
+            "on_scene_datetime": arrived,
+            "trip_time": seconds,
+            "base_passenger_fare": fare,
+            "tolls": tolls,
+            "bcf": (0.03 * fare).round(2),
+            "sales_tax": (0.08875 * fare).round(2),
+            "congestion_surcharge": surcharge,
+            "airport_fee": np.where(np.isin(trips.pickup_zone, list(AIRPORTS)), 2.5, 0.0),
+            "tips": np.where(rng.random(n) < 0.2, 0.2 * fare, 0).round(2),
+            "driver_pay": (0.75 * fare).round(2),
+        }
+        flags = ("shared_request", "shared_match", "access_a_ride", "wav_request", "wav_match")
+        values |= {f"{name}_flag": _flags(rng.random(n) < 0.01) for name in flags}
+        return values, dict.fromkeys(("originating_base_num", "on_scene_datetime"), second)
+
+    def _record_of_base(self, taxi: str, month: Month, trips: Trips, rng: np.random.Generator) -> _Columns:
+        """What a base reports beside; many do not say from where to where."""
+        n = len(trips)
+        base = np.char.add("B", np.char.zfill(rng.integers(1, 3000, n).astype(str), 5))
+        columns = FEEDS[taxi].columns
+        return {"dispatching_base_num": base, "Affiliated_base_number": base}, {
+            columns["pickup_zone"]: rng.random(n) < _NO_PICKUP_ZONE,
+            columns["dropoff_zone"]: rng.random(n) < _NO_DROPOFF_ZONE,
+        }
+
+    def _fare(self, fleet: _Fleet, month: Month, trips: Trips) -> tuple[Floats, Floats, Floats]:
+        """Each trip's fare, tolls and congestion surcharge, in dollars."""
+        town, minutes = _town(self.seed), trips.duration_minutes
+        assert minutes is not None
+        zone, to_zone = trips.pickup_zone, trips.dropoff_zone
+        manhattan = town.borough == "Manhattan"
+        # The tariff of 2021: 2.50 dollars, 2.50 a mile, 0.50 a minute in slow traffic (taken as every fourth).
+        return (
+            (2.5 + 2.5 * self._route_miles(month)[zone, to_zone] + 0.125 * minutes).round(1),
+            np.where(town.land[zone] != town.land[to_zone], 6.12, 0.0),
+            np.where(manhattan[zone] | manhattan[to_zone], fleet.surcharge, 0.0),
+        )
+
+
+#: Columns of a record by the publisher's names, and where they are empty.
+_Columns = tuple[dict[str, npt.NDArray[Any]], dict[str, npt.NDArray[np.bool_]]]
 
 
 class _Week(NamedTuple):
@@ -689,11 +807,18 @@ def _truncated_moments(median: Floats) -> Floats:
 
 
 def _arrow(values: npt.NDArray[Any], kind: pa.DataType, empty: npt.NDArray[np.bool_] | None) -> pa.Array:
-    """A column from its values (letters, for text) and where it is empty. `pyarrow.array` would import pandas."""
+    """A column from its values, texts of one length, and where it is empty. `pyarrow.array` would import pandas."""
     buffers = [None if empty is None else pa.py_buffer(np.packbits(~empty, bitorder="little"))]
     if kind == pa.string():
-        buffers.append(pa.py_buffer(np.arange(len(values) + 1, dtype=np.int32)))
+        values = values.astype(np.bytes_)
+        buffers.append(pa.py_buffer(np.arange(len(values) + 1, dtype=np.int32) * values.itemsize))
+    elif kind == pa.float64():
+        values = values.astype(np.float64, copy=False)
     return pa.Array.from_buffers(kind, len(values), [*buffers, pa.py_buffer(values)])
+
+
+def _flags(yes: npt.NDArray[np.bool_]) -> npt.NDArray[np.bytes_]:
+    return np.where(yes, b"Y", b"N")
 
 
 def _is_kept(trips: Trips) -> npt.NDArray[np.bool_]:
@@ -707,9 +832,7 @@ def _hour_of_week(moment: npt.NDArray[np.datetime64]) -> Integers:
 
 
 def _fleet(taxi: str) -> _Fleet:
-    if taxi not in _FLEETS:
-        raise InvalidRequest(f"There is no taxi '{taxi}' in a simulated city: choose {' or '.join(_FLEETS)}.")
-    return _FLEETS[taxi]
+    return _FLEETS[find_feed(taxi).name]
 
 
 def _number(kind: type[_N], text: str, what: str) -> _N:

@@ -10,11 +10,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from tripcast.taxi.feeds import FEEDS
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
+#: The column that not every feed has.
+MILES = "trip_distance_miles"
+
 #: What is known when a trip begins: all that a model may look at.
-PICKUP_COLUMNS = ("pickup_datetime", "pickup_zone", "dropoff_zone", "trip_distance_miles")
+PICKUP_COLUMNS = ("pickup_datetime", "pickup_zone", "dropoff_zone", MILES)
 
 #: What a model predicts, in minutes.
 TARGET = "duration_minutes"
@@ -26,22 +31,26 @@ SHORTEST_MINUTES, LONGEST_MINUTES = 1, 60
 FARTHEST_MILES = 100
 
 
-def recorded_schema() -> pa.Schema:
+def recorded_schema(taxi: str) -> pa.Schema:
     """The trip record as ingested: one type a column whatever the month had, every value nullable, no row removed.
 
     Times are New York local time; zones are numbers as recorded, valid or not; distances are as the meter had them.
+    ``reported_seconds`` is a trip's duration as the company says it, beside its two times.
+
+    Args:
+        taxi: The feed's name, see ``tripcast.taxi.feeds.FEEDS``; its columns are those that the feed has.
     """
     import pyarrow as pa
 
-    return pa.schema(
-        {
-            "pickup_datetime": pa.timestamp("us"),
-            "dropoff_datetime": pa.timestamp("us"),
-            "pickup_zone": pa.int32(),
-            "dropoff_zone": pa.int32(),
-            "trip_distance_miles": pa.float64(),
-        }
-    )
+    kinds = {
+        "pickup_datetime": pa.timestamp("us"),
+        "dropoff_datetime": pa.timestamp("us"),
+        "pickup_zone": pa.int32(),
+        "dropoff_zone": pa.int32(),
+        "trip_distance_miles": pa.float64(),
+        "reported_seconds": pa.int32(),
+    }
+    return pa.schema({name: kind for name, kind in kinds.items() if name in FEEDS[taxi].columns})
 
 
 def trips_schema() -> pa.Schema:
@@ -83,7 +92,8 @@ class Trips:
         pickup_datetime: datetime64[us] (n,), New York local time.
         pickup_zone: int16 (n,), taxi zone number 1 to 265.
         dropoff_zone: int16 (n,), taxi zone number 1 to 265.
-        trip_distance_miles: float64 (n,), as the meter recorded it; dirty: zeros and absurd values occur.
+        trip_distance_miles: float64 (n,), as the meter recorded it; dirty: zeros and absurd values occur. NaN, all of
+            them, where the feed has no distance.
         duration_minutes: float64 (n,), the truth; None where the trip has not ended yet.
     """
 

@@ -5,6 +5,8 @@
 - ``metered``: the meter's reading, known when the trip has ended. No rider can give it; records of ended trips have it,
   and the notebook whose figures tripcast reproduces was judged with it.
 
+Of a feed that says nothing of distances there is the first way alone.
+
 Each way has an error of its own, and an interval of its own.
 """
 
@@ -15,7 +17,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from tripcast.taxi.features import PLAUSIBLE_MILES, has_plausible_distance
+from tripcast.taxi.features import PLAUSIBLE_MILES, has_plausible_distance, have_distances
 from tripcast.taxi.trips import Trips
 
 Floats = npt.NDArray[np.float64]
@@ -53,8 +55,13 @@ def ways_of(trips: Trips, metered: bool) -> npt.NDArray[np.str_]:
     return np.where(has_plausible_distance(trips), METERED if metered else PLANNED, ZONES_ONLY)
 
 
+def recorded_way(trips: Trips) -> str:
+    """In which way recorded trips are known: with the meter, or by zones and time where their feed has no distances."""
+    return METERED if have_distances(trips) else ZONES_ONLY
+
+
 def as_asked(trips: Trips) -> dict[str, Trips]:
-    """The same recorded trips as they would have been asked for in each way, by the way.
+    """The same recorded trips as they would have been asked for in each way, by the way; the last is the recorded one.
 
     A plan is the recorded distance times a lognormal error that depends on the trip alone, so that the same trip has
     the same plan wherever and whenever it is looked at.
@@ -62,6 +69,8 @@ def as_asked(trips: Trips) -> dict[str, Trips]:
     Args:
         trips: Ended trips, n, with metered distances; one that is implausible stays as it is.
     """
+    if recorded_way(trips) == ZONES_ONLY:
+        return {ZONES_ONLY: trips}
     return {
         ZONES_ONLY: replace(trips, trip_distance_miles=np.full(len(trips), np.nan)),
         PLANNED: replace(

@@ -15,5 +15,9 @@ def ways_of(trips, metered):
     return np.full(len(trips), METERED)
 
 
+def recorded_way(trips) -> str:
+    return METERED
+
+
 def as_asked(trips):
     return {METERED: trips}

@@ -3,7 +3,8 @@
 There is a booster for each way of asking, for a distance says so much that trees grown with it hardly look at anything
 else. One looks at the distance as the meter shows it. One has learned from plans, which are somewhat wrong, and says
 that more miles never mean fewer minutes; of a meter's reading that is not so, for one that is far too short is a broken
-meter's. And one looks at zones and time alone, and answers those who know no distance.
+meter's. And one looks at zones and time alone, and answers those who know no distance. Where trips are recorded without
+a distance the first booster is such a one, and answers everybody.
 """
 
 from __future__ import annotations
@@ -179,7 +180,7 @@ class HoldoutFit:
         trees = boosting.boost(self.earlier, parameters)
         predicted = Booster(trees, FEATURES).predict(self.later, threads=0)
         rmse = float(np.sqrt(np.mean((predicted - self.actual) ** 2)))
-        levels = {METERED: _level(predicted, self.actual), **self.levels}
+        levels = {**dict.fromkeys(_LEVELS, _level(predicted, self.actual)), **self.levels}
         return Boosted(self.tables, _boosters({METERED: trees, **self.others}), levels), rmse
 
 
@@ -189,14 +190,17 @@ def _level(predicted: Floats, actual: Floats) -> float:
 
 
 def _boost_others(features: OutOfFold, trips: Trips) -> dict[str, bytes]:
-    """The trees of the ways that riders ask in.
+    """The trees of the ways that riders ask in; none where trips are recorded as riders ask for them.
 
     Both are grown on planned distances, though those of zones and time look at none: each dataset costs.
     """
     from tripcast.taxi.candidates import boosting
 
     assert trips.duration_minutes is not None
-    data = boosting.dataset(features.asked_as(as_asked(trips)[PLANNED]), trips.duration_minutes)
+    asked = as_asked(trips)
+    if PLANNED not in asked:
+        return {}
+    data = boosting.dataset(features.asked_as(asked[PLANNED]), trips.duration_minutes)
     return {
         PLANNED: boosting.boost_for_plans(data, _PLANNED_DEFAULTS),
         ZONES_ONLY: boosting.boost_without_distance(data, _ZONES_DEFAULTS),
@@ -204,10 +208,10 @@ def _boost_others(features: OutOfFold, trips: Trips) -> dict[str, bytes]:
 
 
 def _boosters(trees: Mapping[str, bytes]) -> dict[str, Booster]:
-    """Boosters that share a row, that of metered distances first."""
+    """Boosters that share a row, that of metered distances first; it answers where a way has none of its own."""
     metered = Booster(trees[METERED], FEATURES)
     others = {way: Booster(text, FEATURES, shares=metered) for way, text in trees.items() if way != METERED}
-    return {METERED: metered, **others}
+    return {**dict.fromkeys(_FILES, metered), **others}
 
 
 def fit_holdout(earlier: Trips, later: Trips, search: Search) -> tuple[Boosted, dict[str, Any]]:
@@ -239,10 +243,9 @@ def load(files: Mapping[str, bytes], parameters: Mapping[str, Any]) -> Boosted:
         ValueError: If one cannot be read.
     """
     found = {way: files[name] for way, name in _FILES.items() if name in files or way == METERED}
-    boosters = _boosters(found)
     level = parameters[_LEVELS[METERED]]
     return Boosted(
         FeatureTables.load(files),
-        {way: boosters.get(way, boosters[METERED]) for way in _FILES},
+        _boosters(found),
         {way: parameters.get(name, level) for way, name in _LEVELS.items()},
     )

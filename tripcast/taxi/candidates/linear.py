@@ -2,7 +2,7 @@
 
 One coefficient for each pair of zones seen in training (the notebook's one-hot ``PU_DO``), one for the distance as
 recorded, and an intercept. A pair that was not seen adds nothing. The notebook is never asked without a distance; where
-this model is, the pair's mean distance stands in.
+this model is, the pair's mean distance stands in. Where no trip that it learned from has one, zones are all there is.
 
 The solver is part of the yardstick. On a sparse matrix scikit-learn's LinearRegression is LSQR, and absurd distances
 make it stop short of the least squares: on 2021-01 and 2021-02 an exact solution has an RMSE of 7.48 minutes where the
@@ -121,7 +121,7 @@ def fit(trips: Trips, parameters: Mapping[str, Any]) -> Linear:
     seen = np.flatnonzero(np.bincount(pairs))
     # Two entries a row, its pair's one and its distance: the sparse matrix is written down directly, since turning
     # each trip into a dictionary (scikit-learn's DictVectorizer) takes ten times as long.
-    values = np.column_stack([np.ones(len(trips)), trips.trip_distance_miles])
+    values = np.column_stack([np.ones(len(trips)), np.nan_to_num(trips.trip_distance_miles)])
     columns = np.column_stack([np.searchsorted(seen, pairs), np.full(len(trips), len(seen))]).astype(np.int32)
     starts = np.arange(0, 2 * len(trips) + 1, 2, dtype=np.int32)
     matrix = csr_array((values.ravel(), columns.ravel(), starts), shape=(len(trips), len(seen) + 1))

@@ -13,9 +13,6 @@ from tripcast.taxi.sources.raw import RawMonth
 from tripcast.taxi.sources.s3 import S3
 from tripcast.taxi.sources.tlc import TLC
 
-#: The taxis whose months can be had: street-hail liveries outside of central Manhattan, and the medallion taxis.
-TAXIS = ("green", "yellow")
-
 
 class Source(Protocol):
     """Anything that months of trip records can be had from."""

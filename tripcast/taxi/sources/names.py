@@ -8,18 +8,19 @@ from pathlib import PurePosixPath
 
 from tripcast.errors import SourceError
 from tripcast.months import Month
+from tripcast.taxi.feeds import FEEDS, Feed
 
 #: The forms in which a month may be there, the preferred one first.
 ENDINGS = (".parquet", ".csv", ".csv.gz")
 
-#: Words in a path that say that it is about other cars.
-_CARS = ("green", "yellow", "fhv", "fhvhv")
+#: The feeds that a path is about by its words, "fhvhv" before "fhv".
+_FEEDS = re.compile("|".join(sorted(FEEDS, key=len, reverse=True)))
 
 
 def month_file(names: Iterable[str], taxi: str, month: Month) -> str | None:
     """The name, among those that are there, under which a month is published; None if it is not there."""
     there = set(names)
-    return next((name for ending in ENDINGS if (name := f"{taxi}_tripdata_{month}{ending}") in there), None)
+    return next((name for ending in ENDINGS if (name := f"{FEEDS[taxi].file(month)}{ending}") in there), None)
 
 
 def parts_of(names: Iterable[str], location: str) -> list[str]:
@@ -59,39 +60,38 @@ def missing_month(names: Sequence[str], taxi: str, month: Month, where: str) -> 
 
     Args:
         names: The paths that are there, relative to the place; in folders, too.
-        taxi: ``green`` or ``yellow``.
+        taxi: The feed's name.
         month: The month.
         where: The place.
     """
-    alike = _alike(names, taxi, month)
+    feed = FEEDS[taxi]
+    alike = _alike(names, feed, month)
     if alike:
-        return SourceError(f"There is no {taxi}_tripdata_{month}.parquet (nor .csv, nor .csv.gz) in {where}. {alike}")
-    named = re.compile(rf"{taxi}_tripdata_(\d{{4}}-(?:0[1-9]|1[0-2]))(?:{'|'.join(map(re.escape, ENDINGS))})")
+        return SourceError(f"There is no {feed.file(month)}.parquet (nor .csv, nor .csv.gz) in {where}. {alike}")
+    dates = r"(\d{4}-(?:0[1-9]|1[0-2]))"
+    named = re.compile(rf"{feed.file(dates)}(?:{'|'.join(map(re.escape, ENDINGS))})")
     months = sorted({Month.parse(match[1]) for name in names if (match := named.fullmatch(name))})
     listed = f"{', '.join(map(str, months[:6]))}, ... {months[-1]}" if len(months) > 7 else ", ".join(map(str, months))
     return SourceError(
-        f"There is no {month} of the {taxi} taxi in {where}. "
-        + (f"It has {listed}: ask for one of these" if months else f"It has no month of the {taxi} taxi at all")
-        + f", or put {taxi}_tripdata_{month}.parquet (or .csv, or .csv.gz) there."
+        f"There is no {month} of the {feed.title} in {where}. "
+        + (f"It has {listed}: ask for one of these" if months else f"It has no month of the {feed.title} at all")
+        + f", or put {feed.file(month)}.parquet (or .csv, or .csv.gz) there."
     )
 
 
-def _alike(names: Sequence[str], taxi: str, month: Month) -> str | None:
+def _alike(names: Sequence[str], feed: Feed, month: Month) -> str | None:
     """What the month is there as, and what to do; None if nothing looks like it."""
     dated = re.compile(rf"(?<!\d){month.year}\D{{0,8}}0?{month.month}(?!\d)")
-    others = [car for car in _CARS if car != taxi]
     folders = {str(folder) for name in names for folder in PurePosixPath(name).parents}
     found = [
         PurePosixPath(name)
         for name in names
-        if dated.search(name)
-        and name not in folders
-        and (taxi in name.lower() or not any(car in name.lower() for car in others))
+        if dated.search(name) and name not in folders and _about(name, feed) is not False
     ]
     if not found:
         return None
-    stem = f"{taxi}_tripdata_{month}"
-    path = min(found, key=lambda path: (taxi not in path.name.lower(), len(path.parts), path))
+    stem = feed.file(month)
+    path = min(found, key=lambda path: (not _about(path.name, feed), len(path.parts), path))
     ending = path.name.lower().partition(".")[2]
     if path.name.startswith(stem) and f".{ending}" in ENDINGS:
         return f"It is in a folder there, {path.parent}: name that folder, or put a link to {path} beside the others."
@@ -108,3 +108,9 @@ def _alike(names: Sequence[str], taxi: str, month: Month) -> str | None:
             f"it as {stem}.parquet or {stem}.csv."
         )
     return f"It is there under another name, {path}: rename it to {stem}{readable}, or link it so."
+
+
+def _about(path: str, feed: Feed) -> bool | None:
+    """Whether a path is about a feed's trips, by its words; None if it is about nobody's."""
+    words = _FEEDS.findall(path.lower())
+    return feed.name in words if words else None

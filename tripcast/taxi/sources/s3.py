@@ -10,6 +10,7 @@ from tripcast.errors import SourceError, SourceUnreachable
 from tripcast.months import Month
 from tripcast.storage import s3
 from tripcast.storage.files import storage_errors
+from tripcast.taxi.feeds import FEEDS
 from tripcast.taxi.sources.downloads import Download, progress
 from tripcast.taxi.sources.files import open_month_files
 from tripcast.taxi.sources.names import missing_month, month_file, parts_of
@@ -65,7 +66,7 @@ class S3:
 
     def _find(self, taxi: str, month: Month) -> tuple[str, list[dict[str, Any]]]:
         """A month's name, and what S3 says of its object, or of its parts' objects."""
-        objects = self._list(f"{taxi}_tripdata_")
+        objects = self._list(FEEDS[taxi].file(""))
         name = month_file({key.partition("/")[0] for key in objects}, taxi, month)
         if name is None:
             raise missing_month([*objects, *self._list("", _MOST_LOOKED_AT)], taxi, month, self._url)

@@ -11,6 +11,7 @@ from tripcast.errors import SourceError, SourceUnreachable
 from tripcast.http import http_session
 from tripcast.months import Month
 from tripcast.storage.files import storage_errors
+from tripcast.taxi.feeds import FEEDS
 from tripcast.taxi.sources.downloads import Download, progress
 from tripcast.taxi.sources.files import open_month_file
 from tripcast.taxi.sources.raw import RawMonth
@@ -85,7 +86,7 @@ class TLC:
 
     def _place(self, taxi: str, month: Month) -> tuple[str, Download]:
         """Where a month is published, and where it is kept here."""
-        name = f"{taxi}_tripdata_{month}.parquet"
+        name = f"{FEEDS[taxi].file(month)}.parquet"
         return f"{self._base_url}/{name}", Download(self._downloads / "tlc" / name)
 
     def _download(self, session: requests.Session, url: str, download: Download, what: str) -> None:
@@ -101,7 +102,7 @@ class TLC:
 
 
 def _named(taxi: str, month: Month) -> str:
-    return f"{month} of the {taxi} taxi"
+    return f"{month} of the {FEEDS[taxi].title}"
 
 
 def _copy_or_raise(url: str, download: Download, what: str, trouble: Exception) -> str:

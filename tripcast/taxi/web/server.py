@@ -37,7 +37,7 @@ def serve(taxi: str, host: str, port: int, log: str, *, plain_rider_ids: bool = 
     ``TRIPCAST_ADMIN_TOKEN`` in the environment is what ``POST /reload`` asks for.
 
     Args:
-        taxi: ``green`` or ``yellow``.
+        taxi: The feed's name, see ``tripcast.taxi.feeds.FEEDS``.
         host: Address to listen on.
         port: Port to listen on.
         log: Where predictions are logged: a folder, or ``s3://bucket/prefix``.

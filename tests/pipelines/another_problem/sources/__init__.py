@@ -4,8 +4,6 @@ from pathlib import Path
 
 from tripcast.taxi.sources.folder import Folder as Source
 
-TAXIS = ("green",)
-
 
 def open_source(text: str, downloads: Path) -> Source:
     return Source(Path(text))
