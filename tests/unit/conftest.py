@@ -28,7 +28,7 @@ from tripcast.registry.registry import Registry
 from tripcast.registry.tracking import Tracker
 from tripcast.settings import Settings
 from tripcast.storage.store import Store, open_store
-from tripcast.taxi import contract
+from tripcast.taxi import contract, model_name
 from tripcast.taxi.ingestion import ingest
 from tripcast.taxi.pyfunc import flavour
 from tripcast.taxi.simulation import City
@@ -72,6 +72,7 @@ class Loop:
     Attributes:
         settings: Of the home.
         folder: For what steps would hand each other.
+        taxi: Whose trips.
         source: Where months come from.
         candidates: What is trained.
         share: Of the riders, for a newly trained model.
@@ -80,6 +81,7 @@ class Loop:
 
     settings: Settings
     folder: Path
+    taxi: str = "green"
     source: str = TOWN
     candidates: Sequence[str] = ("lightgbm",)
     share: float = 0.1
@@ -91,11 +93,11 @@ class Loop:
 
     @property
     def history(self) -> History:
-        return History(self.store, "green")
+        return History(self.store, self.taxi)
 
     @property
     def registry(self) -> Registry:
-        return Registry("tripcast-green", self.settings)
+        return Registry(model_name(self.taxi), self.settings)
 
     @property
     def city(self) -> City:
@@ -119,7 +121,7 @@ class Loop:
         ingested = [
             ingest(
                 self.source,
-                "green",
+                self.taxi,
                 month,
                 output=work / f"{month}.raw",
                 downloads=self.settings.downloads,
@@ -132,12 +134,12 @@ class Loop:
         data = {str(check.month): check.ingested.sha256 for check in training}
         trained = []
         for name in self.candidates:
-            seconds = train_from_files(name, work / "train", work / name, taxi="green", data=data, trials=1)
+            seconds = train_from_files(name, work / "train", work / name, taxi=self.taxi, data=data, trials=1)
             trained.append(Candidate.open(work / name, Trained(name, seconds)))
         write_months(work / "train", [check.used("train") for check in training])
         write_months(work / "test", [held_out.used("test")])
         folders = {"train_trips": work / "train", "test_trips": work / "test"}
-        return select("green", work.name, trained, **folders, **asked)
+        return select(self.taxi, work.name, trained, **folders, **asked)
 
     def register(self, selection: Selection) -> int:
         """Track a selection and register its winner, whatever the gate says; gives the version."""
@@ -145,7 +147,7 @@ class Loop:
         pages = {"report": work / "report", "summary": work / "summary", "document": work / "decision"}
         winner = selection.hand_on_winner(work / "winner", track(selection, **pages))
         return self.registry.register(
-            work / "winner", flavour=flavour("green"), run_id=winner.run_id, tags=winner.tags
+            work / "winner", flavour=flavour(self.taxi), run_id=winner.run_id, tags=winner.tags
         ).number
 
     def train(self, train: str, test: str, share: float, trial_share: float = 0.0, proven_gain: float = 0.0) -> str:
@@ -166,10 +168,10 @@ class Loop:
         self.pages = self.folder / f"pages-{uuid4()}"
         self.pages.mkdir()
         pages = {"report": self.pages / "report", "summary": self.pages / "summary"}
-        return watch(self.source, "green", month, rule=self.rule, training_months=3, **pages)
+        return watch(self.source, self.taxi, month, rule=self.rule, training_months=3, **pages)
 
     def respond(self, month: str) -> Response:
-        return respond("green", month)
+        return respond(self.taxi, month)
 
     def turn(self, month: str) -> Window:
         """A turn of the loop, as ``pipelines.loop.turn`` takes it."""

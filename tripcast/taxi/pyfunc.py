@@ -22,14 +22,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from mlflow.models import ModelSignature
 
-#: What a model looks at, and the types that MLflow has for it. Of these a feed's records have what the feed has.
-_INPUTS = {
-    "pickup_datetime": "datetime",
-    "pickup_zone": "long",
-    "dropoff_zone": "long",
-    "trip_distance_miles": "double",
-}
-
 
 class RawTripModel:
     """Predicts from the publisher's columns.
@@ -103,8 +95,11 @@ def _signature(taxi: str) -> ModelSignature:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
 
-    columns = FEEDS[taxi].columns
-    inputs = {columns[name]: kind for name, kind in _INPUTS.items() if name in columns}
+    feed = FEEDS[taxi]
+    # Whole numbers of which some are missing are doubles to pandas, and so to whoever wrote the parquet.
+    zone = "double" if feed.zones_missing else "long"
+    kinds = {"pickup_datetime": "datetime", "pickup_zone": zone, "dropoff_zone": zone, "trip_distance_miles": "double"}
+    inputs = {feed.columns[name]: kind for name, kind in kinds.items() if name in feed.columns}
     outputs = ("duration_minutes", "lower_minutes", "upper_minutes")
     return ModelSignature(
         Schema([ColSpec(type=kind, name=name) for name, kind in inputs.items()]),
@@ -116,11 +111,12 @@ def _input_example(taxi: str) -> pd.DataFrame:
     """One trip as the publisher records it: East Harlem to the Upper East Side on a weekday morning."""
     import pandas as pd
 
+    feed = FEEDS[taxi]
+    zone = float if feed.zones_missing else int
     example = {
         "pickup_datetime": pd.to_datetime(["2021-02-10T08:15:00"]),
-        "pickup_zone": [74],
-        "dropoff_zone": [236],
+        "pickup_zone": [zone(74)],
+        "dropoff_zone": [zone(236)],
         "trip_distance_miles": [2.3],
     }
-    columns = FEEDS[taxi].columns
-    return pd.DataFrame({columns[name]: value for name, value in example.items() if name in columns})
+    return pd.DataFrame({feed.columns[name]: value for name, value in example.items() if name in feed.columns})
