@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from tripcast.errors import ContractError
 from tripcast.evaluation import gate
-from tripcast.evaluation.scores import Evaluation, evaluate
+from tripcast.evaluation.scores import Batch, Evaluation, evaluate
 from tripcast.jobs.judge import judged
 from tripcast.jobs.monitor import load_valid_trips
 from tripcast.jobs.refit import MAX_LOSS
@@ -132,11 +132,15 @@ class Past:
             assert trips.duration_minutes is not None
             assert asked is not None
             self._evaluated[key] = evaluate(
-                trips.duration_minutes,
-                trips.pickup_datetime,
-                slice_trips(asked[way]),
-                {"lightgbm": self.predict(candidate, month, way)},
-                self.predict(champion, month, way),
+                [
+                    Batch(
+                        trips.duration_minutes,
+                        trips.pickup_datetime,
+                        slice_trips(asked[way]),
+                        {"lightgbm": self.predict(candidate, month, way)},
+                        self.predict(champion, month, way),
+                    )
+                ]
             )
         return self._evaluated[key]
 

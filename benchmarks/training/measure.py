@@ -81,12 +81,13 @@ def write_matrix(work: Path) -> dict[str, Any]:
     """Write the features of all trips as one matrix: what the bare booster is given for nothing."""
     from tripcast.taxi.features import FEATURES, OutOfFold
 
-    features = OutOfFold(read_trips(work))
+    trips = read_trips(work)
+    features = OutOfFold(trips)
     matrix = np.lib.format.open_memmap(
-        work / "matrix.npy", mode="w+", dtype=np.float32, shape=(len(features), len(FEATURES))
+        work / "matrix.npy", mode="w+", dtype=np.float32, shape=(len(trips), len(FEATURES))
     )
-    for start in range(0, len(features), 500_000):
-        matrix[start : start + 500_000] = features[start : start + 500_000]
+    for start in range(0, len(trips), 500_000):
+        matrix[start : start + 500_000] = features(trips[start : start + 500_000])
     return {}
 
 

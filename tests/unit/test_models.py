@@ -150,9 +150,8 @@ def test_a_folder_of_format_1_still_answers_in_every_way(models, tmp_path):
     trips, manifest = make_trips(1000), models["lightgbm"].manifest
     features = OutOfFold(trips)
     columns = [FEATURES.index(name) for name in FEATURES_OF_FORMAT_1]
-    data = lgb.Dataset(
-        features[:][:, columns], trips.duration_minutes, feature_name=list(FEATURES_OF_FORMAT_1), params={"verbose": -1}
-    )
+    rows, names = features(trips)[:, columns], list(FEATURES_OF_FORMAT_1)
+    data = lgb.Dataset(rows, trips.duration_minutes, feature_name=names, params={"verbose": -1})
     trees = lgb.train({"verbose": -1}, data, num_boost_round=20)
     predictor = lightgbm.load(
         {"booster.txt": trees.model_to_string().encode(), **features.tables.files()}, {"level": 1.1}

@@ -10,7 +10,7 @@ import pytest
 from matplotlib.image import imread
 
 from tripcast.evaluation.gate import decide
-from tripcast.evaluation.scores import evaluate
+from tripcast.evaluation.scores import Batch, evaluate
 from tripcast.months import MonthUsed
 from tripcast.reports import TrainingContext, training_report, training_summary
 from tripcast.taxi.slices import slice_trips
@@ -74,7 +74,7 @@ def judged(**names):
 
     predictions = {name: predicting(spread) for name, spread in names.items()}
     champion = predictions.pop("champion", None)
-    return evaluate(trips.duration_minutes, trips.pickup_datetime, slice_trips(trips), predictions, champion)
+    return evaluate([Batch(trips.duration_minutes, trips.pickup_datetime, slice_trips(trips), predictions, champion)])
 
 
 @pytest.fixture(scope="module")

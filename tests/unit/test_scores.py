@@ -8,6 +8,7 @@ from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_err
 from tripcast.errors import ContractError
 from tripcast.evaluation import scores as evaluation_scores
 from tripcast.evaluation.confidence import CONFIDENCE, Measure
+from tripcast.evaluation.scores import Batch
 from tripcast.taxi.slices import SLICES, slice_trips
 from tripcast.taxi.trips import Trips
 
@@ -20,9 +21,8 @@ class StandIn:
 
 
 def evaluate(trips, predictions, champion=None):
-    return evaluation_scores.evaluate(
-        trips.duration_minutes, trips.pickup_datetime, slice_trips(trips), predictions, champion
-    )
+    batch = Batch(trips.duration_minutes, trips.pickup_datetime, slice_trips(trips), predictions, champion)
+    return evaluation_scores.evaluate([batch] if len(trips) else [])
 
 
 def predicting(minutes, half_width=5.0):
@@ -284,6 +284,32 @@ def test_a_month_without_trips_cannot_be_judged_on():
 def test_predictions_of_another_number_of_trips_are_a_defect():
     with pytest.raises(ValueError, match=r"5 trips are wanted, but their shapes are \[\(4,\)\]"):
         evaluate(random_trips(5), {"model": predicting([1, 2, 3, 4])})
+
+
+def test_trips_judged_batch_by_batch_have_the_scores_of_all_at_once(judged):
+    trips, near, far, whole = judged
+
+    def part(prediction, rows):
+        return StandIn(prediction.minutes[rows], prediction.lower[rows], prediction.upper[rows])
+
+    batches = [
+        Batch(
+            trips.duration_minutes[rows],
+            trips.pickup_datetime[rows],
+            slice_trips(trips[rows]),
+            {"far": part(far, rows), "near": part(near, rows)},
+            part(far, rows),
+        )
+        for rows in (slice(0, 5), slice(5, 3000), slice(3000, None))
+    ]
+    found = evaluation_scores.evaluate(batches)
+    assert (found.trips, found.days) == (whole.trips, whole.days)
+    for name, scores in whole.candidates.items():
+        assert found.candidates[name].metrics == pytest.approx(scores.metrics)
+        np.testing.assert_array_equal(found.candidates[name].density, scores.density)
+        for part_found, part_whole in zip(found.candidates[name].slices, scores.slices, strict=True):
+            assert (part_found.label, part_found.trips) == (part_whole.label, part_whole.trips)
+            assert part_found.difference.value == pytest.approx(part_whole.difference.value)
 
 
 def test_an_evaluation_becomes_plain_json(judged):

@@ -2,14 +2,19 @@
 
 import numpy as np
 import optuna
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from threadpoolctl import threadpool_limits
 
 from tests.conftest import make_trips
 from tripcast.errors import InvalidRequest
+from tripcast.jobs import train as train_job
 from tripcast.jobs.train import train
 from tripcast.models.model import Search
-from tripcast.taxi.candidates import CANDIDATES, lightgbm, linear
+from tripcast.taxi import features
+from tripcast.taxi.candidates import CANDIDATES, boosting, lightgbm, linear
+from tripcast.taxi.trips import TripFiles, Trips, sample, trips_schema
 
 DATA = {"2021-01": "cd" * 32}
 
@@ -149,3 +154,56 @@ def test_the_same_trips_give_the_same_bytes_whatever_the_number_of_threads(candi
             train(candidate, trips, taxi="green", data=DATA, trials=2).save(tmp_path / str(threads))
     one, two = ({file.name: file.read_bytes() for file in (tmp_path / folder).iterdir()} for folder in ("1", "2"))
     assert one == two
+
+
+def write(trips, folder, group=700):
+    folder.mkdir()
+    table = pa.table([getattr(trips, name) for name in trips_schema().names], schema=trips_schema())
+    for number, start in enumerate(range(0, len(table), 4000)):
+        pq.write_table(table[start : start + 4000], folder / f"2021-{number + 1:02d}.parquet", row_group_size=group)
+    return TripFiles(sorted(folder.glob("*.parquet")))
+
+
+@pytest.mark.parametrize("candidate", ["linear", "lightgbm"])
+@pytest.mark.slow
+def test_files_that_are_read_a_batch_at_a_time_give_the_model_of_the_same_trips_in_memory(
+    candidate, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(boosting, "_BIN_ROWS", 3000)
+    monkeypatch.setattr(train_job, "_HOLDOUT_TRIPS", 2500)
+    trips = make_trips(10_000)
+    trips = trips[np.random.default_rng(0).permutation(len(trips))]
+    streamed = train(candidate, write(trips, tmp_path / "files"), taxi="green", data=DATA)
+    assert streamed.manifest == train(candidate, trips, taxi="green", data=DATA).manifest
+
+
+def test_files_of_trips_come_in_their_order_and_never_empty(tmp_path):
+    trips = make_trips(9000)
+    files = write(trips, tmp_path / "files")
+    pq.write_table(trips_schema().empty_table(), tmp_path / "files" / "2021-02-none.parquet")
+    batches = list(TripFiles(sorted((tmp_path / "files").glob("*.parquet"))).batches())
+    assert len(files) == 9000
+    assert {len(batch) for batch in batches} == {700, 500, 300}  # 4000 and 1000 in groups of 700
+    np.testing.assert_array_equal(Trips.joined(batches).duration_minutes, trips.duration_minutes)
+
+
+def test_a_sample_is_all_trips_or_evenly_spaced_ones(tmp_path):
+    trips = make_trips(9000)
+    files = write(trips, tmp_path / "files")
+    assert len(sample(trips, 9000)) == len(sample(files, 10_000)) == 9000
+    some = sample(files, 4)
+    rows = [0, 2999, 5999, 8999]
+    np.testing.assert_array_equal(some.trip_distance_miles, trips.trip_distance_miles[rows])
+
+
+@pytest.mark.slow
+def test_tables_of_a_sample_of_the_trips_predict_nearly_as_well(monkeypatch):
+    trips, later = make_trips(40_000), make_trips(5000, seed=1)
+
+    def rmse():
+        errors = train("lightgbm", trips, taxi="green", data=DATA).predict(later).minutes - later.duration_minutes
+        return np.sqrt(np.mean(errors**2))
+
+    whole = rmse()
+    monkeypatch.setattr(features, "_TABLE_TRIPS", 10_000)
+    assert rmse() == pytest.approx(whole, rel=0.02)

@@ -7,8 +7,9 @@ Every candidate and the champion are judged on the very same trips, and all inte
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -161,58 +162,63 @@ class Evaluation:
         }
 
 
-def evaluate(
-    minutes: Floats,
-    pickup: npt.NDArray[np.datetime64],
-    slicing: Slicing,
-    predictions: Mapping[str, Prediction],
-    champion: Prediction | None = None,
-) -> Evaluation:
-    """Judge candidates, and the champion, on the same trips.
+@dataclass(frozen=True)
+class Batch:
+    """Some of the trips to judge on, and what was predicted for them.
+
+    Attributes:
+        minutes: How long they took, (n,).
+        pickup: When they began, local time, (n,).
+        slicing: Into which slices they fall; the labels are the same for all batches.
+        predictions: Each candidate's predictions, by the candidate's name.
+        champion: The predictions of the model now in service.
+    """
+
+    minutes: Floats
+    pickup: npt.NDArray[np.datetime64]
+    slicing: Slicing
+    predictions: Mapping[str, Prediction]
+    champion: Prediction | None = None
+
+
+def evaluate(batches: Iterable[Batch]) -> Evaluation:
+    """Judge candidates, and the champion, on the same trips, of which one batch at a time is looked at.
 
     Args:
-        minutes: How long the test month's trips took, (n,).
-        pickup: When they began, local time, (n,).
-        slicing: Into which slices they fall.
-        predictions: Each candidate's predictions for these trips, by the candidate's name.
-        champion: The predictions of the model now in service for these trips.
+        batches: Of the trips of the test month; none of them empty.
 
     Raises:
         ContractError: If there are no trips to judge on.
         ValueError: If a prediction is not of the trips' number.
     """
-    if not len(minutes):
+    trips = _SlicedTrips()
+    candidates: dict[str, _Measured] = {}
+    champion = _Measured()
+    for batch in batches:
+        cells = trips.add(batch)
+        for name, prediction in batch.predictions.items():
+            candidates.setdefault(name, _Measured()).add(prediction, batch, cells)
+        if batch.champion:
+            champion.add(batch.champion, batch, cells)
+    if not trips.number:
         raise ContractError("The test month has no trips to judge on: choose a month that has some.")
-    problems = {name: _problem(prediction, len(minutes)) for name, prediction in predictions.items()}
-    champion_problem = champion and _problem(champion, len(minutes))
-    trips = _SlicedTrips(minutes, pickup, slicing)
-    reference = trips.measure(champion) if champion and not champion_problem else None
-    candidates = {
-        name: trips.score(trips.measure(prediction), reference)
-        for name, prediction in predictions.items()
+    problems = {name: measured.problem(trips.number) for name, measured in candidates.items()}
+    champion_problem = champion.problem(trips.number)
+    reference = trips.errors(champion) if champion.measured and not champion_problem else None
+    scores = {
+        name: trips.score(trips.errors(measured), reference)
+        for name, measured in candidates.items()
         if not problems[name]
     }
     return Evaluation(
-        trips=len(minutes),
-        days=trips.days,
-        slicing=slicing,
-        candidates=dict(sorted(candidates.items(), key=lambda item: item[1].rmse)),
+        trips=trips.number,
+        days=len(trips.days),
+        slicing=trips.slicing,
+        candidates=dict(sorted(scores.items(), key=lambda item: item[1].rmse)),
         champion=trips.score(reference) if reference else None,
         disqualified={name: problem for name, problem in problems.items() if problem},
-        champion_problem=champion_problem or None,
+        champion_problem=champion_problem,
     )
-
-
-def _problem(prediction: Prediction, trips: int) -> str | None:
-    """Why a prediction cannot be judged, as a sentence; None if it can."""
-    shapes = {values.shape for values in (prediction.minutes, prediction.lower, prediction.upper)}
-    if shapes != {(trips,)}:
-        raise ValueError(f"Predictions for {trips:,} trips are wanted, but their shapes are {sorted(shapes)}.")
-    plausible = np.ones(trips, np.bool_)
-    for values in (prediction.minutes, prediction.lower, prediction.upper):
-        plausible &= np.abs(values) < MAX_MINUTES  # false for NaN, too
-    missing = trips - np.count_nonzero(plausible)
-    return f"It gives no plausible number of minutes for {missing:,} of {trips:,} trips." if missing else None
 
 
 @dataclass(frozen=True)
@@ -228,53 +234,124 @@ class _ModelErrors:
     density: npt.NDArray[np.int64]
 
 
-class _SlicedTrips:
-    """The trips that all models are judged on, by slice and day.
+@dataclass(frozen=True)
+class _Cells:
+    """The slices and days of a batch's trips: sums over them. The first slice is all trips."""
 
-    The first slice is all trips. Slices without trips are left out.
-    """
+    days: npt.NDArray[np.datetime64]
+    day: npt.NDArray[np.intp]
+    slicing: Slicing
 
-    def __init__(self, minutes: Floats, pickup: npt.NDArray[np.datetime64], slicing: Slicing) -> None:
-        days, self._day = np.unique(pickup.astype("datetime64[D]"), return_inverse=True)
-        self.days = len(days)
-        self._slicing = slicing
-        self._minutes = minutes
-        self._whole_minutes = _whole_minutes(minutes)
-        self._variance = float(np.var(minutes))
-        names = [("all", "all trips")]
-        names += [(dimension, label) for dimension, labels in slicing.labels.items() for label in labels]
-        trips = self._sum(None)
-        self._occupied = np.flatnonzero(trips.any(axis=1))
-        self._names = [names[place] for place in self._occupied]
-        self._trips = trips[self._occupied]
-
-    def _sum(self, values: Floats | None) -> Floats:
+    def sum(self, values: Floats | None) -> Floats:
         """Sums of a quantity over the trips of each slice and day, or their number: (slices, days)."""
-        sums = [np.bincount(self._day, values)[np.newaxis]]
-        for dimension, labels in self._slicing.labels.items():
-            cell = self._day * len(labels) + self._slicing.codes[dimension]
-            sums.append(np.bincount(cell, values, self.days * len(labels)).reshape(self.days, len(labels)).T)
+        sums = [np.bincount(self.day, values)[np.newaxis]]
+        for dimension, labels in self.slicing.labels.items():
+            cell = self.day * len(labels) + self.slicing.codes[dimension]
+            sums.append(np.bincount(cell, values, len(self.days) * len(labels)).reshape(-1, len(labels)).T)
         return np.vstack(sums).astype(np.float64)
 
-    def measure(self, prediction: Prediction) -> _ModelErrors:
-        """Sum one model's errors; at most three arrays of the trips' number are made at a time."""
-        error = prediction.minutes - self._minutes
-        signed, squared = self._sum(error), self._sum(error**2)
-        np.abs(error, out=error)
-        absolute = self._sum(error)
-        p90_error = float(np.quantile(error, 0.9, overwrite_input=True))
-        del error
-        covered = (prediction.lower <= self._minutes) & (self._minutes <= prediction.upper)
-        bins = self._whole_minutes * DENSITY_MINUTES + _whole_minutes(prediction.minutes)
-        return _ModelErrors(
-            squared=squared[self._occupied],
-            absolute=absolute[self._occupied],
-            signed=signed[self._occupied],
-            covered=self._sum(covered.astype(np.float64))[self._occupied],
-            width=self._sum(prediction.upper - prediction.lower)[self._occupied],
-            p90_error=p90_error,
-            density=np.bincount(bins, minlength=DENSITY_MINUTES**2).reshape(DENSITY_MINUTES, DENSITY_MINUTES),
-        )
+
+#: Sums of quantities by slice and day, (quantities, slices, days), of a batch's days.
+_Sums = tuple[npt.NDArray[np.datetime64], Floats]
+
+
+class _Measured:
+    """What is measured of one model, batch by batch."""
+
+    def __init__(self) -> None:
+        self.measured = False
+        self.sums: list[_Sums] = []
+        self._missing = 0
+        self._errors: list[npt.NDArray[np.float32]] = []
+        self.density = np.zeros(DENSITY_MINUTES**2, np.int64)
+
+    def add(self, prediction: Prediction, batch: Batch, cells: _Cells) -> None:
+        self.measured = True
+        self._missing += _missing(prediction, len(batch.minutes))
+        if self._missing:
+            return
+        error = prediction.minutes - batch.minutes
+        covered = (prediction.lower <= batch.minutes) & (batch.minutes <= prediction.upper)
+        absolute, width = np.abs(error), prediction.upper - prediction.lower
+        quantities = (error**2, absolute, error, covered.astype(np.float64), width)
+        self.sums.append((cells.days, np.stack([cells.sum(values) for values in quantities])))
+        self._errors.append(absolute.astype(np.float32))
+        bins = _whole_minutes(batch.minutes) * DENSITY_MINUTES + _whole_minutes(prediction.minutes)
+        self.density += np.bincount(bins, minlength=DENSITY_MINUTES**2)
+
+    def problem(self, trips: int) -> str | None:
+        """Why the model cannot be judged, as a sentence; None if it can."""
+        if not self._missing:
+            return None
+        return f"It gives no plausible number of minutes for {self._missing:,} of {trips:,} trips."
+
+    @property
+    def p90_error(self) -> float:
+        return float(np.quantile(np.concatenate(self._errors), 0.9, overwrite_input=True))
+
+
+def _missing(prediction: Prediction, trips: int) -> int:
+    """For how many trips a prediction is none."""
+    shapes = {values.shape for values in (prediction.minutes, prediction.lower, prediction.upper)}
+    if shapes != {(trips,)}:
+        raise ValueError(f"Predictions for {trips:,} trips are wanted, but their shapes are {sorted(shapes)}.")
+    plausible = np.ones(trips, np.bool_)
+    for values in (prediction.minutes, prediction.lower, prediction.upper):
+        plausible &= np.abs(values) < MAX_MINUTES  # false for NaN, too
+    return trips - int(np.count_nonzero(plausible))
+
+
+class _SlicedTrips:
+    """The trips that all models are judged on, by slice and day; slices without trips are left out."""
+
+    slicing: Slicing
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._counts: list[_Sums] = []
+        self._moments = np.zeros(2)
+
+    def add(self, batch: Batch) -> _Cells:
+        """Take in a batch, and say in which cells its trips are."""
+        days, day = np.unique(batch.pickup.astype("datetime64[D]"), return_inverse=True)
+        cells = _Cells(days, day, batch.slicing)
+        self.number += len(batch.minutes)
+        self.slicing = batch.slicing
+        self._counts.append((days, cells.sum(None)[np.newaxis]))
+        self._moments += batch.minutes.sum(), (batch.minutes**2).sum()
+        return cells
+
+    @cached_property
+    def days(self) -> npt.NDArray[np.datetime64]:
+        """The days on which trips began, in order."""
+        return np.unique(np.concatenate([days for days, _ in self._counts]))
+
+    def _total(self, parts: Sequence[_Sums]) -> Floats:
+        total = np.zeros((*parts[0][1].shape[:2], len(self.days)))
+        for days, sums in parts:
+            total[..., np.searchsorted(self.days, days)] += sums
+        return total
+
+    @cached_property
+    def _occupied(self) -> npt.NDArray[np.intp]:
+        return np.flatnonzero(self._total(self._counts)[0].any(axis=1))
+
+    @cached_property
+    def _trips(self) -> Floats:
+        trips: Floats = self._total(self._counts)[0, self._occupied]
+        return trips
+
+    @cached_property
+    def _names(self) -> list[tuple[str, str]]:
+        names = [("all", "all trips")]
+        names += [(dimension, label) for dimension, labels in self.slicing.labels.items() for label in labels]
+        return [names[place] for place in self._occupied]
+
+    def errors(self, model: _Measured) -> _ModelErrors:
+        """All that was measured of a model."""
+        squared, absolute, signed, covered, width = self._total(model.sums)[:, self._occupied]
+        density = model.density.reshape(DENSITY_MINUTES, DENSITY_MINUTES)
+        return _ModelErrors(squared, absolute, signed, covered, width, model.p90_error, density)
 
     def score(self, model: _ModelErrors, champion: _ModelErrors | None = None) -> Scores:
         """One model's scores, with its difference to the champion where there is one."""
@@ -309,8 +386,10 @@ class _SlicedTrips:
 
     def _r2(self, rmse: float) -> float:
         """1 - mean squared error / variance; where all durations are equal, 1 if all are met and 0 if not."""
-        if self._variance:
-            return 1 - rmse**2 / self._variance
+        mean, squares = (float(moment) for moment in self._moments / self.number)
+        variance = squares - mean**2
+        if variance > 1e-12 * squares:  # the rest is rounding
+            return 1 - rmse**2 / variance
         return 0.0 if rmse else 1.0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,12 +16,12 @@ import numpy as np
 from tripcast import __version__
 from tripcast.errors import StorageError
 from tripcast.evaluation.gate import DEFAULT_RULE, Decision, decide
-from tripcast.evaluation.scores import Evaluation, evaluate
+from tripcast.evaluation.scores import Batch, Evaluation, evaluate
 from tripcast.jobs.handover import Trained, Winner, read_months
 from tripcast.jobs.judge import judged
 from tripcast.jobs.train import TRIALS
 from tripcast.models import Model
-from tripcast.models.model import MODEL_CARD, Prediction
+from tripcast.models.model import MODEL_CARD
 from tripcast.monitoring.history import History
 from tripcast.monitoring.quality import Expectation, write_expectations
 from tripcast.monitoring.reference import Profile
@@ -46,7 +46,7 @@ from tripcast.taxi.bins import profile_trips
 from tripcast.taxi.feeds import FEEDS
 from tripcast.taxi.slices import slice_trips
 from tripcast.taxi.sources import is_simulated
-from tripcast.taxi.trips import Trips, read_trips
+from tripcast.taxi.trips import TripFiles, Trips, sample
 from tripcast.taxi.ways import MEANING, METERED, PLANNED, ZONES_ONLY, as_asked
 
 #: The file beside a registered model that holds the profile of what it learned from.
@@ -55,6 +55,9 @@ PROFILE = "profile.json"
 #: Tag of a version: the digest of the candidate that the gate judged, of which the version may be a refit.
 JUDGED_DIGEST = "tripcast.judged_digest"
 
+
+#: What to expect of a model in service is learned from at most this many of the test month's trips.
+_EXPECTATION_TRIPS = 500_000
 
 #: How the model in service is named beside the candidates.
 _CHAMPION = "champion"
@@ -346,27 +349,23 @@ def select(
         TrackingError: If the registry cannot be reached.
         StorageError: If a folder does not say which months its trips are of.
     """
-    truth = read_trips(sorted(test_trips.glob("*.parquet")))
-    minutes = truth.duration_minutes
-    assert minutes is not None  # these trips have ended
+    test = TripFiles(sorted(test_trips.glob("*.parquet")))
     registry = Registry(model_name(taxi), Settings.load())
     version = registry.alias("champion")
     champion, problem = _load_champion(registry, version)
-    predicted: dict[str, dict[str, Prediction]] = {}
-    evaluations = {}
-    for way, asked in as_asked(truth).items():
-        predicted[way] = {candidate.name: candidate.model.predict(asked, way == METERED) for candidate in candidates}
-        champions = champion.predict(asked, way == METERED) if champion else None
-        evaluation = evaluate(minutes, truth.pickup_datetime, slice_trips(asked), predicted[way], champions)
-        evaluations[way] = replace(evaluation, champion_problem=problem) if problem else evaluation
-        if champions:
-            predicted[way][_CHAMPION] = champions
+    models = {candidate.name: candidate.model for candidate in candidates}
+    some = sample(test, _EXPECTATION_TRIPS)
+    ways = list(as_asked(some))
+    evaluations = {way: evaluate(_predict(test, way, models, champion)) for way in ways}
+    if problem:
+        evaluations = {way: replace(found, champion_problem=problem) for way, found in evaluations.items()}
     same = {champion.digest, version.tags.get(JUDGED_DIGEST)} if champion and version else set()
     identical = [candidate.name for candidate in candidates if candidate.model.digest in same]
     rule = replace(DEFAULT_RULE, min_gain=max(DEFAULT_RULE.min_gain, proven_gain), proven_gain=proven_gain)
     others = {way: evaluation for way, evaluation in evaluations.items() if way != ZONES_ONLY}
     decision = decide(evaluations[ZONES_ONLY], others, rule=rule, identical=identical)
-    learned = (read_trips([file]) for file in sorted(train_trips.glob("*.parquet")))
+    expected = {**models, _CHAMPION: champion} if champion else models
+    learned = TripFiles(sorted(train_trips.glob("*.parquet"))).batches()
     return Selection(
         taxi=taxi,
         pipeline_run=pipeline_run,
@@ -375,22 +374,39 @@ def select(
         evaluations=evaluations,
         decision=decision,
         months=[*read_months(train_trips), *read_months(test_trips)],
-        expectations=_expectations(truth, predicted, evaluations),
-        profile=profile_trips(learned, [predicted[way][decision.winner].minutes]) if decision.winner else None,
+        expectations=_expectations(some, expected, evaluations),
+        profile=profile_trips(learned, [models[decision.winner].predict(some, ways[-1] == METERED).minutes])
+        if decision.winner
+        else None,
         tries=tries,
         approval=approval,
     )
 
 
+def _predict(trips: TripFiles, way: str, models: Mapping[str, Model], champion: Model | None) -> Iterator[Batch]:
+    """What models say of ended trips if they are asked for in a way."""
+    for batch in trips.batches():
+        assert batch.duration_minutes is not None  # these trips have ended
+        asked, metered = as_asked(batch)[way], way == METERED
+        yield Batch(
+            batch.duration_minutes,
+            batch.pickup_datetime,
+            slice_trips(asked),
+            {name: model.predict(asked, metered) for name, model in models.items()},
+            champion.predict(asked, metered) if champion else None,
+        )
+
+
 def _expectations(
-    truth: Trips, predicted: Mapping[str, Mapping[str, Prediction]], evaluations: Mapping[str, Evaluation]
+    trips: Trips, models: Mapping[str, Model], evaluations: Mapping[str, Evaluation]
 ) -> dict[str, dict[str, Expectation]]:
-    """What each model that could be judged reached on the test month's trips: by model, then by the way of asking."""
+    """What each model that could be judged reaches on some of the test month's trips: by model, then by way."""
     found: dict[str, dict[str, Expectation]] = {}
+    asked = as_asked(trips)
     for way, evaluation in evaluations.items():
-        asked = np.full(len(truth), way)
         for name in [*evaluation.candidates, *([_CHAMPION] if evaluation.champion else [])]:
-            found.setdefault(name, {})[way] = Expectation.of(judged(truth, asked, predicted[way][name], version=0))
+            rows = judged(trips, np.full(len(trips), way), models[name].predict(asked[way], way == METERED), version=0)
+            found.setdefault(name, {})[way] = Expectation.of(rows)
     return found
 
 

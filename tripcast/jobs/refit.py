@@ -12,6 +12,7 @@ were 40 % slower. Then the winner serves as it is, and a change that lasts is le
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import numpy as np
 from tripcast.jobs.evaluate import Selection
 from tripcast.jobs.train import refit
 from tripcast.models import Model
-from tripcast.taxi.trips import Trips, read_trips
+from tripcast.taxi.trips import TripFiles
 
 #: How much higher the refit's RMSE may be on the month before, as a share of the winner's.
 MAX_LOSS = 0.05
@@ -44,15 +45,16 @@ def learn_latest(selection: Selection, train_trips: Path, test_trips: Path) -> S
     if winner is None or not selection.rolls_out:
         return selection
     files = sorted(train_trips.glob("*.parquet"))
-    latest, before = read_trips(sorted(test_trips.glob("*.parquet"))), read_trips(files[-1:])
+    test = sorted(test_trips.glob("*.parquet"))
     kept = files[1:] if len(files) >= _ENOUGH_MONTHS else files
     months = [month for month in selection.months if month.role == "test" or f"{month.month}.parquet" in _names(kept)]
     fitted = refit(
         winner.model,
-        read_trips([*kept, *sorted(test_trips.glob("*.parquet"))]),
-        latest,
+        TripFiles([*kept, *test]),
+        TripFiles(test),
         data={month.month: month.digest for month in months},
     )
+    before = TripFiles(files[-1:])
     if _rmse(fitted, before) > (1 + MAX_LOSS) * _rmse(winner.model, before):
         return selection
     return replace(selection, refitted=fitted, learned=tuple(month.month for month in months))
@@ -62,6 +64,9 @@ def _names(files: list[Path]) -> set[str]:
     return {file.name for file in files}
 
 
-def _rmse(model: Model, trips: Trips) -> float:
-    assert trips.duration_minutes is not None  # these trips have ended
-    return float(np.sqrt(np.mean((model.predict(trips, metered=True).minutes - trips.duration_minutes) ** 2)))
+def _rmse(model: Model, trips: TripFiles) -> float:
+    squares = 0.0
+    for batch in trips.batches():
+        assert batch.duration_minutes is not None  # these trips have ended
+        squares += float(np.sum((model.predict(batch, metered=True).minutes - batch.duration_minutes) ** 2))
+    return math.sqrt(squares / len(trips))

@@ -30,7 +30,7 @@ from tripcast.models.model import (
     with_interval,
 )
 from tripcast.storage.files import storage_errors
-from tripcast.taxi.trips import LONGEST_MINUTES, SHORTEST_MINUTES, Trips, read_trips
+from tripcast.taxi.trips import LONGEST_MINUTES, SHORTEST_MINUTES, TripFiles, Trips, sample
 from tripcast.taxi.ways import METERED, as_asked
 
 #: The file beside a model that holds the trials of its search.
@@ -54,7 +54,7 @@ _ENOUGH = 150
 
 def train(
     candidate: str,
-    trips: Trips,
+    trips: Trips | TripFiles,
     *,
     taxi: str,
     data: Mapping[str, str],
@@ -66,7 +66,7 @@ def train(
 
     Args:
         candidate: Its name, see ``tripcast.models.model.CANDIDATES_PACKAGE``.
-        trips: The training trips, in any order, with durations.
+        trips: The training trips, in any order, with durations; files of them are read a batch at a time.
         taxi: The feed's name, see ``tripcast.taxi.feeds.FEEDS``.
         data: SHA-256 of each training month's data, by month.
         trials: How many parameter sets a search tries; candidates that do not search ignore it.
@@ -86,24 +86,25 @@ def train(
     return _fit(candidate, taxi, parameters, trips, holdout_fit, later, data)
 
 
-def refit(model: Model, trips: Trips, later: Trips, *, data: Mapping[str, str]) -> Model:
+def refit(model: Model, trips: Trips | TripFiles, later: Trips | TripFiles, *, data: Mapping[str, str]) -> Model:
     """Fit the candidate of a model to other trips, with the settings that were chosen for the model.
 
     Args:
         model: What it was trained to.
         trips: To fit to, with durations.
-        later: Those of them that the model has not seen: its errors on them calibrate the intervals.
+        later: Those of them that the model has not seen: its errors on some of them calibrate the intervals.
         data: SHA-256 of each training month's data, by month.
     """
     fitted = model.manifest
-    return _fit(fitted.candidate, fitted.taxi, fitted.parameters, trips, model.predictor, later, data)
+    some = sample(later, _HOLDOUT_TRIPS)
+    return _fit(fitted.candidate, fitted.taxi, fitted.parameters, trips, model.predictor, some, data)
 
 
 def _fit(
     candidate: str,
     taxi: str,
     parameters: dict[str, Any],
-    trips: Trips,
+    trips: Trips | TripFiles,
     holdout_fit: Predictor,
     later: Trips,
     data: Mapping[str, str],
@@ -111,6 +112,7 @@ def _fit(
     """Fit to all trips; the intervals are those of a predictor that has not seen the later ones."""
     intervals, calibration = _calibrate(holdout_fit, later)
     predictor = open_candidate(candidate).fit(trips, parameters)
+    pickups = [(batch.pickup_datetime.min(), batch.pickup_datetime.max()) for batch in trips.batches()]
     manifest = Manifest(
         format=FORMAT,
         candidate=candidate,
@@ -118,8 +120,8 @@ def _fit(
         parameters=parameters,
         data=dict(sorted(data.items())),
         trips=len(trips),
-        first_pickup=str(trips.pickup_datetime.min().astype("datetime64[s]")),
-        last_pickup=str(trips.pickup_datetime.max().astype("datetime64[s]")),
+        first_pickup=str(min(pickups)[0].astype("datetime64[s]")),
+        last_pickup=str(max(last for _, last in pickups).astype("datetime64[s]")),
         intervals=intervals,
         calibration=calibration,
         files=_digests(predictor),
@@ -157,8 +159,8 @@ def train_from_files(
         record.append({"number": number, "parameters": parameters, "rmse": rmse})
 
     started = time.perf_counter()
-    files = sorted(trips.glob("*.parquet"))
-    model = train(candidate, read_trips(files), taxi=taxi, data=data, trials=trials, on_trial=on_trial)
+    files = TripFiles(sorted(trips.glob("*.parquet")))
+    model = train(candidate, files, taxi=taxi, data=data, trials=trials, on_trial=on_trial)
     seconds = time.perf_counter() - started
     model.save(folder)
     if record:
@@ -182,11 +184,15 @@ def _digests(predictor: Predictor) -> dict[str, str]:
     return {name: sha256(content).hexdigest() for name, content in predictor.files().items()}
 
 
-def _split(trips: Trips) -> tuple[Trips, Trips]:
+def _split(trips: Trips | TripFiles) -> tuple[Trips, Trips]:
     """The earlier and the later of the latest trips, each in time order."""
-    order = np.argsort(trips.pickup_datetime, kind="stable")[-_HOLDOUT_TRIPS:]
-    cut = int(_EARLIER * len(order))
-    return trips[order[:cut]], trips[order[cut:]]
+    latest: Trips | None = None
+    for batch in trips.batches():
+        among = Trips.joined([latest, batch]) if latest else batch
+        latest = among[np.argsort(among.pickup_datetime, kind="stable")[-_HOLDOUT_TRIPS:]]
+    assert latest is not None  # there are trips
+    cut = int(_EARLIER * len(latest))
+    return latest[:cut], latest[cut:]
 
 
 def _calibrate(predictor: Predictor, trips: Trips) -> tuple[dict[str, Interval], Calibration]:

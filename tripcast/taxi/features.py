@@ -9,7 +9,6 @@ measure it learns the answer, so training rows get theirs from trips of other da
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import copy
 from dataclasses import dataclass, fields, replace
 from io import BytesIO
 from math import exp, log, nan
@@ -19,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tripcast.models.interpolation import interpolator
-from tripcast.taxi.trips import Trip, Trips
+from tripcast.taxi.trips import Trip, TripFiles, Trips, sample
 from tripcast.taxi.zones import LAST_ZONE, PLACES
 
 Floats = npt.NDArray[np.float64]
@@ -79,6 +78,9 @@ RECENT_DAYS = 100
 
 #: Training rows take their pace from the days of the other folds.
 FOLDS = 5
+
+#: The tables are learned from at most this many trips: more of them would hardly change an average, and take memory.
+_TABLE_TRIPS = 1 << 22
 
 #: Zones are indices 0 to 265; 0 stands for any number that is not a zone.
 _ZONES = LAST_ZONE + 1
@@ -563,42 +565,37 @@ class OutOfFold:
     they never can in service.
 
     Args:
-        trips: Trips with durations.
+        trips: Trips with durations, at least one.
+
+    Attributes:
+        tables: For trips yet to come: their pace is that of all folds.
+        distances: Whether the trips have distances.
     """
 
-    def __init__(self, trips: Trips) -> None:
-        days, day = np.unique(trips.pickup_datetime.astype("datetime64[D]"), return_inverse=True)
-        folds = min(FOLDS, len(days))
-        self._trips = trips
-        self._fold = (day % folds).astype(np.int8)
-        last = trips.pickup_datetime.max()
-        self._recent = trips.pickup_datetime > last - np.timedelta64(RECENT_DAYS, "D")
-        geography = Geography.fit(trips)
-        if not have_distances(trips):  # then each was as far as is usual
-            trips = replace(trips, trip_distance_miles=geography.usual_miles.ravel()[_pair(trips)].astype(np.float64))
-        pace = PaceFit(trips, self._fold)
-        self._parts = [FeatureTables(geography, pace.without(fold)) for fold in range(folds)]
-        self.tables = FeatureTables(geography, pace.without(folds))
+    def __init__(self, trips: Trips | TripFiles) -> None:
+        last = max(batch.pickup_datetime.max() for batch in trips.batches())
+        known = sample(trips, _TABLE_TRIPS)
+        geography = Geography.fit(known)
+        self.distances = have_distances(known)
+        if not self.distances:  # then each was as far as is usual
+            known = replace(known, trip_distance_miles=geography.usual_miles.ravel()[_pair(known)].astype(np.float64))
+        pace = PaceFit(known, _fold(known))
+        del known
+        self._recent_from = last - np.timedelta64(RECENT_DAYS, "D")
+        self._parts = [FeatureTables(geography, pace.without(fold)) for fold in range(FOLDS)]
+        self.tables = FeatureTables(geography, pace.without(FOLDS))
 
-    def asked_as(self, trips: Trips) -> OutOfFold:
-        """The same, as if the trips had been asked for with other distances.
-
-        Args:
-            trips: The training trips, with these distances.
-        """
-        other = copy(self)
-        other._trips = trips
-        return other
-
-    def __len__(self) -> int:
-        return len(self._trips)
-
-    def __getitem__(self, rows: slice | Integers) -> Matrix:
-        """The features of some training trips, float32 (rows, 23)."""
-        trips, fold = self._trips[rows], self._fold[rows]
+    def __call__(self, trips: Trips) -> Matrix:
+        """The features of some of the training trips, float32 (n, 23)."""
+        fold = _fold(trips)
         features: Matrix = np.empty((len(trips), len(FEATURES)), np.float32)
         for number, tables in enumerate(self._parts):
             members = fold == number
             features[members] = tables(trips[members])
-        features[:, _RECENT] = self._recent[rows]
+        features[:, _RECENT] = trips.pickup_datetime > self._recent_from
         return features
+
+
+def _fold(trips: Trips) -> npt.NDArray[np.int8]:
+    """The fold of each trip, (n,): that of its day."""
+    return (trips.pickup_datetime.astype("datetime64[D]").astype(np.int64) % FOLDS).astype(np.int8)

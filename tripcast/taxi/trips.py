@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,6 +26,9 @@ TARGET = "duration_minutes"
 
 #: The trips that are kept last this long, both inclusive: the rule of the notebook whose figures tripcast reproduces.
 SHORTEST_MINUTES, LONGEST_MINUTES = 1, 60
+
+#: How many trips of those in memory are looked at together.
+_BATCH_TRIPS = 1 << 17
 
 #: A trip of more miles than this is kept, for its duration is good, but flagged: no taxi drives that far in an hour.
 FARTHEST_MILES = 100
@@ -132,6 +135,60 @@ class Trips:
             self.trip_distance_miles[rows],
             None if self.duration_minutes is None else self.duration_minutes[rows],
         )
+
+    def batches(self) -> Iterator[Trips]:
+        """The trips a batch at a time, as ``TripFiles`` has them."""
+        for start in range(0, len(self), _BATCH_TRIPS):
+            yield self[start : start + _BATCH_TRIPS]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Trips]) -> Trips:
+        """Ended trips, one part after the other; there is at least one."""
+        return cls(*(np.concatenate([getattr(part, column.name) for part in parts]) for column in fields(cls)))
+
+
+class TripFiles:
+    """Validated trips in parquet files, read a batch at a time and as often as asked: never all in memory.
+
+    Args:
+        files: Parquet files with the columns of ``Trips``, as validation writes them: row groups are batches.
+    """
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        import pyarrow.parquet as pq
+
+        self._files = files
+        self._trips: int = sum(pq.read_metadata(file).num_rows for file in files)
+
+    def __len__(self) -> int:
+        return self._trips
+
+    def batches(self) -> Iterator[Trips]:
+        """The trips, in the order of the files; no batch is empty."""
+        import pyarrow.parquet as pq
+
+        for file in self._files:
+            with pq.ParquetFile(file) as opened:
+                for group in range(opened.num_row_groups):
+                    table = opened.read_row_group(group, [*PICKUP_COLUMNS, TARGET])
+                    if len(table):
+                        yield Trips(**{name: table[name].to_numpy() for name in table.column_names})
+
+
+def sample(trips: Trips | TripFiles, most: int) -> Trips:
+    """All trips, or so many of them, at even distances, where there are more.
+
+    Args:
+        trips: Ended trips, at least one.
+        most: How many at most.
+    """
+    total, start, parts = len(trips), 0, []
+    wanted = np.linspace(0, total - 1, min(total, most)).astype(np.int64)
+    for batch in trips.batches():
+        first, end = np.searchsorted(wanted, (start, start + len(batch)))
+        parts.append(batch[wanted[first:end] - start])
+        start += len(batch)
+    return Trips.joined(parts)
 
 
 def read_trips(files: Sequence[Path]) -> Trips:

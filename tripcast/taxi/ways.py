@@ -63,21 +63,22 @@ def recorded_way(trips: Trips) -> str:
 def as_asked(trips: Trips) -> dict[str, Trips]:
     """The same recorded trips as they would have been asked for in each way, by the way; the last is the recorded one.
 
-    A plan is the recorded distance times a lognormal error that depends on the trip alone, so that the same trip has
-    the same plan wherever and whenever it is looked at.
-
     Args:
         trips: Ended trips, n, with metered distances; one that is implausible stays as it is.
     """
     if recorded_way(trips) == ZONES_ONLY:
         return {ZONES_ONLY: trips}
-    return {
-        ZONES_ONLY: replace(trips, trip_distance_miles=np.full(len(trips), np.nan)),
-        PLANNED: replace(
-            trips, trip_distance_miles=trips.trip_distance_miles * np.exp(PLANNING_ERROR * _normal(trips))
-        ),
-        METERED: trips,
-    }
+    unknown = replace(trips, trip_distance_miles=np.full(len(trips), np.nan))
+    return {ZONES_ONLY: unknown, PLANNED: planned(trips), METERED: trips}
+
+
+def planned(trips: Trips) -> Trips:
+    """The same recorded trips with the distances that a planner would have given, as ``as_asked``.
+
+    A plan is the recorded distance times a lognormal error that depends on the trip alone, so that the same trip has
+    the same plan wherever and whenever it is looked at.
+    """
+    return replace(trips, trip_distance_miles=trips.trip_distance_miles * np.exp(PLANNING_ERROR * _normal(trips)))
 
 
 def _normal(trips: Trips) -> Floats:

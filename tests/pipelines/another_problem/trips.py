@@ -35,6 +35,13 @@ class Trips:
     def __len__(self) -> int:
         return len(self.depot)
 
+    def batches(self):
+        return [self]
+
+    @classmethod
+    def joined(cls, parts) -> Trips:
+        return cls(*(np.concatenate([getattr(part, column.name) for part in parts]) for column in fields(cls)))
+
     def __getitem__(self, rows) -> Trips:
         columns = (getattr(self, column.name) for column in fields(self))
         return Trips(*(None if column is None else column[rows] for column in columns))
@@ -49,6 +56,21 @@ SCHEMA = pa.schema(
         "duration_minutes": pa.float64(),
     }
 )
+
+
+class TripFiles:
+    def __init__(self, files) -> None:
+        self._trips = read_trips(files)
+
+    def __len__(self) -> int:
+        return len(self._trips)
+
+    def batches(self):
+        return [self._trips]
+
+
+def sample(trips, most) -> Trips:
+    return Trips.joined(list(trips.batches()))[:most]
 
 
 def read_trips(files) -> Trips:

@@ -6,24 +6,27 @@ To be imported after ``tripcast.models.booster``, which says how LightGBM's thre
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import lightgbm
 import numpy as np
 import numpy.typing as npt
 
-from tripcast.taxi.features import FEATURES, MILES_FEATURES, OutOfFold
+from tripcast.taxi.features import FEATURES, MILES_FEATURES
+from tripcast.taxi.trips import TripFiles, Trips, sample
 
-Floats = npt.NDArray[np.float64]
+Matrix = npt.NDArray[np.float32]
+
+#: The features of training trips, float32 (n, 23).
+Features = Callable[[Trips], Matrix]
 
 #: The parameters that no search changes. Column by column, and each tree's sums in one order, so that the model is the
 #: same however many threads there are. How many is the environment's to say (``OMP_NUM_THREADS``): LightGBM writes
-#: parameters into the model.
+#: parameters into the model. No tree leaves out trips: that gains nothing, and its account takes eight bytes a trip.
 _FIXED: dict[str, Any] = {
     "objective": "regression",
     "metric": "rmse",
-    "bagging_freq": 1,
     "deterministic": True,
     "force_col_wise": True,
     "max_bin": 127,
@@ -43,26 +46,47 @@ _DIGITS = "{:.9g}"
 
 #: Rows from which the boundaries of the histograms' bins are chosen; LightGBM's own default.
 _BIN_ROWS = 200_000
-#: Rows of features that exist at a time.
-_BATCH_ROWS = 500_000
 
 
-def dataset(features: OutOfFold, minutes: Floats) -> lightgbm.Dataset:
-    """Training trips as LightGBM takes them.
+def bins(features: Features, trips: Trips | TripFiles, columns: Sequence[str]) -> lightgbm.Dataset:
+    """The boundaries of the bins in which LightGBM counts, as a dataset of some trips, or of all where they are few.
 
     Args:
-        features: Of the trips.
-        minutes: Their true durations, (n,).
+        features: Computes the features of trips.
+        trips: With durations.
+        columns: Which of them the trees may look at.
     """
-    names = list(FEATURES)
-    if len(features) <= _BIN_ROWS:
-        return lightgbm.Dataset(features[:], minutes, feature_name=names, params=_FIXED).construct()
-    # LightGBM would ask a Sequence for its sample row by row. It takes the bins of another dataset instead.
-    sample = features[np.linspace(0, len(features) - 1, _BIN_ROWS).astype(np.intp)]
-    bins = lightgbm.Dataset(sample, feature_name=names, params=_FIXED)
-    return lightgbm.Dataset(
-        _Rows(features), minutes, reference=bins.construct(), feature_name=names, params=_FIXED
+    known = sample(trips, _BIN_ROWS)
+    rows = features(known)[:, _places(columns)]
+    return lightgbm.Dataset(rows, known.duration_minutes, feature_name=list(columns), params=_FIXED).construct()
+
+
+def _places(columns: Sequence[str]) -> list[int]:
+    return [FEATURES.index(name) for name in columns]
+
+
+def dataset(features: Features, trips: Trips | TripFiles, boundaries: lightgbm.Dataset) -> lightgbm.Dataset:
+    """Training trips as LightGBM takes them: a byte a feature and trip, whose features never exist all at once.
+
+    Args:
+        features: Computes them.
+        trips: With durations.
+        boundaries: See ``bins``.
+    """
+    if boundaries.num_data() == len(trips):
+        return boundaries
+    minutes = [batch.duration_minutes.astype(np.float32) for batch in trips.batches()]  # type: ignore[union-attr]
+    columns = boundaries.get_feature_name()
+    places = _places(columns)
+    rows = (features(batch)[:, places] for batch in trips.batches())
+    data = lightgbm.Dataset(
+        [_Batch(rows, len(of_batch)) for of_batch in minutes],
+        reference=boundaries,
+        feature_name=columns,
+        params=_FIXED,
     ).construct()
+    data.set_field("label", np.concatenate(minutes))  # as an argument it would be kept, and another copy with it
+    return data
 
 
 def boost(data: lightgbm.Dataset, parameters: Mapping[str, Any]) -> bytes:
@@ -91,26 +115,26 @@ def boost_for_plans(data: lightgbm.Dataset, parameters: Mapping[str, Any]) -> by
 
     For given zones and a given time, all that is said of the distance rises with it.
     """
-    rising = [int(name in MILES_FEATURES) for name in FEATURES]
+    rising = [int(name in MILES_FEATURES) for name in data.get_feature_name()]
     return boost(data, {**parameters, "monotone_constraints": rising})
 
 
 def boost_without_distance(data: lightgbm.Dataset, parameters: Mapping[str, Any]) -> bytes:
     """Grow trees that look at nothing that is said of the distance; otherwise as ``boost``."""
-    allowed = [place for place, name in enumerate(FEATURES) if name not in MILES_FEATURES]
+    allowed = [place for place, name in enumerate(data.get_feature_name()) if name not in MILES_FEATURES]
     return boost(data, {**parameters, "interaction_constraints": [allowed]})
 
 
-class _Rows(lightgbm.Sequence):
-    """Hands the features of training trips to LightGBM batch by batch, so that they never exist all at once."""
+class _Batch(lightgbm.Sequence):
+    """Hands LightGBM the features of the next batch of trips, when it comes to them."""
 
-    batch_size = _BATCH_ROWS
+    def __init__(self, rows: Iterator[Matrix], trips: int) -> None:
+        self._rows = rows
+        self._trips = trips
+        self.batch_size = trips
 
-    def __init__(self, features: OutOfFold) -> None:
-        self._features = features
-
-    def __getitem__(self, rows: slice) -> npt.NDArray[np.float32]:  # type: ignore[override]  # never asked for one row
-        return self._features[rows]
+    def __getitem__(self, rows: slice) -> Matrix:  # type: ignore[override]  # asked for once, for all of it
+        return next(self._rows)
 
     def __len__(self) -> int:
-        return len(self._features)
+        return self._trips

@@ -20,8 +20,8 @@ from tripcast.models.booster import Booster
 from tripcast.models.model import Search
 from tripcast.taxi.features import FEATURES, USUAL_MILES, FeatureTables, OutOfFold
 from tripcast.taxi.interval_groups import group_of, groups_of
-from tripcast.taxi.trips import LONGEST_MINUTES, SHORTEST_MINUTES, Trip, Trips
-from tripcast.taxi.ways import METERED, PLANNED, ZONES_ONLY, as_asked, way_of, ways_of
+from tripcast.taxi.trips import LONGEST_MINUTES, SHORTEST_MINUTES, Trip, TripFiles, Trips
+from tripcast.taxi.ways import METERED, PLANNED, ZONES_ONLY, as_asked, planned, way_of, ways_of
 
 if TYPE_CHECKING:
     import lightgbm
@@ -37,7 +37,6 @@ DEFAULTS: dict[str, Any] = {
     "num_leaves": 127,
     "min_child_samples": 50,
     "feature_fraction": 0.5,
-    "bagging_fraction": 0.8,
     "lambda_l2": 5.0,
 }
 
@@ -45,6 +44,11 @@ DEFAULTS: dict[str, Any] = {
 _FEWER: dict[str, Any] = {**DEFAULTS, "learning_rate": 0.15, "num_leaves": 63, "feature_fraction": 0.7}
 _PLANNED_DEFAULTS: dict[str, Any] = {**_FEWER, "rounds": 60}
 _ZONES_DEFAULTS: dict[str, Any] = {**_FEWER, "rounds": 40}
+
+#: What the trees look at. The minutes for a distance are the distance on another scale, which trees cannot tell apart;
+#: and where the meter is known, an estimate for the usual distance leads them astray. Every feature is a byte a trip.
+_METERED_COLUMNS = tuple(name for name in FEATURES if name not in ("usual_minutes", "usual_estimate"))
+_ASKED_COLUMNS = tuple(name for name in FEATURES if name not in ("usual_minutes", "minutes_for_miles"))
 
 #: How much of the later trips' surplus over predictions is taken to last. Traffic drifts for weeks on end, so that a
 #: model is behind from its first day; but part of what the last days show passes, and the fit to all trips sees them.
@@ -153,7 +157,6 @@ class HoldoutFit:
         """Compute the features once."""
         from tripcast.taxi.candidates import boosting
 
-        assert earlier.duration_minutes is not None
         assert later.duration_minutes is not None
         features, actual = OutOfFold(earlier), later.duration_minutes
         others = _boost_others(features, earlier)
@@ -162,7 +165,7 @@ class HoldoutFit:
             way: _level(Booster(trees, FEATURES).predict(features.tables(asked[way]), threads=0), actual)
             for way, trees in others.items()
         }
-        data = boosting.dataset(features, earlier.duration_minutes)
+        data = boosting.dataset(features, earlier, boosting.bins(features, earlier, _METERED_COLUMNS))
         return cls(features.tables, data, features.tables(later), actual, others, levels)
 
     def run(self, parameters: Mapping[str, Any]) -> tuple[Boosted, float]:
@@ -189,18 +192,20 @@ def _level(predicted: Floats, actual: Floats) -> float:
     return round(1 + _LASTING * surplus, 4)
 
 
-def _boost_others(features: OutOfFold, trips: Trips) -> dict[str, bytes]:
+def _boost_others(features: OutOfFold, trips: Trips | TripFiles) -> dict[str, bytes]:
     """The trees of the ways that riders ask in; none where trips are recorded as riders ask for them.
 
     Both are grown on planned distances, though those of zones and time look at none: each dataset costs.
     """
     from tripcast.taxi.candidates import boosting
 
-    assert trips.duration_minutes is not None
-    asked = as_asked(trips)
-    if PLANNED not in asked:
+    if not features.distances:
         return {}
-    data = boosting.dataset(features.asked_as(asked[PLANNED]), trips.duration_minutes)
+
+    def of_plans(batch: Trips) -> npt.NDArray[np.float32]:
+        return features(planned(batch))
+
+    data = boosting.dataset(of_plans, trips, boosting.bins(of_plans, trips, _ASKED_COLUMNS))
     return {
         PLANNED: boosting.boost_for_plans(data, _PLANNED_DEFAULTS),
         ZONES_ONLY: boosting.boost_without_distance(data, _ZONES_DEFAULTS),
@@ -220,15 +225,15 @@ def fit_holdout(earlier: Trips, later: Trips, search: Search) -> tuple[Boosted, 
     return predictor, {**DEFAULTS, **predictor.chosen()}
 
 
-def fit(trips: Trips, parameters: Mapping[str, Any]) -> Boosted:
+def fit(trips: Trips | TripFiles, parameters: Mapping[str, Any]) -> Boosted:
     """Fit to trips with parameters from ``fit_holdout``."""
     from tripcast.taxi.candidates import boosting
 
-    assert trips.duration_minutes is not None
     features = OutOfFold(trips)
     others = _boost_others(features, trips)  # whose dataset is gone before the next is made
     grown_with = {name: parameters[name] for name in DEFAULTS}
-    metered = boosting.boost(boosting.dataset(features, trips.duration_minutes), grown_with)
+    bins = boosting.bins(features, trips, _METERED_COLUMNS)
+    metered = boosting.boost(boosting.dataset(features, trips, bins), grown_with)
     levels = {way: parameters[name] for way, name in _LEVELS.items()}
     return Boosted(features.tables, _boosters({METERED: metered, **others}), levels)
 

@@ -24,12 +24,15 @@ import numpy.typing as npt
 
 from tripcast.models.model import Search
 from tripcast.taxi.features import has_plausible_distance
-from tripcast.taxi.trips import Trip, Trips
+from tripcast.taxi.trips import Trip, TripFiles, Trips, sample
 from tripcast.taxi.ways import way_of, ways_of
 
 Floats = npt.NDArray[np.float64]
 
 _FILE = "coefficients.csv"
+
+#: The regression is fitted to at most this many trips: more would hardly move a yardstick, and take memory.
+_MOST_TRIPS = 5_000_000
 
 #: Room for each pair of int16 zone numbers that can occur: 0 stands for a number that is not a zone.
 _ZONES = 266
@@ -111,12 +114,13 @@ def fit_holdout(earlier: Trips, later: Trips, search: Search) -> tuple[Linear, d
     return fit(earlier, {}), {}
 
 
-def fit(trips: Trips, parameters: Mapping[str, Any]) -> Linear:
+def fit(trips: Trips | TripFiles, parameters: Mapping[str, Any]) -> Linear:
     """Fit to trips; there are no parameters."""
     from scipy.sparse import csr_array
     from sklearn.linear_model import LinearRegression
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+    trips = sample(trips, _MOST_TRIPS)
     pairs = _pair(trips)
     seen = np.flatnonzero(np.bincount(pairs))
     # Two entries a row, its pair's one and its distance: the sparse matrix is written down directly, since turning

@@ -49,6 +49,5 @@ def _suggest(trial: optuna.Trial) -> dict[str, Any]:
         "num_leaves": trial.suggest_int("num_leaves", 15, 255, log=True),
         "min_child_samples": trial.suggest_int("min_child_samples", 10, 300, log=True),
         "feature_fraction": trial.suggest_float("feature_fraction", 0.3, 1.0),
-        "bagging_fraction": trial.suggest_float("bagging_fraction", 0.5, 1.0),
         "lambda_l2": trial.suggest_float("lambda_l2", 0.1, 100.0, log=True),
     }
