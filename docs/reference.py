@@ -89,7 +89,7 @@ def metrics() -> Iterator[str]:
     yield "What `/metrics` of the prediction service has, beside the process's own.\n"
     yield "| metric | kind | labels | meaning |\n|---|---|---|---|"
     empty = SimpleNamespace(counts=lambda: Counts(0, 0, 0, 0, 0, 0))  # a log would start threads
-    service = Service("tripcast-green", Path("home"), "tripcast.taxi.web.version_check")
+    service = Service({"green": "tripcast-green"}, Path("home"), "tripcast.taxi.web.version_check")
     for family in ServiceCollector(service, cast(PredictionLog, empty)).collect():
         name = f"{family.name}_total" if family.type == "counter" else family.name
         labels = ", ".join(f"`{label}`" for label in getattr(family, "_labelnames", ()))

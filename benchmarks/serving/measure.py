@@ -3,9 +3,10 @@
     python benchmarks/serving/measure.py ../shared/data [rounds]
 
 Needs wrk (Debian: apt-get install wrk). Trains on 2021-01 with 2021-02 as the test month in a home of its own, and
-starts four services: ours with its log on, an empty FastAPI handler on the same server, `mlflow models serve` of the
-same registered model, and the course's Flask service under gunicorn. The contestants take turns, so that whatever else
-the machine does falls on all of them; what is printed are medians of the rounds.
+starts five services: ours with its log on; ours with a model for every taxi, the requests spread over them; an empty
+FastAPI handler on the same server; `mlflow models serve` of the same registered model; and the course's Flask service
+under gunicorn. The contestants take turns, so that whatever else the machine does falls on all of them; what is printed
+are medians of the rounds.
 """
 
 from __future__ import annotations
@@ -28,6 +29,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import httpx
+
+from tripcast.registry.registry import Registry
+from tripcast.registry.tracking import Tracker
+from tripcast.settings import Settings
+from tripcast.taxi import model_name
+from tripcast.taxi.feeds import FEEDS
+from tripcast.taxi.pyfunc import flavour
 
 HERE = Path(__file__).parent
 BIN = Path(sys.executable).parent
@@ -60,10 +68,11 @@ class Contestant:
         command: Starts it, ``{port}`` being replaced.
         ready: The address that answers 200 when it can predict.
         path: Where predictions are asked for.
-        body: What is asked.
+        bodies: What is asked, one after the other.
         environment: Beside that of this process.
         rates: Requests a second, by number of connections.
         p99: The 99th percentile of the latency in ms, by number of connections.
+        processor: Microseconds of the processor's time that its process tree takes for a request, of all runs.
         seconds: From its start to its first answer, a cold and then warm starts.
         megabytes: Resident memory after the load, of its process tree.
     """
@@ -72,10 +81,11 @@ class Contestant:
     command: Sequence[str | Path]
     ready: str
     path: str
-    body: object
+    bodies: Sequence[object]
     environment: dict[str, str] = field(default_factory=dict)
     rates: dict[int, list[float]] = field(default_factory=dict)
     p99: dict[int, list[float]] = field(default_factory=dict)
+    processor: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     megabytes: str = ""
     process: subprocess.Popen[bytes] | None = None
@@ -113,8 +123,13 @@ class Contestant:
 
     def load(self, connections: int, script: Path) -> None:
         """Put it under load, and note what wrk says."""
-        header = 'wrk.headers["Content-Type"] = "application/json"'
-        script.write_text(f'wrk.method = "POST"\n{header}\nwrk.body = [[{json.dumps(self.body)}]]\n')
+        headers = '{["Content-Type"] = "application/json"}'
+        made = [f'wrk.format("POST", nil, {headers}, [[{json.dumps(body)}]])' for body in self.bodies]
+        # The requests have an address only after wrk has started.
+        script.write_text(
+            f"function init() requests, turn = {{{', '.join(made)}}}, 0 end\n"
+            "function request() turn = turn % #requests + 1 return requests[turn] end\n"
+        )
         command = [
             "wrk",
             "-t1",
@@ -125,15 +140,25 @@ class Contestant:
             str(script),
             self.url + self.path,
         ]
+        before = self._processor_seconds()
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        took = self._processor_seconds() - before
         if "Non-2xx" in text or "Socket errors" in text:
             sys.exit(f"{self.name} failed requests:\n{text}")
         rate = re.search(r"Requests/sec:\s+([\d.]+)", text)
         p99 = re.search(r"99%\s+([\d.]+)(us|ms|s)", text)
+        requests = re.search(r"(\d+) requests in", text)
         assert rate is not None
         assert p99 is not None
+        assert requests is not None
+        self.processor.append(1e6 * took / int(requests[1]))
         self.rates.setdefault(connections, []).append(float(rate[1]))
         self.p99.setdefault(connections, []).append(float(p99[1]) * {"us": 1e-3, "ms": 1, "s": 1e3}[p99[2]])
+
+    def _processor_seconds(self) -> float:
+        """The processor's time that its process tree has taken."""
+        assert self.process is not None
+        return sum(map(_processor_seconds, [self.process.pid, *_descendants(self.process.pid)]))
 
     def note_memory(self) -> None:
         """Note the resident memory of its process, and of its children if it has any."""
@@ -147,33 +172,66 @@ def _descendants(pid: int) -> list[int]:
     return children + [below for child in children for below in _descendants(child)]
 
 
+def _processor_seconds(pid: int) -> float:
+    """The processor's time that a process has taken."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def _resident(pid: int) -> float:
     """Resident memory in MB."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def contestants(home: Path, course_model: Path) -> list[Contestant]:
-    """All of them; ours first."""
+def add_models(home: Path) -> None:
+    """Register the champion in a home for all the other taxis, too, and let it serve."""
+    settings = settings_of(home)
+    green = Registry(model_name("green"), settings)
+    champion = green.traffic().champion
+    assert champion is not None
+    with TemporaryDirectory() as scratch:
+        folder = green.download(champion, Path(scratch))
+        for taxi in [taxi for taxi in FEEDS if taxi != "green"]:
+            registry = Registry(model_name(taxi), settings)
+            with Tracker(model_name(taxi), settings).pipeline_run(taxi, taxi) as run_id:
+                registry.register(folder, flavour=flavour("green"), run_id=run_id, tags={})
+            registry.promote(1, "It is the first.")
+
+
+def settings_of(home: Path) -> Settings:
+    """Those of a home."""
+    store = f"sqlite:///{home / 'mlflow.db'}"
+    return Settings(home=home, artifacts=str(home), tracking_uri=store, service_url=None, image="none")
+
+
+def ours(name: str, home: Path, bodies: Sequence[object]) -> Contestant:
+    """Our service on what is registered in a home."""
     environment = {"TRIPCAST_HOME": str(home), "TRIPCAST_ADMIN_TOKEN": "benchmark", "TRIPCAST_COMMIT": "none"}
-    ours = f"from tripcast.taxi.web.server import serve; serve('green', '127.0.0.1', {{port}}, {str(home / 'log')!r})"
+    code = f"from tripcast.taxi.web.server import serve; serve('127.0.0.1', {{port}}, {str(home / 'log')!r})"
+    return Contestant(name, [sys.executable, "-c", code], "/readyz", "/predict", bodies, environment)
+
+
+def contestants(home: Path, all_taxis: Path, course_model: Path) -> list[Contestant]:
+    """All of them; ours first."""
     uvicorn = [BIN / "uvicorn", "empty_service:app", "--port", "{port}", "--loop", "uvloop", "--http", "httptools"]
     mlflow = [BIN / "mlflow", "models", "serve", "-m", "models:/tripcast-green@champion", "--env-manager", "local"]
     return [
-        Contestant("tripcast", [sys.executable, "-c", ours], "/readyz", "/predict", TRIP, environment),
+        ours("tripcast", home, [TRIP]),
+        ours(f"tripcast, {len(FEEDS)} models", all_taxis, [{**TRIP, "taxi": taxi} for taxi in FEEDS]),
         Contestant(
             "empty FastAPI handler",
             [*uvicorn, "--no-access-log", "--log-level", "warning"],
             "/predict",
             "/predict",
-            TRIP,
+            [TRIP],
         ),
         Contestant(
             "`mlflow models serve`, the same model",
             [*mlflow, "-p", "{port}"],
             "/ping",
             "/invocations",
-            {"dataframe_records": [RAW_TRIP]},
+            [{"dataframe_records": [RAW_TRIP]}],
             {"MLFLOW_TRACKING_URI": f"sqlite:///{home / 'mlflow.db'}", "PATH": f"{BIN}:{os.environ['PATH']}"},
         ),
         Contestant(
@@ -181,7 +239,7 @@ def contestants(home: Path, course_model: Path) -> list[Contestant]:
             [BIN / "gunicorn", "--bind", "127.0.0.1:{port}", "course_service:app"],
             "/predict",
             "/predict",
-            TRIP,
+            [TRIP],
             {"COURSE_MODEL": str(course_model)},
         ),
     ]
@@ -230,8 +288,8 @@ def measure_swaps(service: Contestant, home: Path, script: Path) -> str:
 
     client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{home / 'mlflow.db'}")
     done = threading.Event()
-    rates, p99 = service.rates, service.p99
-    service.rates, service.p99 = {}, {}
+    kept = service.rates, service.p99, service.processor
+    service.rates, service.p99, service.processor = {}, {}, []
 
     def load() -> None:
         while not done.is_set():
@@ -250,7 +308,7 @@ def measure_swaps(service: Contestant, home: Path, script: Path) -> str:
         done.set()
         loading.result()  # ends the program if a request failed
     requests = int(sum(service.rates[16]) * SECONDS)
-    service.rates, service.p99 = rates, p99
+    service.rates, service.p99, service.processor = kept
     return f"{SWAPS} swaps under load, {statistics.median(took):.2f} s each: {requests:,} requests, none failed."
 
 
@@ -280,7 +338,10 @@ def main(folder: str, rounds: int = 5) -> None:
 
         train_course_model(Path(folder) / "green_tripdata_2021-01.parquet", course_model)
 
-        services = contestants(home, course_model)
+        all_taxis = Path(scratch) / "all-taxis"
+        shutil.copytree(home, all_taxis)
+        add_models(all_taxis)
+        services = contestants(home, all_taxis, course_model)
         try:
             for service in services:
                 service.start(output)
@@ -290,14 +351,14 @@ def main(folder: str, rounds: int = 5) -> None:
                         service.load(connections, script)
                 if number == 0:  # warms up
                     for service in services:
-                        service.rates, service.p99 = {}, {}
+                        service.rates, service.p99, service.processor = {}, {}, []
             for service in services:
                 service.note_memory()
-            ours, empty, *others = services
-            for service in (empty, *others):
+            single, several, empty, *others = services
+            for service in (several, empty, *others):
                 service.stop()
-            remarks = [measure_batches(ours.url), measure_swaps(ours, home, script)]
-            ours.stop()
+            remarks = [measure_batches(single.url), measure_swaps(single, home, script)]
+            single.stop()
             for service in services:
                 for _ in range(2):
                     service.start(output)
@@ -306,8 +367,8 @@ def main(folder: str, rounds: int = 5) -> None:
             for service in services:
                 service.stop()
 
-    print("| service | requests/s at 1 | at 16 | of the empty handler | p99 ms at 16 | ready s | MB |")
-    print("|---|--:|--:|--:|--:|--:|--:|")
+    print("| service | requests/s at 1 | at 16 | of the empty handler | us a request | p99 ms at 16 | ready s | MB |")
+    print("|---|--:|--:|--:|--:|--:|--:|--:|")
     for service in services:
         one, sixteen = (statistics.median(service.rates[connections]) for connections in (1, 16))
         shares = [
@@ -318,6 +379,7 @@ def main(folder: str, rounds: int = 5) -> None:
         ]
         print(
             f"| {service.name} | {one:,.0f} | {sixteen:,.0f} | {shares[0]:.0%}, {shares[1]:.0%} | "
+            f"{statistics.median(service.processor):.0f} | "
             f"{statistics.median(service.p99[16]):.1f} | {statistics.median(service.seconds[1:]):.2f} | "
             f"{service.megabytes} |"
         )

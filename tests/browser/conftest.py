@@ -6,6 +6,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -15,6 +17,7 @@ from tests.conftest import make_trips
 from tests.parts import program
 from tripcast.jobs.train import train
 from tripcast.serving.model_cache import DesiredState, ModelCache, ServedVersion
+from tripcast.taxi import model_name
 
 CHROMIUM_ARGUMENTS = [
     "--no-sandbox",
@@ -30,10 +33,10 @@ CHROMIUM_ARGUMENTS = [
 NO_REGISTRY = "http://127.0.0.1:1"
 
 
-def served(copy: ModelCache, version: int, candidate: str, **tags: str) -> ServedVersion:
+def served(copy: ModelCache, version: int, candidate: str, taxi: str = "green", **tags: str) -> ServedVersion:
     """A model of a candidate, trained and put into the local copy."""
     months = {"2021-01": "1" * 64, "2021-02": "2" * 64}
-    model = train(candidate, make_trips(), taxi="green", data=months)
+    model = train(candidate, make_trips(), taxi=taxi, data=months)
     folder = copy.model(model.digest)
     model.save(folder)
     return ServedVersion(version, folder, {f"tripcast.{name}": value for name, value in tags.items()})
@@ -47,10 +50,30 @@ def page_url(tmp_path_factory) -> Iterator[str]:
     champion = served(copy, 3, "lightgbm", rmse="4.84", notebook_rmse="7.22", test_month="2021-03")
     (champion.folder / "model_card.html").write_text("<!DOCTYPE html><h1>The card</h1>")
     copy.write(DesiredState(champion, served(copy, 4, "linear"), share=0.1))
+    with service_in(home) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def two_taxis_url(tmp_path_factory) -> Iterator[str]:
+    """Where the page of a service is that has a champion for two kinds of taxis."""
+    home = tmp_path_factory.mktemp("two-taxis")
+    for taxi, version in (("green", 3), ("yellow", 5)):
+        copy = ModelCache(home, model_name(taxi))
+        candidate = "lightgbm" if taxi == "green" else "linear"
+        champion = served(copy, version, candidate, taxi, rmse="4.84", notebook_rmse="7.22", test_month="2021-03")
+        copy.write(DesiredState(champion, None, share=0.0))
+    with service_in(home) as url:
+        yield url
+
+
+@contextmanager
+def service_in(home: Path) -> Iterator[str]:
+    """A service that starts from the local copy in a home; where it answers."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    code = f"from tripcast.taxi.web.server import serve; serve('green', '127.0.0.1', {port}, {str(home / 'log')!r})"
+    code = f"from tripcast.taxi.web.server import serve; serve('127.0.0.1', {port}, {str(home / 'log')!r})"
     environment = {**os.environ, "TRIPCAST_HOME": str(home), "MLFLOW_TRACKING_URI": NO_REGISTRY}
     output = home / "output.txt"
     with (
@@ -91,7 +114,21 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def page(browser, page_url) -> Iterator[Page]:
     """A fresh visitor's tab, at the width of a desktop; what fails in the page fails the test."""
-    with browser.new_context(base_url=page_url, viewport={"width": 1280, "height": 900}) as context:
+    with tab(browser, page_url) as page:
+        yield page
+
+
+@pytest.fixture
+def two_taxis(browser, two_taxis_url) -> Iterator[Page]:
+    """The same where two kinds of taxis are served."""
+    with tab(browser, two_taxis_url) as page:
+        yield page
+
+
+@contextmanager
+def tab(browser: Browser, url: str) -> Iterator[Page]:
+    """A fresh visitor's tab."""
+    with browser.new_context(base_url=url, viewport={"width": 1280, "height": 900}) as context:
         page = context.new_page()
         page.set_default_timeout(5_000)
         failures: list[str] = []

@@ -70,6 +70,7 @@ def test_the_service_is_asked_about_the_trip_in_the_address(page):
     assert body == {
         "pickup_zone": 74,
         "dropoff_zone": 236,
+        "taxi": None,
         "trip_distance_miles": 3.5,
         "pickup_datetime": "2021-02-10T08:30:00",
         "explain": True,
@@ -479,3 +480,46 @@ def test_the_page_is_small(page):
     with page.expect_response(lambda response: urlsplit(response.url).path == "/") as index:
         open_trip(page)
     assert 0 < sum(sizes) + len(index.value.body()) < 60_000
+
+
+def test_where_one_taxi_serves_there_is_none_to_choose(page):
+    open_trip(page)
+    expect(page.get_by_label("Taxi", exact=True)).to_be_hidden()
+
+
+def test_a_taxi_is_chosen_and_its_own_model_answers(two_taxis):
+    page = two_taxis
+    first = open_trip(page)
+    choice = page.get_by_label("Taxi", exact=True)
+    expect(choice).to_have_value("green")
+    assert choice.locator("option").all_inner_texts() == ["Green taxi", "Yellow taxi"]
+    assert (first["model"], "taxi" in query_of(page)) == ("tripcast-green", False)
+
+    with page.expect_response("**/predict") as answered:
+        choice.select_option("yellow")
+    said = answered.value.json()
+    assert (said["model"], said["version"]) == ("tripcast-yellow", 5)
+    shown(page)
+    expect(page.locator("#minutes")).to_have_text(f"{said['duration_minutes']:.1f}")
+    expect(page.locator("#serving")).to_have_text("tripcast-yellow · version 5")
+    expect(page.locator("#model")).to_contain_text("linear")
+    expect(page.locator("#card-link")).to_have_attribute("href", "model?taxi=yellow")
+    assert query_of(page)["taxi"] == ["yellow"]
+
+    with page.expect_response("**/predict") as answered_again:
+        page.reload()
+    assert answered_again.value.json()["model"] == "tripcast-yellow"
+    shown(page)
+    expect(choice).to_have_value("yellow")
+
+
+def test_a_taxi_that_is_none_is_said_and_another_one_chosen(two_taxis):
+    page = two_taxis
+    page.goto(TRIP + "&taxi=red")
+    expect(page.locator("#trouble")).to_have_text('There is no taxi "red". Those that serve: green, yellow.')
+    choice = page.get_by_label("Taxi", exact=True)
+    expect(choice).to_have_attribute("aria-invalid", "true")
+    with page.expect_response("**/predict"):
+        choice.select_option("green")
+    shown(page)
+    expect(page.locator("#serving")).to_have_text("tripcast-green · version 3")

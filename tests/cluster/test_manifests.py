@@ -589,7 +589,7 @@ def test_kserve_runs_the_same_container_by_the_open_inference_protocol(overlay):
     [same] = overlay(EVERYTHING).one("Deployment", "serving")["spec"]["template"]["spec"]["containers"]
 
     assert service["apiVersion"] == "serving.kserve.io/v1beta1"
-    assert service["metadata"]["name"] == "tripcast-green"  # the model's name under /v2/models
+    assert service["metadata"]["name"] == "tripcast"  # one for all models
     assert container["name"] == "kserve-container"
     assert {"name": "PROTOCOL", "value": "v2"} in container["env"]
     assert not overlay("kserve").of("HorizontalPodAutoscaler")

@@ -172,7 +172,7 @@ class Home:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         log, output = self.folder / "log", self.folder / "output.txt"
-        code = f"from tripcast.taxi.web.server import serve; serve('green', '127.0.0.1', {port}, {str(log)!r})"
+        code = f"from tripcast.taxi.web.server import serve; serve('127.0.0.1', {port}, {str(log)!r})"
         environment = {
             **os.environ,
             "TRIPCAST_HOME": str(self.folder),

@@ -32,7 +32,7 @@ def test_a_service_starts_from_its_local_copy_while_the_registry_is_away(home, s
     said = second.reload()
     assert said["champion"]["version"] == 1
     assert "MLflow at sqlite:///" in said["problems"][0]
-    assert second.metric("tripcast_poller_failures_total") >= 1
+    assert second.metric('tripcast_poller_failures_total{model="tripcast-green"}') >= 1
 
     home.store.write_bytes(content)
     wait_for(lambda: second.reload()["problems"] == [])

@@ -6,19 +6,19 @@ import pytest
 
 from tripcast.models import Model
 from tripcast.serving import metrics
-from tripcast.serving import service as module
+from tripcast.serving import served_model as module
 from tripcast.serving.model_cache import DesiredState, ServedVersion
 from tripcast.serving.registry_poller import Report
-from tripcast.serving.service import Service
+from tripcast.serving.served_model import ServedModel
 
 
 @pytest.fixture
-def service(tmp_path) -> Service:
-    return Service("tripcast-green", tmp_path, check="tripcast.taxi.web.version_check")
+def model(tmp_path) -> ServedModel:
+    return ServedModel("tripcast-green", tmp_path)
 
 
 @pytest.mark.parametrize("trouble", [MemoryError("no room"), RuntimeError("a defect"), OSError(5, "I/O error")])
-def test_a_load_that_fails_by_whatever_is_listed_and_tried_again(service, models, tmp_path, monkeypatch, trouble):
+def test_a_load_that_fails_by_whatever_is_listed_and_tried_again(model, models, tmp_path, monkeypatch, trouble):
     def fail(folder):
         raise trouble
 
@@ -28,15 +28,15 @@ def test_a_load_that_fails_by_whatever_is_listed_and_tried_again(service, models
         return ServedVersion(version, folder, {})
 
     champion = served(1, "linear")
-    first = Report(DesiredState(champion, None, 0.0))
-    second = Report(DesiredState(champion, served(2, "boosted"), 0.5))
+    first = Report(model.name, DesiredState(champion, None, 0.0))
+    second = Report(model.name, DesiredState(champion, served(2, "boosted"), 0.5))
 
     async def story() -> list[tuple[list[int], list[str]]]:
         seen = []
 
         async def take(report: Report) -> None:
-            await service._take(report)
-            seen.append(([arm.version for arm in service.arms.all], service.problems))
+            await model.take(report)
+            seen.append(([arm.version for arm in model.arms.all], model.problems))
 
         await take(first)
         with monkeypatch.context() as broken:
@@ -51,7 +51,7 @@ def test_a_load_that_fails_by_whatever_is_listed_and_tried_again(service, models
     assert asyncio.run(story()) == [([1], []), ([1], [problem]), ([1], [problem]), ([1, 2], [])]
 
 
-def test_the_age_of_the_last_poll_does_not_follow_the_clock_of_the_day(service, monkeypatch):
+def test_the_age_of_the_last_poll_does_not_follow_the_clock_of_the_day(model, monkeypatch):
     monkeypatch.setattr(metrics.time, "time", lambda: 0.0)
 
-    assert service.metrics.last_poll > 0
+    assert model.metrics.last_poll > 0

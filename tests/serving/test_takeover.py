@@ -10,6 +10,8 @@ import pytest
 
 from tests.serving.conftest import LONG_TRIP, TRIP, Answering, wait_for
 
+SWAPS = 'tripcast_swaps_total{model="tripcast-green"}'
+
 
 @contextmanager
 def requests_without_pause(service: Answering) -> Iterator[Counter]:
@@ -39,7 +41,7 @@ def requests_without_pause(service: Answering) -> Iterator[Counter]:
 
 def test_twenty_swaps_under_load_fail_no_request(fresh):
     home, service = fresh
-    swaps = service.metric("tripcast_swaps_total")
+    swaps = service.metric(SWAPS)
 
     with requests_without_pause(service) as answers:
         for turn in range(20):
@@ -49,7 +51,7 @@ def test_twenty_swaps_under_load_fail_no_request(fresh):
 
     assert {status for status, _ in answers} == {200}
     assert {version for _, version in answers} == {1, 2}
-    assert service.metric("tripcast_swaps_total") == swaps + 20
+    assert service.metric(SWAPS) == swaps + 20
 
 
 def test_a_promotion_is_taken_up_without_being_asked(fresh):
@@ -102,10 +104,14 @@ def test_a_champion_that_cannot_serve_never_does(fresh, kind):
     assert said["champion"]["version"] == 1
     assert len(said["problems"]) == 1
     assert f"ersion {broken}" in said["problems"][0]
-    assert service.client.get("/readyz").json() == {"ready": True, "version": 1, "problems": said["problems"]}
+    assert service.client.get("/readyz").json() == {
+        "ready": True,
+        "versions": {"tripcast-green": 1},
+        "problems": said["problems"],
+    }
     assert set(answers) == {(200, 1)}
-    refused = service.metric(f'tripcast_refused_versions_total{{version="{broken}"}}')
-    assert refused + service.metric("tripcast_poller_failures_total") >= 1
+    refused = service.metric(f'tripcast_refused_versions_total{{model="tripcast-green",version="{broken}"}}')
+    assert refused + service.metric('tripcast_poller_failures_total{model="tripcast-green"}') >= 1
     assert said["problems"][0] in service.output.read_text()
 
 
@@ -125,7 +131,7 @@ def test_the_champion_answers_where_the_challenger_fails(fresh):
     version = home.versions["finite on short trips only"]
     home.registry.challenger(version, 1.0, "It seems well.")
     service.reload()
-    failures = f'tripcast_challenger_failures_total{{version="{version}"}}'
+    failures = f'tripcast_challenger_failures_total{{model="tripcast-green",version="{version}"}}'
 
     assert service.predict(TRIP)["version"] == version
     assert service.metric(failures) == 0

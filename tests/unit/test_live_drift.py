@@ -11,8 +11,11 @@ from tripcast.cli import main
 from tripcast.jobs.live import watch_live
 from tripcast.jobs.monitor import load_valid_trips
 from tripcast.months import Month
+from tripcast.registry.registry import Registry
+from tripcast.registry.tracking import Tracker
 from tripcast.serving.prediction_log import PredictionLog
 from tripcast.serving.prediction_rows import Answerer
+from tripcast.taxi.pyfunc import flavour
 from tripcast.taxi.trips import Trips
 from tripcast.taxi.ways import ways_of
 
@@ -69,3 +72,24 @@ def test_a_log_without_answers_says_so(loop):
     assert found is None
     assert loop.registry.traffic().figures["live"]["trips"] == 0
     assert "was asked nothing in these days" in loop.store.read("live/green/report.html").decode()
+
+
+def test_all_taxis_that_serve_are_looked_at_whatever_is_wrong_with_one(loop, make_model):
+    with Tracker("tripcast-yellow", loop.settings).pipeline_run("first", "first") as run_id:
+        yellow = Registry("tripcast-yellow", loop.settings)
+        yellow.register(make_model(1), flavour=flavour("yellow"), run_id=run_id, tags={})
+    yellow.promote(1, "It is the first.")
+
+    done = CliRunner().invoke(main, ["log", "drift"])
+
+    assert done.exit_code == 2
+    assert "Green taxi: " in done.stdout
+    assert "tripcast-yellow version 1 was registered without a reference: train a version anew." in done.stderr
+
+
+def test_where_nothing_serves_it_is_said(loop):
+    loop.registry.remove_champion("For a test.")
+    done = CliRunner().invoke(main, ["log", "drift"])
+
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "No model serves, so nobody is answered: train one first." in done.stderr

@@ -398,12 +398,13 @@ import os, signal, sys
 from pathlib import Path
 import mlflow
 from tripcast.registry.registry import Registry
+from tripcast.registry.tracking import Tracker
 from tripcast.settings import Settings
 from tripcast.taxi.pyfunc import flavour
 
 registry = Registry("tripcast-green", Settings.load())
 registry._client.create_model_version = lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGKILL)
-run = registry._client.create_run(registry._tracker.experiment_id)
+run = registry._client.create_run(Tracker("tripcast-green", Settings.load()).experiment_id)
 registry.register(Path(sys.argv[1]), flavour=flavour("green"), run_id=run.info.run_id, tags={})
 """
 

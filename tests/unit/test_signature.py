@@ -21,7 +21,8 @@ from tripcast.registry.registry import Registry
 from tripcast.registry.tracking import Tracker
 from tripcast.serving.model_cache import DesiredState, ServedVersion
 from tripcast.serving.registry_poller import RegistryPoller, Report
-from tripcast.serving.service import Service
+from tripcast.serving.served_model import ServedModel
+from tripcast.serving.version_trial import VersionTrials
 from tripcast.taxi.pyfunc import flavour
 
 CHECK = "tripcast.taxi.web.version_check"
@@ -197,7 +198,7 @@ def test_what_is_not_the_model_that_was_registered_is_not_signed(registry, regis
 def test_the_poller_refuses_what_is_not_signed_and_mends_a_changed_copy(registry, register, signing):
     register()
     registry.promote(1, "It is the first.")
-    poller = RegistryPoller("tripcast-green", signing, CHECK)
+    poller = RegistryPoller("tripcast-green", signing, VersionTrials(CHECK))
     report = poller.poll()
     assert report.errors == []
     card = report.desired.champion.folder / "model_card.html"
@@ -205,7 +206,9 @@ def test_the_poller_refuses_what_is_not_signed_and_mends_a_changed_copy(registry
     assert poller.poll().errors == []
     assert card.read_text() == "<p>A card.</p>"
 
-    stranger = RegistryPoller("tripcast-green", dataclasses.replace(signing, verify_keys=OTHER_PUBLIC), CHECK)
+    stranger = RegistryPoller(
+        "tripcast-green", dataclasses.replace(signing, verify_keys=OTHER_PUBLIC), VersionTrials(CHECK)
+    )
     refused = stranger.poll()
     assert refused.desired is None
     assert "tripcast-green version 1 is not loaded" in refused.errors[0]
@@ -215,19 +218,19 @@ def test_the_service_refuses_a_local_copy_with_one_byte_changed_and_goes_on_serv
     signature = sign(folder, "tripcast-green", PRIVATE)
     changed = Path(shutil.copytree(folder, tmp_path / "changed"))
     change_one_byte(changed / "model_card.html")
-    service = Service("tripcast-green", tmp_path, CHECK, PUBLIC)
+    model = ServedModel("tripcast-green", tmp_path, PUBLIC)
 
     async def take(version: int, folder: Path) -> None:
         served = ServedVersion(version, folder, {SIGNATURE: signature})
-        await service._take(Report(DesiredState(served, None, 0.0)))
+        await model.take(Report(model.name, DesiredState(served, None, 0.0)))
 
     async def story() -> None:
         await take(1, changed)
-        assert not service.is_ready
+        assert not model.is_ready
         await take(2, folder)
         await take(3, changed)
 
     asyncio.run(story())
-    assert service.arms.champion.version == 2
-    (problem,) = service.problems
+    assert model.arms.champion.version == 2
+    (problem,) = model.problems
     assert problem.startswith("Version 3 cannot be loaded: its files are not those that were signed")

@@ -8,8 +8,10 @@ import click
 
 from tripcast.cli import options
 from tripcast.cli.group import main
+from tripcast.errors import InvalidRequest
 from tripcast.settings import Settings
 from tripcast.storage.store import open_store
+from tripcast.taxi.feeds import FEEDS
 
 
 @main.group()
@@ -19,23 +21,26 @@ def log() -> None:
 
 @log.command()
 @click.option("--days", type=click.IntRange(1), default=7, show_default=True, help="How many days, until now.")
-@options.taxi
 @options.artifacts
 @options.home
-def drift(days: int, taxi: str) -> None:
-    """Compare what was asked and answered with what the champion learned from: a page, and metrics of the service."""
-    from tripcast.jobs.live import watch_live
+def drift(days: int) -> None:
+    """Compare what was asked and answered with what the champions learned from: pages, and metrics of the service."""
+    from tripcast.jobs.live import serving_taxis, watch_live
 
-    found, page = watch_live(taxi, days)
-    if found is None:
-        click.echo(f"The champion was asked nothing in the last {days} days.")
-    else:
-        click.echo(
-            "\n".join(
-                f"{part.feature:22}PSI {part.psi:.3f}, by chance {part.psi_chance:.3f}" for part in found.features
-            )
-        )
-    click.echo(f"Page: {page}")
+    refused = []
+    for taxi in serving_taxis():
+        try:
+            found, page = watch_live(taxi, days)
+        except InvalidRequest as trouble:  # the other ones are looked at nonetheless
+            refused.append(str(trouble))
+            continue
+        click.echo(f"{FEEDS[taxi].title.capitalize()}: {page}")
+        if found is None:
+            click.echo(f"  The champion was asked nothing in the last {days} days.")
+        for part in found.features if found else ():
+            click.echo(f"  {part.feature:22}PSI {part.psi:.3f}, by chance {part.psi_chance:.3f}")
+    if refused:
+        raise InvalidRequest(" ".join(refused))
 
 
 @log.command()

@@ -37,16 +37,18 @@ from tripcast.settings import Settings
     help="Log riders' ids as they are. Otherwise what $TRIPCAST_RIDER_SECRET, or a secret of the home, makes of them.",
 )
 @click.option("--open", "open_page", is_flag=True, help="Open the page in a browser as soon as it can answer.")
-@options.taxi
 @options.home
-def serve(host: str, port: int, log: str | None, plain_rider_ids: bool, open_page: bool, taxi: str) -> None:
-    """Answer requests for predictions, and show the page; follow the registry while that runs."""
+def serve(host: str, port: int, log: str | None, plain_rider_ids: bool, open_page: bool) -> None:
+    """Answer requests for predictions, and show the page; follow the registry while that runs.
+
+    One service answers for all taxis that have a champion.
+    """
     from tripcast.taxi.web.server import serve
 
     if open_page:
         address = f"http://127.0.0.1:{port}"
         Thread(target=open_when, args=(f"{address}/readyz", address), daemon=True).start()
-    serve(taxi, host, port, log or Settings.load().artifacts, plain_rider_ids=plain_rider_ids)
+    serve(host, port, log or Settings.load().artifacts, plain_rider_ids=plain_rider_ids)
 
 
 def open_when(ready: str, page: str) -> None:

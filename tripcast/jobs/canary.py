@@ -14,6 +14,8 @@ from typing import Any
 
 import requests
 
+from tripcast.taxi import taxi_of
+
 #: Seconds between two looks at the service.
 _PAUSE = 2.0
 
@@ -33,14 +35,15 @@ _MAX_ERRORS = 0.01
 #: How many times as long as before a request may take, and the milliseconds up to which nobody minds.
 _MAX_SLOWDOWN, _QUICK_MS = 3.0, 50.0
 
-_SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
+_SAMPLE = re.compile(r"^(\w+)\{(.*)\} (\S+)$", re.MULTILINE)
 
 
-def trouble_with(service_url: str, version: int, minutes: float) -> str | None:
-    """Watch a service whose challenger is the version.
+def trouble_with(service_url: str, model: str, version: int, minutes: float) -> str | None:
+    """Watch a service in which the challenger of a model is the version. What becomes of other models does not count.
 
     Args:
         service_url: Where it answers.
+        model: The registered model's name.
         version: The challenger.
         minutes: How long.
 
@@ -49,11 +52,11 @@ def trouble_with(service_url: str, version: int, minutes: float) -> str | None:
     """
     with requests.Session() as session:
         try:
-            before = _counters(session, service_url)
+            before = _counters(session, service_url, model)
             deadline = time.monotonic() + 60 * minutes
             while True:
-                trouble = _insane(session, service_url, version) or _unwell(
-                    before, _counters(session, service_url), version
+                trouble = _insane(session, service_url, model, version) or _unwell(
+                    before, _counters(session, service_url, model), version
                 )
                 if trouble or time.monotonic() >= deadline:
                     return trouble
@@ -62,10 +65,11 @@ def trouble_with(service_url: str, version: int, minutes: float) -> str | None:
             return f"the service does not answer ({error})."
 
 
-def _insane(session: requests.Session, service_url: str, version: int) -> str | None:
+def _insane(session: requests.Session, service_url: str, model: str, version: int) -> str | None:
     """Whether the predictions of the challenger are far from the champion's on any of the trips."""
+    query: dict[str, Any] = {"taxi": taxi_of(model), "date": date.today().isoformat()}
     for pickup, dropoff in _TRIPS:
-        query: dict[str, Any] = {"pickup_zone": pickup, "dropoff_zone": dropoff, "date": date.today().isoformat()}
+        query |= {"pickup_zone": pickup, "dropoff_zone": dropoff}
         answer = session.get(f"{service_url}/explore", params=query, timeout=_TIMEOUT)
         answer.raise_for_status()
         arms = answer.json()["arms"]
@@ -81,10 +85,9 @@ def _insane(session: requests.Session, service_url: str, version: int) -> str | 
 
 
 def _unwell(before: Counter[str], now: Counter[str], version: int) -> str | None:
-    """Whether the counters of the service have grown as they must not."""
+    """Whether the counters of the model have grown as they must not."""
     grown = Counter({name: now[name] - before[name] for name in now})
-    failures = grown[f'tripcast_challenger_failures_total{{version="{version}"}}']
-    if failures > 0:
+    if (failures := grown[f'tripcast_challenger_failures_total{{version="{version}"}}']) > 0:
         return f"version {version} failed {failures:.0f} times, and the champion answered in its place."
     requests_seen = {name: count for name, count in grown.items() if name.startswith("tripcast_requests_total")}
     errors = sum(count for name, count in requests_seen.items() if 'status="5' in name)
@@ -103,12 +106,15 @@ def _milliseconds(counters: Counter[str]) -> float:
     return 1000 * counters[f"tripcast_request_seconds_sum{label}"] / count if count else 0.0
 
 
-def _counters(session: requests.Session, service_url: str) -> Counter[str]:
+def _counters(session: requests.Session, service_url: str, model: str) -> Counter[str]:
+    """The counters of a model, without the label that names it."""
     answer = session.get(f"{service_url}/metrics", timeout=_TIMEOUT)
     answer.raise_for_status()
+    own = f'model="{model}",'
     return Counter(
         {
-            f"{name}{{{labels}}}" if labels else name: float(value)
+            f"{name}{{{labels.replace(own, '')}}}": float(value)
             for name, labels, value in _SAMPLE.findall(answer.text)
+            if own in labels
         }
     )

@@ -17,6 +17,7 @@ from tripcast.registry.registry import Registry
 from tripcast.settings import Settings
 from tripcast.storage.files import storage_errors
 from tripcast.storage.store import open_store
+from tripcast.taxi import taxi_of
 
 #: Share of the riders that a canary answers.
 _CANARY_SHARE = 0.05
@@ -66,8 +67,7 @@ def deploy(
         number: The version.
         share: Of the riders, 0 to 1. The whole makes it the champion, and so does being the first version of all; less
             makes it the challenger.
-        service_url: Where the service answers; None where there is none, then nothing is waited for. Nor is one waited
-            for that serves another model.
+        service_url: Where the service answers; None where there is none, then nothing is waited for.
         patience: Seconds to wait.
         canary_minutes: How long a version that replaces a champion answers a few riders first, while the health of the
             service is watched; 0 for no canary.
@@ -117,11 +117,9 @@ def _canary(
     registry: Registry, number: int, url: str, reason: str, patience: float, canary_minutes: float
 ) -> str | None:
     """Let a version answer a few riders for minutes; returns what is wrong with the service then."""
-    if _ask(url)[0].get("model") != registry.name:  # the service of another model, or none: _wait will tell
-        return None
     registry.challenger(number, _CANARY_SHARE, f"A canary before it becomes the champion. {reason}")
     trouble = _wait(url, registry.name, "challenger", number, _CANARY_SHARE, patience)
-    trouble = trouble or trouble_with(url, number, canary_minutes)
+    trouble = trouble or trouble_with(url, registry.name, number, canary_minutes)
     return f"was not well with {registry.name} version {number} as a canary: {trouble}" if trouble else None
 
 
@@ -241,16 +239,11 @@ def _began_with(noted: str | None, now: Standing, number: int) -> Standing:
 
 
 def _wait(service_url: str, model: str, arm: str, number: int, share: float, patience: float) -> str | None:
-    """Wait until an arm of the service is a version; returns what is wrong if that does not come to pass.
-
-    A service serves the model of one taxi. One of another taxi's has nothing to take up.
-    """
+    """Wait until an arm of a model is a version; returns what is wrong if that does not come to pass."""
     deadline = time.monotonic() + patience
     while True:
-        state, trouble = _ask(service_url)
+        state, trouble = _ask(service_url, model)
         served = state.get(arm)
-        if state.get("model", model) != model:
-            return None
         if served and served["version"] == number and (arm == "champion" or state["share"] == share):
             return None
         if time.monotonic() > deadline:
@@ -258,12 +251,12 @@ def _wait(service_url: str, model: str, arm: str, number: int, share: float, pat
         time.sleep(_PAUSE)
 
 
-def _ask(service_url: str) -> tuple[dict[str, Any], str | None]:
-    """What the service says that it serves, and what is wrong if it says nothing."""
+def _ask(service_url: str, model: str) -> tuple[dict[str, Any], str | None]:
+    """What the service says that it serves of a model, and what is wrong if it says nothing."""
     import requests
 
     try:
-        answer = requests.get(f"{service_url}/model", timeout=5)
+        answer = requests.get(f"{service_url}/model", params={"taxi": taxi_of(model)}, timeout=5)
         body = answer.json()
     except requests.RequestException as error:  # also of a body that is no JSON
         return {}, f"it does not answer ({error})."

@@ -30,6 +30,20 @@ from tripcast.taxi.feeds import FEEDS
 _LOGGED = ("pickup_datetime", "pickup_zone", "dropoff_zone", "trip_distance_miles", "duration_minutes")
 
 
+def serving_taxis() -> list[str]:
+    """The taxis whose models have a champion, in order.
+
+    Raises:
+        InvalidRequest: If there are none.
+        TrackingError: If the registry cannot be reached.
+    """
+    settings = Settings.load()
+    serving = [taxi for taxi in FEEDS if Registry(model_name(taxi), settings).traffic().champion]
+    if not serving:
+        raise InvalidRequest("No model serves, so nobody is answered: train one first.")
+    return serving
+
+
 def watch_live(taxi: str, days: int) -> tuple[Drift | None, str]:
     """Compare the champion's answers of the last days with its reference; keep a page, and publish the figures.
 
@@ -52,7 +66,9 @@ def watch_live(taxi: str, days: int) -> tuple[Drift | None, str]:
         raise InvalidRequest(f"No version of {registry.name} serves, so nobody is answered: train one first.")
     champion = open_version(registry, traffic.champion)
     if champion.profile is None:
-        raise InvalidRequest(f"Version {champion.number} was registered without a reference: train a version anew.")
+        raise InvalidRequest(
+            f"{registry.name} version {champion.number} was registered without a reference: train a version anew."
+        )
     now = datetime.now(UTC)
     answered = (pc.field("model") == registry.name) & (pc.field("version") == champion.number)
     log = read_log(store, now - timedelta(days=days), now, answered, _LOGGED)

@@ -26,7 +26,7 @@ from tripcast.errors import InvalidRequest, SignatureError, TrackingError
 from tripcast.models import Model
 from tripcast.models.signature import SIGNATURE, sign, verify
 from tripcast.registry.promotions import Approval, PromotionEvent, PromotionLog
-from tripcast.registry.tracking import Tracker, tracking_errors
+from tripcast.registry.tracking import open_client, tracking_errors
 from tripcast.settings import Settings
 
 if TYPE_CHECKING:
@@ -121,15 +121,14 @@ class Registry:
         settings: Where MLflow's store is.
 
     Raises:
-        TrackingError: If the store cannot be reached.
+        TrackingError: If the store cannot be opened.
     """
 
     def __init__(self, model: str, settings: Settings) -> None:
         self.name = model
         self._uri = settings.tracking_uri
         self._signing_key, self._verify_keys = settings.signing_key, settings.verify_keys
-        self._tracker = Tracker(model, settings)
-        self._client = self._tracker.client
+        self._client = open_client(settings)
         self._log = PromotionLog(self._client, model, self._uri)
 
     def versions(self) -> list[Version]:

@@ -105,6 +105,21 @@ def check_reachable(uri: str) -> None:
         ) from error
 
 
+def open_client(settings: Settings) -> MlflowClient:
+    """A client of the store, which is made if it is a file that is not there.
+
+    Raises:
+        TrackingError: If the store cannot be opened.
+    """
+    import mlflow
+
+    s3.use_region()  # MLflow keeps files in S3 by a client of its own
+    mlflow.set_tracking_uri(settings.tracking_uri)
+    with tracking_errors(settings.tracking_uri, "opening the store"):
+        make_local_store(settings.tracking_uri, settings.home / "artifacts")
+        return mlflow.MlflowClient()
+
+
 class Tracker:
     """The MLflow experiment of one model.
 
@@ -117,17 +132,12 @@ class Tracker:
     """
 
     def __init__(self, model: str, settings: Settings) -> None:
-        import mlflow
-
         self.uri = settings.tracking_uri
         self._settings = settings
         #: A run that was given can be in another experiment than the model's: what is below it belongs there, too.
         self._experiments: dict[str, str] = {}
-        s3.use_region()  # MLflow keeps files in S3 by a client of its own
-        mlflow.set_tracking_uri(self.uri)
+        self.client = open_client(settings)
         with tracking_errors(self.uri, "opening the experiment"):
-            make_local_store(self.uri, settings.home / "artifacts")
-            self.client: MlflowClient = mlflow.MlflowClient()
             self.experiment_id: str = self._experiment(model)
 
     def _experiment(self, name: str) -> str:

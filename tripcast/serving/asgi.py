@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from tripcast.errors import StorageError
 from tripcast.serving.metrics import Metrics
-from tripcast.serving.service import NotReady
+from tripcast.serving.served_model import NotReady
 
 _log = logging.getLogger("tripcast.serving")
 
@@ -32,6 +32,9 @@ MAX_BYTES = 2_000_000
 
 #: Seconds after which a client may try again when nothing is loaded: by then the registry has been asked again.
 RETRY_AFTER = 5
+
+#: The name under which a handler notes in the scope which registered model is asked, for the metrics.
+MODEL = "tripcast.model"
 
 #: The header of a request whose answer waits until no kill of the service loses it.
 DURABLE = (b"tripcast-durable", b"true")
@@ -143,12 +146,12 @@ class FastRoute:
 
     Args:
         path: The address; what its requests are counted under.
-        handle: Turns a body into an answer; may raise ``BadRequest`` or ``NotReady``.
+        handle: Turns a body into an answer, and notes ``MODEL`` in the scope; may raise ``BadRequest`` or ``NotReady``.
         flush: Awaited before an answer with the header ``DURABLE``; may raise ``StorageError``.
     """
 
     def __init__(
-        self, path: str, handle: Callable[[bytes], Awaitable[bytes]], flush: Callable[[], Awaitable[None]]
+        self, path: str, handle: Callable[[Scope, bytes], Awaitable[bytes]], flush: Callable[[], Awaitable[None]]
     ) -> None:
         self.path = path
         self._handle = handle
@@ -162,7 +165,7 @@ class FastRoute:
         """Answer a request and return the HTTP status (499 if the client disconnected)."""
         status, headers = 200, _JSON_HEADERS
         try:
-            body = await self._handle(await read_body(scope, receive))
+            body = await self._handle(scope, await read_body(scope, receive))
             if DURABLE in scope["headers"]:
                 await self._flush()
         except BadRequest as bad:
@@ -208,7 +211,7 @@ class Api:
         route = self._fast.get((scope["method"], scope["path"]))
         if route is not None:
             status = await route.answer(scope, receive, send)
-            self._observe(route.path, status, perf_counter() - started)
+            self._observe(route.path, scope.get(MODEL, ""), status, perf_counter() - started)
             return
         status = 499
 
@@ -224,4 +227,5 @@ class Api:
             await self._app(scope, receive, noting_send)
         except Exception:  # it has been answered, see DEFECT
             _log.exception("%s %s failed.", scope["method"], scope["path"])
-        self._observe(getattr(scope.get("route"), "path", "other"), status, perf_counter() - started)
+        path = getattr(scope.get("route"), "path", "other")
+        self._observe(path, scope.get(MODEL, ""), status, perf_counter() - started)

@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from tripcast.serving.metrics import Metrics
 from tripcast.serving.model_cache import decode
@@ -33,19 +33,21 @@ class PollerProcess:
     """Keeps a poller running.
 
     Args:
-        model: The registered model's name, for example ``tripcast-green``.
+        models: The registered models' names, for example ``tripcast-green``.
         check: The module that tries a version (``VersionTrials``).
         metrics: Counts the restarts.
         take: Takes a report; the next one waits until it is done.
     """
 
-    def __init__(self, model: str, check: str, metrics: Metrics, take: Callable[[Report], Awaitable[None]]) -> None:
-        module = "tripcast.serving.registry_poller"
-        self._command = [sys.executable, "-P", "-m", module, "--model", model, "--check", check]
+    def __init__(
+        self, models: Sequence[str], check: str, metrics: Metrics, take: Callable[[Report], Awaitable[None]]
+    ) -> None:
+        self._command = [sys.executable, "-P", "-m", "tripcast.serving.registry_poller", "--check", check, *models]
         self._metrics = metrics
         self._take = take
         self._asked = 0
-        self._taken = 0
+        # The last request that the reports of each model have answered.
+        self._answered = dict.fromkeys(models, 0)
         self._reported = asyncio.Event()
         self._process: Process | None = None
         self._task: asyncio.Task[None] | None = None
@@ -55,11 +57,11 @@ class PollerProcess:
         self._task = asyncio.create_task(self._run())
 
     async def ask(self) -> None:
-        """Have it poll now, and wait until the report of that poll has been taken."""
+        """Have it poll now, and wait until that poll's reports of all models have been taken."""
         self._asked += 1
         asked = self._asked
         await self._tell()
-        while self._taken < asked:
+        while min(self._answered.values()) < asked:
             self._reported.clear()
             await self._reported.wait()
 
@@ -78,7 +80,8 @@ class PollerProcess:
             except Exception as trouble:  # no process is to be had, or it writes what is no report
                 reason = repr(trouble)
             problem = f"The poller of the registry ended ({reason}); it is started again in {wait:.0f} s."
-            await self._take(Report(None, [problem], self._taken))
+            for model, answered in self._answered.items():
+                await self._take(Report(model, None, [problem], answered))
             self._metrics.poller_restarts += 1
             await asyncio.sleep(wait)
             wait = min(2 * wait, _LONGEST_WAIT)
@@ -114,7 +117,7 @@ class PollerProcess:
                 _log.exception("A report of the poller could not be taken.")
                 continue
             any_report = True
-            self._taken = report.asked
+            self._answered[report.model] = report.asked
             self._reported.set()
         return any_report
 

@@ -1,9 +1,10 @@
 """Follows the registry, in a process of its own, and keeps a local copy of what it says should serve.
 
-    python -m tripcast.serving.registry_poller --model tripcast-green --check tripcast.taxi.web.version_check
+    python -m tripcast.serving.registry_poller --check tripcast.taxi.web.version_check tripcast-green tripcast-yellow
 
-Every poll ends with one line of JSON on standard output (``Report``). A line with a number on standard input asks for a
-poll at once, and the report of a poll that began after it carries that number. The process ends with its standard
+Each model is polled by a thread of its own, so that a download or a trial of one keeps no other waiting. Every poll
+ends with one line of JSON on standard output (``Report``). A line with a number on standard input asks for a poll of
+all models at once, and the reports of polls that began after it carry that number. The process ends with its standard
 input, so that it never outlives the service that started it, however that one ended.
 
 MLflow is imported here and nowhere else in the service: it would take seconds and a hundred megabytes.
@@ -43,15 +44,18 @@ _MLFLOW = {
 
 @dataclass(frozen=True)
 class Report:
-    """What a poll found.
+    """What a poll found of a model.
 
     Attributes:
-        desired: What should serve, every model folder of it whole; None if that is not known.
+        model: The registered model's name.
+        desired: What should serve, every model folder of it whole; None if there is no champion or, with errors, if
+            that is not known.
         errors: What went wrong, a sentence each: the registry did not answer, a version could not be had.
         asked: The last number that was read from standard input before the poll began.
         figures: What was last measured of the model (``Registry.publish``).
     """
 
+    model: str
     desired: DesiredState | None
     errors: list[str] = field(default_factory=list)
     asked: int = 0
@@ -64,14 +68,14 @@ class RegistryPoller:
     Args:
         model: Its name, for example ``tripcast-green``.
         settings: Where the registry and the local copy are.
-        check: The module that tries a version (``VersionTrials``).
+        trials: Try versions; they may be those of other models, too.
     """
 
-    def __init__(self, model: str, settings: Settings, check: str) -> None:
+    def __init__(self, model: str, settings: Settings, trials: VersionTrials) -> None:
         self._model = model
         self._settings = settings
         self._copy = ModelCache(settings.home, model)
-        self._trials = VersionTrials(check)
+        self._trials = trials
         with suppress(StorageError):  # what served last has been tried
             self._trials.passed(last.folders if (last := self._copy.read()) else set())
 
@@ -84,9 +88,9 @@ class RegistryPoller:
         try:
             return self._poll(asked)
         except TripcastError as error:
-            return Report(None, [str(error)], asked)
+            return Report(self._model, None, [str(error)], asked)
         except Exception as error:  # of an artifact store's client, perhaps: the next poll may do better
-            return Report(None, [f"{type(error).__name__}: {error}"], asked)
+            return Report(self._model, None, [f"{type(error).__name__}: {error}"], asked)
 
     def _poll(self, asked: int) -> Report:
         from tripcast.registry.registry import DIGEST, Registry, Version
@@ -123,9 +127,7 @@ class RegistryPoller:
 
         traffic = registry.traffic()
         if traffic.champion is None:
-            return Report(
-                None, [f"{registry.name} has no champion: 'tripcast train' or 'tripcast promote' makes one."], asked
-            )
+            return Report(self._model, None, [], asked, traffic.figures)
         champion, challenger, errors = fetch(traffic.champion), None, []
         if traffic.challenger is not None:
             try:
@@ -134,7 +136,7 @@ class RegistryPoller:
                 errors.append(str(error))
         desired = DesiredState(champion, challenger, traffic.share if challenger else 0.0)
         self._copy.remove_all_but(desired.folders)
-        return Report(desired, errors, asked, traffic.figures)
+        return Report(self._model, desired, errors, asked, traffic.figures)
 
 
 def _is_whole(folder: Path, digest: str) -> bool:
@@ -149,39 +151,61 @@ def _is_whole(folder: Path, digest: str) -> bool:
         return False
 
 
-class _Requests:
-    """The numbers on standard input, read by a thread that ends the process when there will be no more."""
+class _Service:
+    """The service at the other end of standard input and output."""
 
     def __init__(self) -> None:
-        self.last = 0
-        self.arrived = threading.Event()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._asked = 0
+        self._changed = threading.Condition()
 
-    def _read(self) -> None:
+    def wait(self, seconds: float, answered: int) -> int:
+        """Wait until it asks again, but not for long; return the number of its last request."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._asked != answered, seconds)
+            return self._asked
+
+    def report(self, report: Report) -> None:
+        """Tell it what a poll found."""
+        with self._changed:
+            print(encode(report).decode(), flush=True)
+
+    def listen(self) -> None:
+        """Take its requests until there will be no more."""
         for line in sys.stdin:
-            self.last = int(line)
-            self.arrived.set()
-        # Whatever the other thread is doing, a download perhaps: nobody waits for it any more.
-        os._exit(0)
+            with self._changed:
+                self._asked = int(line)
+                self._changed.notify_all()
+
+
+def _follow(poller: RegistryPoller, service: _Service) -> None:
+    """Poll one model as long as the process lives."""
+    try:
+        asked = service.wait(0.0, answered=0)
+        service.report(poller.poll(asked))
+        os.nice(_NICENESS)  # of this thread; not before: a service that starts waits for the first report
+        while True:
+            asked = service.wait(POLL_SECONDS, answered=asked)
+            service.report(poller.poll(asked))
+    finally:
+        os._exit(1)  # a process that does not follow all of them any more is to be started again
 
 
 def main() -> None:
     """Poll until standard input ends."""
     parser = argparse.ArgumentParser(description="Keep a local copy of what the registry says should serve.")
-    parser.add_argument("--model", required=True, help="The registered model's name.")
     parser.add_argument("--check", required=True, help="The module that tries a version.")
-    asked = parser.parse_args()
-    requests = _Requests()
+    parser.add_argument("models", nargs="+", help="The registered models' names.")
+    arguments = parser.parse_args()
     for name, value in _MLFLOW.items():
         os.environ.setdefault(name, value)
-    poller = RegistryPoller(asked.model, Settings.load(), asked.check)
-    print(encode(poller.poll(requests.last)).decode(), flush=True)
-    os.nice(_NICENESS)  # not before: a service that starts waits for the first report
-    requests.arrived.wait(POLL_SECONDS)
-    while True:
-        requests.arrived.clear()
-        print(encode(poller.poll(requests.last)).decode(), flush=True)
-        requests.arrived.wait(POLL_SECONDS)
+    import tripcast.registry.registry  # noqa: F401  # here once, not in all threads at a time
+
+    service, settings, trials = _Service(), Settings.load(), VersionTrials(arguments.check)
+    for model in arguments.models:
+        threading.Thread(target=_follow, args=(RegistryPoller(model, settings, trials), service), daemon=True).start()
+    service.listen()
+    # Whatever the threads are doing, a download perhaps: nobody waits for it any more.
+    os._exit(0)
 
 
 if __name__ == "__main__":

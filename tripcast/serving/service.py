@@ -1,93 +1,70 @@
-"""The service without its web side: which models answer, and how others take over while it runs."""
+"""The service without its web side: the registered models that it answers by, and their poller."""
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import logging
-import time
+from collections.abc import Mapping
 from pathlib import Path
 
-from tripcast.errors import StorageError
-from tripcast.models import Model
-from tripcast.models.signature import SIGNATURE, verify
-from tripcast.serving.arms import Arm, Arms, salt_of
 from tripcast.serving.metrics import Metrics
-from tripcast.serving.model_cache import DesiredState, ModelCache, ServedVersion
 from tripcast.serving.poller_process import PollerProcess
-from tripcast.serving.prediction_rows import Answerer, ArmName
 from tripcast.serving.registry_poller import Report
-
-_log = logging.getLogger("tripcast.serving")
-
-#: Seconds until a version that was refused is tried again: its folder may have been mended.
-_RETRY_SECONDS = 60.0
+from tripcast.serving.served_model import NotReady, ServedModel
 
 #: Seconds that a reload waits for the registry.
 _RELOAD_SECONDS = 15.0
 
 
-class NotReady(Exception):
-    """No champion has been loaded yet; the text says why."""
-
-
 class Service:
-    """What answers for one registered model.
+    """What answers for all registered models.
+
+    Attributes:
+        models: All of them, by key, in order; those without a champion, too.
+        offered: Those that answer, by key; and under None the first of them, which answers who names none. It is
+            replaced as a whole.
+        metrics: What is counted of all of them.
 
     Args:
-        name: The registered model's name, for example ``tripcast-green``.
-        home: The home folder, for the local copy.
+        names: The registered models' names by key: what a request calls them. Their order is that of ``models``.
+        home: The home folder, for the local copies.
         check: The module that tries a version before it serves (``VersionTrials``).
-        verify_keys: Of which one has to have signed a model (``Settings.verify_keys``); None if none has to.
+        verify_keys: As ``ServedModel``.
     """
 
-    def __init__(self, name: str, home: Path, check: str, verify_keys: str | None = None) -> None:
-        self.name = name
-        self._verify_keys = verify_keys
+    def __init__(self, names: Mapping[str, str], home: Path, check: str, verify_keys: str | None = None) -> None:
+        self.models = {key: ServedModel(name, home, verify_keys) for key, name in names.items()}
+        self.offered: Mapping[str | None, ServedModel] = {}
         self.metrics = Metrics()
-        self._arms: Arms | None = None
-        self._copy = ModelCache(home, name)
-        self._serving: DesiredState | None = None
-        self._wanted: DesiredState | None = None
-        self._refused: dict[int, str] = {}
-        self._refused_at = 0.0
-        self._registry_errors = ["The registry has not answered yet."]
-        self._poller = PollerProcess(name, check, self.metrics, self._take)
+        self._poller = PollerProcess(list(names.values()), check, self.metrics, self._take)
 
     @property
-    def arms(self) -> Arms:
-        """What answers now.
+    def serving(self) -> dict[str, ServedModel]:
+        """The models that answer, by key, in order.
 
         Raises:
-            NotReady: If nothing does.
+            NotReady: If none does.
         """
-        if self._arms is None:
+        serving = {key: model for key, model in self.offered.items() if key is not None}
+        if not serving:
             raise NotReady(" ".join(["No model is loaded yet.", *self.problems]))
-        return self._arms
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether a champion is loaded."""
-        return self._arms is not None
+        return serving
 
     @property
     def problems(self) -> list[str]:
-        """What is wrong at the moment, a sentence each: the registry, a version that was refused."""
-        return [*self._registry_errors, *self._refused.values()]
-
-    def model_folder(self, arm: Arm) -> Path:
-        """The model folder of an arm, in the local copy."""
-        return self._copy.model(arm.model.digest)
+        """What is wrong at the moment, a sentence each. That a model has no champion is, if it had one or none has."""
+        models = self.models.values()
+        concerned = [model for model in models if model.is_ready or not model.lacks_champion] or models
+        return list(dict.fromkeys(problem for model in concerned for problem in model.problems))
 
     async def start(self) -> None:
         """Load what served last, if anything did, and begin to follow the registry."""
-        try:
-            last = self._copy.read()
-        except StorageError as error:
-            _log.error("%s", error)
-            last = None
-        if last is not None:
-            self._adopt(last, *self._load(last))
+        for model in self.models.values():
+            model.load_last()
+        # If something served, the others did not.
+        if any(model.is_ready for model in self.models.values()):
+            for model in self.models.values():
+                model.is_known = True
+        self._offer()
         self._poller.start()
 
     async def stop(self) -> None:
@@ -96,7 +73,8 @@ class Service:
 
     async def reload(self) -> bool:
         """Ask the registry now, and take up what it says; whether it was heard of in time."""
-        self._refused_at = 0.0
+        for model in self.models.values():
+            model.retry()
         try:
             async with asyncio.timeout(_RELOAD_SECONDS):
                 await self._poller.ask()
@@ -105,82 +83,14 @@ class Service:
         return True
 
     async def _take(self, report: Report) -> None:
-        if report.errors:
-            self.metrics.poller_failures += 1
-            if report.errors != self._registry_errors:
-                _log.error("%s", " ".join(report.errors))
-        self._registry_errors = report.errors
-        if report.desired is None:
+        await next(model for model in self.models.values() if model.name == report.model).take(report)
+        self._offer()
+
+    def _offer(self) -> None:
+        # Not before all are known: a service that says that it is ready has what it will have, and the same first one.
+        if not all(model.is_known for model in self.models.values()):
             return
-        self.metrics.last_poll = time.monotonic()
-        self.metrics.figures = report.figures
-        unchanged = report.desired == self._wanted
-        if unchanged and (not self._refused or time.monotonic() < self._refused_at + _RETRY_SECONDS):
-            return
-        # In a thread, so that requests go on.
-        loaded = await asyncio.to_thread(self._load, report.desired)
-        self._adopt(report.desired, *loaded)
-        self._wanted = report.desired
-        if self._serving is not None:
-            await asyncio.to_thread(self._remember, self._serving)
-
-    def _load(self, wanted: DesiredState) -> tuple[Arm | None, Arm | None, dict[int, str]]:
-        """Load and check what is not in memory yet; None, with the reason by version, for what is not fit to serve."""
-        refused: dict[int, str] = {}
-
-        def load(name: ArmName, served: ServedVersion) -> Arm | None:
-            answerer = Answerer(self.name, served.version, name)
-            for arm in self._arms.all if self._arms else []:
-                if arm.version == served.version and arm.model.digest == served.folder.name:
-                    return dataclasses.replace(arm, answerer=answerer, tags=served.tags)
-            try:
-                if self._verify_keys is not None:  # the local copy may have been changed, too
-                    verify(served.folder, self.name, served.tags.get(SIGNATURE), self._verify_keys)
-                return Arm(answerer, Model.load(served.folder), served.tags)
-            except Exception as trouble:  # of whatever kind: it is tried again after a while
-                _log.exception("Version %d cannot be loaded.", served.version)
-                refused[served.version] = f"Version {served.version} cannot be loaded: {trouble}"
-                return None
-
-        champion = load("champion", wanted.champion)
-        return champion, load("challenger", wanted.challenger) if wanted.challenger else None, refused
-
-    def _adopt(
-        self, wanted: DesiredState, champion: Arm | None, challenger: Arm | None, refused: dict[int, str]
-    ) -> None:
-        """Let what was loaded answer from now on. A champion that was refused leaves the one in service where it is."""
-        self._refused, self._refused_at = refused, time.monotonic()
-        for version, reason in refused.items():
-            self.metrics.refused[version] += 1
-            _log.error("Version %d does not serve: %s", version, reason)
-        served_champion = wanted.champion
-        if champion is None:
-            if self._arms is None or self._serving is None:
-                return
-            champion, served_champion = self._arms.champion, self._serving.champion
-        if challenger is not None and challenger.version == champion.version:
-            challenger = None
-        serving = DesiredState(
-            served_champion, wanted.challenger if challenger else None, wanted.share if challenger else 0.0
-        )
-        if serving == self._serving:
-            return
-        if self._serving is not None:
-            self.metrics.swaps += 1
-        self._serving = serving
-        self._arms = Arms(champion, challenger, serving.share, salt_of(self.name, serving), self._challenger_failed)
-        beside = f", version {challenger.version} for {serving.share:.0%} of the riders" if challenger else ""
-        _log.info("%s version %d answers%s.", self.name, champion.version, beside)
-
-    def _remember(self, serving: DesiredState) -> None:
-        try:
-            self._copy.write(serving)
-        except StorageError as error:  # it serves nonetheless
-            _log.error("%s", error)
-
-    def _challenger_failed(self, arm: Arm, what: str) -> None:
-        # The first time, then ever more rarely: a challenger that always fails must not fill the disk.
-        self.metrics.challenger_failures[arm.version] += 1
-        count = self.metrics.challenger_failures[arm.version]
-        if count & (count - 1) == 0:
-            _log.error("The challenger, version %d, has failed %d times: %s", arm.version, count, what)
+        ready: dict[str | None, ServedModel] = {key: model for key, model in self.models.items() if model.is_ready}
+        if ready:
+            ready[None] = next(iter(ready.values()))
+        self.offered = ready

@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from time import monotonic
 
@@ -22,7 +23,7 @@ _RETRY_SECONDS = 60.0
 
 
 class VersionTrials:
-    """Tries each model once, and again after a while if it failed.
+    """Tries each model once, and again after a while if it failed; one at a time, for each takes a process's memory.
 
     Args:
         check: The module that tries a model: run with its folder, it prints nothing and ends with 0, or prints why the
@@ -31,6 +32,7 @@ class VersionTrials:
 
     def __init__(self, check: str) -> None:
         self._command = [sys.executable, "-P", "-m", check]
+        self._one_at_a_time = threading.Lock()
         self._passed: set[Path] = set()
         self._failed: dict[Path, tuple[float, str]] = {}
 
@@ -52,7 +54,8 @@ class VersionTrials:
             return
         failed_at, reason = self._failed.get(folder, (-_RETRY_SECONDS, ""))
         if monotonic() >= failed_at + _RETRY_SECONDS:
-            reason = self._try(folder)
+            with self._one_at_a_time:
+                reason = self._try(folder)
             if not reason:
                 self._passed.add(folder)
                 return

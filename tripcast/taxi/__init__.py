@@ -8,3 +8,8 @@ def model_name(taxi: str) -> str:
         taxi: The feed's name, see ``tripcast.taxi.feeds.FEEDS``.
     """
     return f"tripcast-{taxi}"
+
+
+def taxi_of(model: str) -> str:
+    """The inverse of ``model_name``."""
+    return model.removeprefix("tripcast-")

@@ -64,7 +64,7 @@ def _metered(name: str, title: str, meter: str) -> Feed:
     return Feed(name, title, columns, mark=columns["pickup_datetime"])
 
 
-#: All feeds, by name.
+#: All feeds, by name. Their order is the service's: the first that serves answers who names none.
 FEEDS: Mapping[str, Feed] = {
     feed.name: feed
     for feed in (

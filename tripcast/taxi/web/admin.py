@@ -14,7 +14,10 @@ from tripcast.serving.arms import Arm
 from tripcast.serving.asgi import ErrorAnswer, json_response
 from tripcast.serving.prediction_log import PredictionLog
 from tripcast.serving.prometheus import Scrape, ServiceCollector
+from tripcast.serving.served_model import ServedModel
 from tripcast.serving.service import Service
+from tripcast.taxi.feeds import FEEDS
+from tripcast.taxi.web.requests import TaxiQuery, served_model
 
 #: The card has a style sheet and no scripts.
 _CARD_HEADERS = {
@@ -36,30 +39,29 @@ def router(service: Service, log: PredictionLog, admin_token: str | None) -> API
     router = APIRouter()
     scrape = Scrape(ServiceCollector(service, log))
 
-    def problems() -> list[str]:
-        return [*service.problems, *log.problems]
-
-    def model() -> dict[str, Any]:
-        arms = service.arms
+    def describe(model: ServedModel) -> dict[str, Any]:
+        arms = model.arms
         return {
-            "model": service.name,
+            "taxis": {taxi: FEEDS[taxi].title for taxi in service.serving},
+            "model": model.name,
             "share": arms.share,
             "champion": describe_arm(arms.champion),
             "challenger": describe_arm(arms.challenger) if arms.challenger else None,
-            "problems": problems(),
+            "problems": [*model.problems, *log.problems],
         }
 
     @router.get(
         "/model",
-        summary="What serves; for who asks for HTML, the champion's model card",
+        summary="Which taxis serve, and which versions of one; for who asks for HTML, the champion's model card",
         responses={200: {"content": {"text/html": {"schema": {"type": "string"}}}}},
     )
-    async def get_model(accept: Annotated[str, Header()] = "") -> Response:
-        card = service.model_folder(service.arms.champion) / MODEL_CARD
+    async def get_model(taxi: TaxiQuery = None, accept: Annotated[str, Header()] = "") -> Response:
+        model = served_model(service, taxi)
+        card = model.folder(model.arms.champion) / MODEL_CARD
         # A version that was registered without a card has none.
         if "text/html" in accept and card.exists():
             return FileResponse(card, headers=_CARD_HEADERS, media_type="text/html")
-        return json_response(model(), headers={"vary": "accept"})
+        return json_response(describe(model), headers={"vary": "accept"})
 
     @router.get("/healthz", summary="Whether the process is alive")
     async def healthz() -> Response:
@@ -67,22 +69,22 @@ def router(service: Service, log: PredictionLog, admin_token: str | None) -> API
 
     @router.get("/readyz", summary="Whether a champion is loaded")
     async def readyz() -> Response:
-        arms = service.arms
-        return json_response({"ready": True, "version": arms.champion.version, "problems": problems()})
+        versions = {model.name: model.arms.champion.version for model in service.serving.values()}
+        return json_response({"ready": True, "versions": versions, "problems": [*service.problems, *log.problems]})
 
     @router.get("/metrics", summary="Metrics for Prometheus")
     async def metrics() -> Response:
         return Response(scrape.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    @router.post("/reload", summary="Ask the registry now")
-    async def reload(authorization: Annotated[str, Header()] = "") -> Response:
+    @router.post("/reload", summary="Ask the registry now, for all models; says what GET /model does")
+    async def reload(taxi: TaxiQuery = None, authorization: Annotated[str, Header()] = "") -> Response:
         expected = f"Bearer {admin_token}".encode()
         if not admin_token or not hmac.compare_digest(authorization.encode(), expected):
             sentence = "Send 'Authorization: Bearer TOKEN', with the TRIPCAST_ADMIN_TOKEN of the service."
             return json_response(ErrorAnswer(sentence), 401, {"www-authenticate": "Bearer"})
         if not await service.reload():
             return json_response(ErrorAnswer("The registry did not answer in time; GET /model says what serves."), 504)
-        return json_response(model())
+        return json_response(describe(served_model(service, taxi)))
 
     return router
 

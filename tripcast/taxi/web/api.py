@@ -14,7 +14,8 @@ from starlette.routing import Route
 from tripcast import __version__
 from tripcast.serving.asgi import DEFECT, RETRY_AFTER, Api, BadRequest, ErrorAnswer, FastRoute, json_response
 from tripcast.serving.prediction_log import PredictionLog
-from tripcast.serving.service import NotReady, Service
+from tripcast.serving.served_model import NotReady
+from tripcast.serving.service import Service
 from tripcast.taxi.web import admin, pages
 from tripcast.taxi.web.open_inference import OpenInference
 from tripcast.taxi.web.openapi import describe
@@ -36,7 +37,7 @@ def make_api(
         lifespan: Starts and stops the two.
     """
     app = FastAPI(
-        title=service.name,
+        title="tripcast",
         version=__version__,
         docs_url=None,
         redoc_url=None,
@@ -45,20 +46,19 @@ def make_api(
     )
     predictions = Predictions(service, log)
     open_inference = OpenInference(service, predictions, log)
-    fast = [
+    plain = [
         FastRoute("/predict", predictions.predict, log.flush),
         FastRoute("/predict/batch", predictions.predict_batch, log.flush),
-        open_inference.fast,
     ]
     # FastAPI knows them too, for what is not a POST.
-    app.router.routes.extend(Route(route.path, route, methods=["POST"]) for route in fast)
-    app.router.routes.append(open_inference.version_route)
+    posts = [*(Route(route.path, route, methods=["POST"]) for route in plain), *open_inference.posts]
+    app.router.routes.extend(posts)
     for router in (admin.router(service, log, admin_token), open_inference.router(), pages.router(service)):
         app.include_router(router)
     app.mount("/static", pages.PageFiles(), name="static")
     _answer_errors(app)
-    describe(app, described=[*(route.path for route in fast), open_inference.version_route.path])
-    return Api(app, fast, service.metrics)
+    describe(app, described=[route.path for route in posts])
+    return Api(app, [*plain, *open_inference.fast], service.metrics)
 
 
 def _answer_errors(app: FastAPI) -> None:

@@ -13,15 +13,15 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import APIRouter
 from msgspec import Meta, Struct
-from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Route
 
 from tripcast import __version__
-from tripcast.serving.arms import Arm
-from tripcast.serving.asgi import BadRequest, FastRoute, Receive, Scope, Send, encode, json_response
+from tripcast.serving.arms import Arm, Arms
+from tripcast.serving.asgi import MODEL, BadRequest, FastRoute, Receive, Scope, Send, encode, json_response
 from tripcast.serving.prediction_log import PredictionLog
-from tripcast.serving.service import NotReady, Service
+from tripcast.serving.served_model import NotReady, ServedModel
+from tripcast.serving.service import Service
 from tripcast.taxi.trips import Trip, Trips
 from tripcast.taxi.web.predictions import Predictions
 from tripcast.taxi.web.requests import (
@@ -182,15 +182,17 @@ class OpenInference:
         self._service = service
         self._predictions = predictions
         self._log = log
-        self.fast = FastRoute(f"/v2/models/{service.name}/infer", self._infer, log.flush)
+        self.fast = [self._route(model.name, None) for model in service.models.values()]
 
-    async def _infer(self, body: bytes, version: str | None = None) -> bytes:
+    async def _infer(self, scope: Scope, body: bytes, name: str, version: str | None) -> bytes:
         """Predict n trips, all by one arm: that of the version, or else the rider's."""
+        model = self._find(name)
+        scope[MODEL] = model.name
         try:
             request = _decode(body)
         except BAD_JSON as trouble:
             request = decode_again(_decode, body, trouble)
-        arms = self._service.arms
+        arms = model.arms
         parameters = {"rider_id": (request.parameters or {}).get("rider_id")}
         try:
             rider = msgspec.convert(parameters["rider_id"], RiderId | None)
@@ -205,7 +207,7 @@ class OpenInference:
                     422, f"There is no output '{name}': ask for {', '.join(OUTPUTS)}.", f"outputs[{row}].name"
                 )
         trips = Trips.of(to_trips(request.inputs))
-        arm = arms.choose(rider) if version is None else self._arm_of(version)
+        arm = arms.choose(rider) if version is None else _arm_of(arms, version)
         arm, prediction = await self._predictions.in_thread(arms, arm, trips)
         if version is not None and version != str(arm.version):
             raise NotReady(f"Version {version} fails on these trips. Leave it out, and the champion answers.")
@@ -213,19 +215,14 @@ class OpenInference:
         values = (prediction.minutes.tolist(), prediction.lower.tolist(), prediction.upper.tolist(), ids)
         by_name = dict(zip(OUTPUTS, values, strict=True))
         outputs = [OutputTensor(name, [len(trips)], OUTPUTS[name], by_name[name]) for name in wanted]
-        return encode(InferenceAnswer(self._service.name, str(arm.version), outputs, request.id))
+        return encode(InferenceAnswer(model.name, str(arm.version), outputs, request.id))
 
-    def _arm_of(self, version: str) -> Arm:
-        arms = self._service.arms.all
-        for arm in arms:
-            if version == str(arm.version):
-                return arm
-        loaded = " and ".join(str(arm.version) for arm in arms)
-        raise BadRequest(404, f"Version '{version}' does not answer here, only {loaded}.")
-
-    def _check(self, name: str) -> None:
-        if name != self._service.name:
-            raise HTTPException(404, f"There is no model '{name}' here, only {self._service.name}")
+    def _find(self, name: str) -> ServedModel:
+        for model in self._service.offered.values():
+            if model.name == name:
+                return model
+        serving = [model.name for model in self._service.serving.values()]
+        raise BadRequest(404, f"No model '{name}' serves here, only {' and '.join(serving)}.")
 
     def router(self) -> APIRouter:
         """The routes but the fast one."""
@@ -241,63 +238,66 @@ class OpenInference:
 
         @router.get("/v2/health/ready", summary="Whether a champion is loaded")
         async def ready() -> Response:
-            return json_response({"ready": bool(self._service.arms)})
+            return json_response({"ready": bool(self._service.serving)})
 
         @router.get("/v2/models/{name}", summary="What the model takes and returns")
         async def model(name: str) -> Response:
-            self._check(name)
-            return self._describe([str(arm.version) for arm in self._service.arms.all])
+            return _describe(name, [str(arm.version) for arm in self._find(name).arms.all])
 
         @router.get("/v2/models/{name}/ready", summary="Whether the model answers")
         async def model_ready(name: str) -> Response:
-            self._check(name)
-            return json_response({"name": name, "ready": bool(self._service.arms)})
+            return json_response({"name": name, "ready": bool(self._find(name).arms)})
 
         @router.get("/v2/models/{name}/versions/{version}", summary="What a version takes and returns")
         async def version(name: str, version: str) -> Response:
-            self._check(name)
-            return self._describe([str(self._arm_of(version).version)])
+            return _describe(name, [str(_arm_of(self._find(name).arms, version).version)])
 
         @router.get("/v2/models/{name}/versions/{version}/ready", summary="Whether a version answers")
         async def version_ready(name: str, version: str) -> Response:
-            self._check(name)
-            return json_response({"name": name, "ready": bool(self._arm_of(version))})
+            return json_response({"name": name, "ready": bool(_arm_of(self._find(name).arms, version))})
 
         return router
 
     @property
-    def version_route(self) -> Route:
-        """Where a version is asked for predictions; FastAPI describes no ASGI applications, ``openapi.py`` does."""
-        path = "/v2/models/{name}/versions/{version}/infer"
-        return Route(path, _VersionEndpoint(self._route), methods=["POST"])
+    def posts(self) -> list[Route]:
+        """Where any model, or version, is asked for predictions; ``openapi.py`` describes them, FastAPI cannot."""
+        paths = ("/v2/models/{name}/infer", "/v2/models/{name}/versions/{version}/infer")
+        return [Route(path, _Endpoint(self._route), methods=["POST"]) for path in paths]
 
-    def _route(self, name: str, version: str) -> FastRoute:
-        self._check(name)
-        path = f"/v2/models/{name}/versions/{version}/infer"
-        return FastRoute(path, partial(self._infer, version=version), self._log.flush)
-
-    def _describe(self, versions: list[str]) -> Response:
-        return json_response(
-            {
-                "name": self._service.name,
-                "versions": versions,
-                "platform": "tripcast",
-                "inputs": [{"name": name, "datatype": taken[0], "shape": [-1]} for name, taken in DATATYPES.items()],
-                "outputs": [{"name": name, "datatype": kind, "shape": [-1]} for name, kind in OUTPUTS.items()],
-            }
-        )
+    def _route(self, name: str, version: str | None = None) -> FastRoute:
+        path = f"/v2/models/{name}/infer" if version is None else f"/v2/models/{name}/versions/{version}/infer"
+        return FastRoute(path, partial(self._infer, name=name, version=version), self._log.flush)
 
 
-class _VersionEndpoint:
-    """Where a version is asked for predictions; Starlette would take a function for a handler of another kind.
+def _arm_of(arms: Arms, version: str) -> Arm:
+    for arm in arms.all:
+        if version == str(arm.version):
+            return arm
+    loaded = " and ".join(str(arm.version) for arm in arms.all)
+    raise BadRequest(404, f"Version '{version}' does not answer here, only {loaded}.")
+
+
+def _describe(model: str, versions: list[str]) -> Response:
+    return json_response(
+        {
+            "name": model,
+            "versions": versions,
+            "platform": "tripcast",
+            "inputs": [{"name": name, "datatype": taken[0], "shape": [-1]} for name, taken in DATATYPES.items()],
+            "outputs": [{"name": name, "datatype": kind, "shape": [-1]} for name, kind in OUTPUTS.items()],
+        }
+    )
+
+
+class _Endpoint:
+    """Where a model, or a version of it, is asked; Starlette would take a function for a handler of another kind.
 
     Args:
         route: Returns the route of a model's name and a version.
     """
 
-    def __init__(self, route: Callable[[str, str], FastRoute]) -> None:
+    def __init__(self, route: Callable[..., FastRoute]) -> None:
         self._route = route
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        asked = scope["path_params"]
-        await self._route(asked["name"], asked["version"])(scope, receive, send)
+        await self._route(**scope["path_params"])(scope, receive, send)

@@ -57,7 +57,7 @@ _DURABLE = {
     "schema": {"type": "string", "enum": ["true", "false"]},
 }
 _NOT_READY = "No champion is loaded yet."
-_UNKNOWN = "There is no model of that name, or no such version of it."
+_UNKNOWN = "No model of that name or taxi serves, or no such version of it."
 
 
 def describe(app: FastAPI, described: list[str]) -> None:
@@ -90,7 +90,7 @@ def _document(app: FastAPI, described: list[str]) -> dict[str, Any]:
                 responses["422"] = {"description": _FAILURES["422"], "content": error}
             if path not in ("/healthz", "/metrics", "/v2", "/v2/health/live", "/zones"):
                 responses["503"] = {"description": _NOT_READY, "content": error}
-            if "{name}" in path:
+            if "{name}" in path or any(asked["name"] == "taxi" for asked in operation.get("parameters", [])):
                 responses["404"] = {"description": _UNKNOWN, "content": error}
             if path == "/metrics":
                 responses["200"]["content"] = {"text/plain": {"schema": {"type": "string"}}}
@@ -121,7 +121,7 @@ def _document(app: FastAPI, described: list[str]) -> dict[str, Any]:
                     },
                     **{status: {"description": meaning, "content": error} for status, meaning in _FAILURES.items()},
                     "503": {"description": f"{_NOT_READY} Or: the disk does not take the log.", "content": error},
-                    **({"404": {"description": _UNKNOWN, "content": error}} if "{name}" in path else {}),
+                    "404": {"description": _UNKNOWN, "content": error},
                 },
             }
         }

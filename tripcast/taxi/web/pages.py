@@ -16,7 +16,7 @@ from tripcast.serving.asgi import BadRequest, encode, json_response
 from tripcast.serving.service import Service
 from tripcast.taxi.candidates.lightgbm import Boosted
 from tripcast.taxi.trips import FARTHEST_MILES, Trip, Trips
-from tripcast.taxi.web.requests import DAY_PATTERN, FIRST_YEAR, LAST_YEAR, local_seconds
+from tripcast.taxi.web.requests import DAY_PATTERN, FIRST_YEAR, LAST_YEAR, TaxiQuery, local_seconds, served_model
 from tripcast.taxi.zones import LAST_ZONE, ZONES
 
 _FOLDER = Path(__file__).parent / "page"
@@ -74,10 +74,11 @@ def router(service: Service) -> APIRouter:
             ),
         ],
         miles: Annotated[float | None, Query(ge=0, le=FARTHEST_MILES, allow_inf_nan=False)] = None,
+        taxi: TaxiQuery = None,
     ) -> Response:
         if not FIRST_YEAR <= day.year <= LAST_YEAR:
             raise BadRequest(422, f"date: a day of {FIRST_YEAR} to {LAST_YEAR} is asked.", "date")
-        arms = service.arms
+        arms = served_model(service, taxi).arms
         midnight = local_seconds(datetime(day.year, day.month, day.day), "date")
         known = nan if miles is None else miles
         trips = Trips.of(

@@ -9,14 +9,22 @@ import msgspec
 
 from tripcast.models import Prediction
 from tripcast.serving.arms import Arm, Arms
-from tripcast.serving.asgi import encode
+from tripcast.serving.asgi import MODEL, Scope, encode
 from tripcast.serving.prediction_log import PredictionLog
 from tripcast.serving.service import Service
 from tripcast.taxi.explanation import Explanation, explain
 from tripcast.taxi.trips import Trip, Trips
 from tripcast.taxi.ways import way_of, ways_of
 from tripcast.taxi.web.answers import PredictionAnswer
-from tripcast.taxi.web.requests import BAD_JSON, Batch, PredictionRequest, TripRequest, decode_again, to_trip
+from tripcast.taxi.web.requests import (
+    BAD_JSON,
+    Batch,
+    PredictionRequest,
+    TripRequest,
+    decode_again,
+    served_model,
+    to_trip,
+)
 
 #: Fewer trips than this are predicted at once, more in a thread beside the other requests.
 _FEW_TRIPS = 50
@@ -41,18 +49,19 @@ class Predictions:
         self._log = log
         self._beside = ThreadPoolExecutor(1, thread_name_prefix="batch")
 
-    async def predict(self, body: bytes) -> bytes:
+    async def predict(self, scope: Scope, body: bytes) -> bytes:
         """One trip."""
         try:
             asked = _decode_trip(body)
         except BAD_JSON as trouble:
             asked = decode_again(_decode_trip, body, trouble)
-        service = self._service
+        model = served_model(self._service, asked.taxi)
+        scope[MODEL] = model.name
         trip = to_trip(asked, "pickup_datetime")
         way = way_of(trip.trip_distance_miles, metered=False)
-        arm, prediction = service.arms.answer(asked.rider_id, trip)
+        arm, prediction = model.arms.answer(asked.rider_id, trip)
         prediction_id = self._log.append(arm.answerer, asked.rider_id, trip, way, prediction)
-        service.metrics.predictions[arm.answerer] += 1
+        self._service.metrics.predictions[arm.answerer] += 1
         answer = PredictionAnswer(prediction_id, *prediction, *arm.answerer, way)
         if asked.explain:
             answer.explanation = await self._explain(arm, trip, prediction[0])
@@ -63,13 +72,15 @@ class Predictions:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._beside, explain, arm.model, trip, minutes)
 
-    async def predict_batch(self, body: bytes) -> bytes:
+    async def predict_batch(self, scope: Scope, body: bytes) -> bytes:
         """Up to 10,000 trips, each by its rider's arm."""
         try:
-            asked = _decode_batch(body).trips
+            batch = _decode_batch(body)
         except BAD_JSON as trouble:
-            asked = decode_again(_decode_batch, body, trouble).trips
-        arms = self._service.arms
+            batch = decode_again(_decode_batch, body, trouble)
+        model = served_model(self._service, batch.taxi)
+        scope[MODEL] = model.name
+        arms, asked = model.arms, batch.trips
         trips = [to_trip(trip, f"trips[{row}].pickup_datetime") for row, trip in enumerate(asked)]
         # Slice by slice, and other requests in between.
         parts = [

@@ -12,9 +12,13 @@ from typing import Annotated, Any, TypeVar
 from zoneinfo import ZoneInfo
 
 import msgspec
+from fastapi import Query
 from msgspec import Meta, Struct
 
 from tripcast.serving.asgi import BadRequest
+from tripcast.serving.served_model import ServedModel
+from tripcast.serving.service import Service
+from tripcast.taxi.feeds import FEEDS
 from tripcast.taxi.trips import FARTHEST_MILES, Trip
 from tripcast.taxi.zones import LAST_ZONE
 
@@ -47,6 +51,14 @@ Pickup = Annotated[
     ),
 ]
 RiderId = Annotated[str, Meta(min_length=1, max_length=128)]
+Taxi = Annotated[
+    str,
+    Meta(
+        description="Whose model is asked; left out or null, it is the first that serves, in this order.",
+        extra_json_schema={"enum": list(FEEDS)},
+    ),
+]
+TaxiQuery = Annotated[str | None, Query(description="Whose model is asked.", json_schema_extra={"enum": list(FEEDS)})]
 
 
 class TripRequest(Struct, forbid_unknown_fields=True, gc=False):
@@ -72,16 +84,19 @@ class PredictionRequest(TripRequest, forbid_unknown_fields=True, gc=False):
     """A trip to predict.
 
     Attributes:
+        taxi: Whose model is asked; None is the first that serves.
         explain: Whether to say what makes the prediction what it is, too; that takes milliseconds.
     """
 
+    taxi: Taxi | None = None
     explain: bool = False
 
 
 class Batch(Struct, forbid_unknown_fields=True):
-    """Trips to predict, at most 10,000."""
+    """Trips to predict, at most 10,000, all of one taxi."""
 
     trips: Annotated[list[TripRequest], Meta(max_length=MAX_TRIPS)]
+    taxi: Taxi | None = None
 
 
 #: What is asked of each field, by its last name.
@@ -92,6 +107,7 @@ _RULES = {
     "2021-02-10T08:15:00 (New York local time) or 2021-02-10T13:15:00Z",
     "trip_distance_miles": f"a number of miles from 0 to {FARTHEST_MILES} is asked, or null if it is not known",
     "rider_id": "a text of 1 to 128 characters is asked, or null",
+    "taxi": f"one of {', '.join(FEEDS)} is asked, or null for the first that serves (GET /model lists those that do)",
     "trips": f"a list of at most {MAX_TRIPS:,} trips is asked; send more in several requests",
 }
 
@@ -181,8 +197,32 @@ def _value(body: bytes, field: str) -> str:
         value = value[int(index)] if index else value[name]
     if isinstance(value, list):
         return f"a list of {len(value):,}"
-    text = value if isinstance(value, _Digits) else json.dumps(value)
+    return _shorten(value if isinstance(value, _Digits) else json.dumps(value))
+
+
+def _shorten(text: str) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+def served_model(service: Service, taxi: str | None) -> ServedModel:
+    """The model of the taxi that a request names.
+
+    Raises:
+        BadRequest: If there is no such taxi (422), or it does not serve (404).
+        NotReady: If none does.
+    """
+    model = service.offered.get(taxi)
+    if model is None:
+        raise _unserved(service, taxi)
+    return model
+
+
+def _unserved(service: Service, taxi: str | None) -> BadRequest:
+    answering = f"Those that serve: {', '.join(service.serving)}."
+    model = service.models.get(taxi or "")
+    if model is None:
+        return BadRequest(422, f"There is no taxi {_shorten(json.dumps(taxi))}. {answering}", "taxi")
+    return BadRequest(404, " ".join([f"The taxi '{taxi}' does not serve.", *model.problems, answering]), "taxi")
 
 
 def to_trip(asked: TripRequest, pickup_field: str) -> Trip:

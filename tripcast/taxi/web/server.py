@@ -25,19 +25,19 @@ from tripcast.serving.service import Service
 from tripcast.settings import Settings
 from tripcast.storage.store import open_store
 from tripcast.taxi import model_name
+from tripcast.taxi.feeds import FEEDS
 from tripcast.taxi.web.api import make_api
 
 #: Seconds that requests have to finish when the service is told to stop, and then the log to be written.
 _STOP_SECONDS = 10
 
 
-def serve(taxi: str, host: str, port: int, log: str, *, plain_rider_ids: bool = False) -> None:
-    """Serve until SIGTERM or SIGINT: then requests are finished, the log is written, and the poller ended.
+def serve(host: str, port: int, log: str, *, plain_rider_ids: bool = False) -> None:
+    """Serve all taxis until SIGTERM or SIGINT: then requests are finished, the log is written, and the poller ended.
 
     ``TRIPCAST_ADMIN_TOKEN`` in the environment is what ``POST /reload`` asks for.
 
     Args:
-        taxi: The feed's name, see ``tripcast.taxi.feeds.FEEDS``.
         host: Address to listen on.
         port: Port to listen on.
         log: Where predictions are logged: a folder, or ``s3://bucket/prefix``.
@@ -52,7 +52,7 @@ def serve(taxi: str, host: str, port: int, log: str, *, plain_rider_ids: bool = 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings = Settings.load()
     check = "tripcast.taxi.web.version_check"
-    service = Service(model_name(taxi), settings.home, check, settings.verify_keys)
+    service = Service({taxi: model_name(taxi) for taxi in FEEDS}, settings.home, check, settings.verify_keys)
     predictions = PredictionLog(
         open_store(log),
         settings.home / "spool",

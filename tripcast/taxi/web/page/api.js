@@ -27,20 +27,25 @@ async function ask(path, options = {}) {
 
 export const zones = () => ask("zones");
 
-export const servingModels = () => ask("model");
+// Where the model of a taxi, or of the first one that serves, is described.
+export const modelAddress = (taxi) => (taxi === null ? "model" : `model?${new URLSearchParams({ taxi })}`);
+
+export const servingModels = (taxi, signal) => ask(modelAddress(taxi), { signal });
 
 // Half-hour by half-hour estimates of a day, by arm.
-export function explore({ pickup, dropoff, date, miles }, signal) {
+export function explore({ taxi, pickup, dropoff, date, miles }, signal) {
   const query = new URLSearchParams({ pickup_zone: pickup, dropoff_zone: dropoff, date });
   if (miles !== null) query.set("miles", miles);
+  if (taxi !== null) query.set("taxi", taxi);
   return ask(`explore?${query}`, { signal });
 }
 
-export function predict({ pickup, dropoff, date, time, miles }, rider, signal) {
+export function predict({ taxi, pickup, dropoff, date, time, miles }, rider, signal) {
   return ask("predict", {
     method: "POST",
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify({
+      taxi,
       pickup_zone: pickup,
       dropoff_zone: dropoff,
       trip_distance_miles: miles,

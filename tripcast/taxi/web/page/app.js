@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { DayChart } from "./chart.js";
 import { ZoneCombobox } from "./combobox.js";
-import { decimal, showArms, showModel } from "./model_card.js";
+import { capital, decimal, showArms, showModel } from "./model_card.js";
 import { HALF_HOURS, addressOf, clock, halfHourOf, timeOf, tripFromAddress, weekdayOf } from "./trip.js";
 import { showWhy } from "./why.js";
 
@@ -61,23 +61,24 @@ async function update() {
   asking.abort();
   asking = new AbortController();
   const { signal } = asking;
-  const unknown = unknownZone();
-  if (unknown) {
-    const [name, zone] = unknown;
-    const sentence = `There is no ${name} zone ${zone}. Choose one of the ${pickup.zones.length} zones by name.`;
-    return showTrouble(new api.ServiceError(sentence, { field: `${name}_zone` }));
-  }
-  if (trip.pickup === null || trip.dropoff === null || !trip.date) return showState("empty");
-  if (at("estimate").dataset.state !== "shown") showState("loading");
-  at("estimate").setAttribute("aria-busy", "true");
   try {
+    if (!serving) await loadServing(signal);
+    const unknown = unknownZone();
+    if (unknown) {
+      const [name, zone] = unknown;
+      const sentence = `There is no ${name} zone ${zone}. Choose one of the ${pickup.zones.length} zones by name.`;
+      throw new api.ServiceError(sentence, { field: `${name}_zone` });
+    }
+    if (trip.pickup === null || trip.dropoff === null || !trip.date) return showState("empty");
+    if (at("estimate").dataset.state !== "shown") showState("loading");
+    at("estimate").setAttribute("aria-busy", "true");
     const wanted = addressOf({ ...trip, time: "" });
     let [said, explored] = await Promise.all([
       api.predict(trip, rider, signal),
       wanted === dayOf ? day : api.explore(trip, signal),
     ]);
     if (servesOthers(said, explored)) {
-      await loadServing();
+      await loadServing(signal);
       explored = await api.explore(trip, signal);
     }
     if (signal.aborted) return;
@@ -85,17 +86,30 @@ async function update() {
     showState("shown");
     showAnswer();
   } catch (trouble) {
-    if (!signal.aborted) showTrouble(trouble);
+    if (signal.aborted) return;
+    showTrouble(trouble);
+    if (trouble.field === "taxi") offerTaxis((await api.servingModels(null)).taxis);
   }
 }
 
-// Whether other versions answered than the model card speaks of: they are replaced while the page is open.
-function servesOthers({ arm, version }, { arms }) {
-  return serving?.[arm]?.version !== version || Boolean(serving.challenger) !== Boolean(arms.challenger);
+// Whether others answered than the model card speaks of: they are replaced while the page is open.
+function servesOthers({ model, arm, version }, { arms }) {
+  const others = serving.model !== model || serving[arm]?.version !== version;
+  return others || Boolean(serving.challenger) !== Boolean(arms.challenger);
 }
 
-async function loadServing() {
-  serving = await api.servingModels();
+// taxis: the titles of those that serve, by name. There is something to choose if there are two, or not the one asked for.
+function offerTaxis(taxis) {
+  const names = Object.keys(taxis);
+  at("taxi").replaceChildren(...names.map((name) => new Option(capital(taxis[name]), name)));
+  at("taxi").value = trip.taxi ?? names[0];
+  at("kind").hidden = names.length < 2 && at("taxi").value !== "";
+}
+
+async function loadServing(signal) {
+  serving = await api.servingModels(trip.taxi, signal);
+  offerTaxis(serving.taxis);
+  at("card-link").href = api.modelAddress(trip.taxi);
   showModel(at("model"), serving);
   const { version, simulated } = serving.champion;
   at("serving").textContent = `${serving.model} · version ${version}${simulated ? " · simulated" : ""}`;
@@ -114,7 +128,6 @@ async function start() {
       dropoff.fill(zones);
       showForm();
     }
-    if (!serving) await loadServing();
     await update();
   } catch (trouble) {
     showTrouble(trouble);
@@ -138,6 +151,7 @@ function showState(state) {
 }
 
 const INPUT_OF = {
+  taxi: "taxi",
   pickup_zone: "pickup-input",
   dropoff_zone: "dropoff-input",
   trip_distance_miles: "miles",
@@ -242,6 +256,10 @@ function showSummary({ champion, challenger }) {
 at("time").append(
   ...Array.from({ length: HALF_HOURS }, (_, halfHour) => new Option(clock(halfHour * 30), timeOf(halfHour))),
 );
+at("taxi").addEventListener("change", () => {
+  serving = null;
+  change({ taxi: at("taxi").value });
+});
 at("time").addEventListener("change", () => change({ time: at("time").value }));
 at("date").addEventListener("change", () => change({ date: at("date").value }));
 at("swap").addEventListener("click", () => change({ pickup: trip.dropoff, dropoff: trip.pickup }));

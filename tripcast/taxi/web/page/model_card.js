@@ -5,7 +5,7 @@ const whole = new Intl.NumberFormat("en-US");
 
 export const decimal = (value, digits = 1) => value.toFixed(digits);
 
-const capital = (word) => word[0].toUpperCase() + word.slice(1);
+export const capital = (word) => word[0].toUpperCase() + word.slice(1);
 
 function element(name, className, ...children) {
   const made = document.createElement(name);

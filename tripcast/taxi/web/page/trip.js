@@ -36,8 +36,8 @@ function newYorkNow() {
   return { date: `${part.year}-${part.month}-${part.day}`, time: `${part.hour}:${part.minute}` };
 }
 
-// A trip is {pickup, dropoff, date, time, miles}: zone numbers or null, ISO date, half hour "HH:MM", miles of a planned
-// route or null.
+// A trip is {taxi, pickup, dropoff, date, time, miles}: a taxi's name or null for the first that serves, zone numbers or
+// null, ISO date, half hour "HH:MM", miles of a planned route or null.
 export function tripFromAddress(search) {
   const query = new URLSearchParams(search);
   const zone = (name) => {
@@ -50,6 +50,7 @@ export function tripFromAddress(search) {
   const now = newYorkNow();
   const given = query.has("pickup") || query.has("dropoff");
   return {
+    taxi: query.get("taxi"),
     ...(given ? { pickup: zone("pickup"), dropoff: zone("dropoff") } : EXAMPLE),
     date: date ?? now.date,
     time: timeOf(halfHourOf(time ?? now.time)),
@@ -57,8 +58,9 @@ export function tripFromAddress(search) {
   };
 }
 
-export function addressOf({ pickup, dropoff, date, time, miles }) {
+export function addressOf({ taxi, pickup, dropoff, date, time, miles }) {
   const query = new URLSearchParams();
+  if (taxi !== null) query.set("taxi", taxi);
   if (pickup !== null) query.set("pickup", pickup);
   if (dropoff !== null) query.set("dropoff", dropoff);
   query.set("at", `${date}T${time}`);
