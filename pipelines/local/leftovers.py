@@ -15,6 +15,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
@@ -75,6 +76,16 @@ def clean_up(root: Path, end: Callable[[str], None]) -> None:
             if scratch:  # it was killed before it wrote that down
                 shutil.rmtree(scratch, ignore_errors=True)
             file.unlink(missing_ok=True)
+
+
+def running_since(root: Path) -> datetime | None:
+    """When the oldest of the runs began that live; None if none does.
+
+    Args:
+        root: The folder that the runs' own folders are in.
+    """
+    began = [file.stat().st_mtime for file in (root / LOCKS).glob("*.run") if _is_held(file)]
+    return datetime.fromtimestamp(min(began), UTC) if began else None
 
 
 def end_processes(root: Path, name: str) -> None:

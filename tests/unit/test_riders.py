@@ -1,7 +1,7 @@
 """What the prediction log keeps of riders, and how one rider's rows and old days go."""
 
 import stat
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 
 import pyarrow as pa
 import pytest
@@ -11,7 +11,7 @@ from tripcast.cli import main
 from tripcast.errors import InvalidRequest
 from tripcast.serving.prediction_log import PredictionLog, read_log
 from tripcast.serving.prediction_rows import Answerer
-from tripcast.serving.retention import forget, prune
+from tripcast.serving.retention import forget
 from tripcast.serving.riders import pseudonym, rider_secret
 from tripcast.storage.store import open_store
 
@@ -90,14 +90,3 @@ def test_the_command_finds_a_rider_by_id_and_by_pseudonym(tmp_path, monkeypatch)
 
     assert (done.exit_code, done.output.partition(".")[0]) == (0, "2 rows are removed")
     assert riders_in(store) == [pseudonym(b"ben", SECRET).decode()]
-
-
-def test_days_are_kept_whole_or_removed_whole(tmp_path):
-    store = open_store(str(tmp_path))
-    for day in ("2021-02-09", "2021-02-10", "2021-02-11"):
-        store.write(f"predictions/date={day}/a.parquet", b"rows")
-    store.write("truth/green/2021-01.parquet", b"no part of the log")
-
-    assert prune(store, date(2021, 2, 10)) == 1
-    assert store.list("predictions/") == [f"predictions/date=2021-02-{day}/a.parquet" for day in (10, 11)]
-    assert store.list("truth/") == ["truth/green/2021-01.parquet"]

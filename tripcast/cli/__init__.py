@@ -8,6 +8,7 @@ from tripcast.cli.group import main
 from tripcast.cli.log import log
 from tripcast.cli.loop import loop, replay
 from tripcast.cli.models import approve, models, reject, sign_version
+from tripcast.cli.prune import prune
 from tripcast.cli.score import score
 from tripcast.cli.serve import serve
 from tripcast.cli.submit import schedule, submit, upload
@@ -20,6 +21,7 @@ __all__ = [
     "loop",
     "main",
     "models",
+    "prune",
     "reject",
     "replay",
     "schedule",

@@ -1,8 +1,6 @@
-"""`tripcast log`: what is asked these days, how long predictions are kept, and what is kept of riders."""
+"""`tripcast log`: what is asked these days, and what is kept of riders."""
 
 from __future__ import annotations
-
-from datetime import UTC, datetime, timedelta
 
 import click
 
@@ -16,7 +14,7 @@ from tripcast.taxi.feeds import FEEDS
 
 @main.group()
 def log() -> None:
-    """What the prediction log says of these days; and remove rows from it: those of a rider, or old ones."""
+    """What the prediction log says of these days; and remove a rider's rows from it."""
 
 
 @log.command()
@@ -60,23 +58,3 @@ def forget(rider: str) -> None:
         f"{removed} rows are removed. A service sends what it answered in the last quarter of an hour again: "
         "call this once more after that."
     )
-
-
-@log.command()
-@click.option(
-    "--days",
-    type=click.IntRange(1),
-    envvar="TRIPCAST_LOG_DAYS",
-    default=400,
-    show_default="$TRIPCAST_LOG_DAYS, or 400",
-    help="How many days are kept.",
-)
-@options.artifacts
-@options.home
-def prune(days: int) -> None:
-    """Remove the days of the log that are older than it is to be kept."""
-    from tripcast.serving.retention import prune
-
-    before = (datetime.now(UTC) - timedelta(days=days)).date()
-    removed = prune(open_store(Settings.load().artifacts), before)
-    click.echo(f"{removed} files of before {before} are removed.")

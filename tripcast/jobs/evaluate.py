@@ -27,6 +27,7 @@ from tripcast.monitoring.quality import Expectation, write_expectations
 from tripcast.monitoring.reference import Profile
 from tripcast.months import MonthUsed
 from tripcast.registry.registry import (
+    DATA,
     DIGEST,
     EXPECTATION,
     EXPECTED_FROM,
@@ -233,7 +234,7 @@ class Selection:
             "tripcast.candidate": str(self.decision.winner),
             "tripcast.train_months": ", ".join(self.learned) or self.named("train"),
             "tripcast.test_month": self.named("test"),
-            "tripcast.data_sha256": json.dumps({month.month: month.digest for month in self.months}),
+            DATA: json.dumps({month.month: month.digest for month in self.months}),
             "tripcast.rmse": f"{self.metrics['rmse']:.3f}",
             **{
                 f"tripcast.{way}_rmse": f"{self.metrics[f'{way}_rmse']:.3f}"

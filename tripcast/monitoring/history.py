@@ -2,7 +2,7 @@
 
 Each window has a folder in the artifact store::
 
-    monitoring/{name}/{month}/report.html, summary.md    for people
+    monitoring/{name}/{month}/report.html, summary.md    for people; they may be removed when they are old
     monitoring/{name}/{month}/window.json                the record, written last
     monitoring/{name}/{month}/responded.json             that its decision was carried out
     monitoring/{name}/{month}/retrained.json             what became of the retraining that it called for
@@ -24,11 +24,13 @@ import msgspec
 from tripcast.errors import StorageError
 from tripcast.monitoring.rule import DEFAULT_RULE, Incident, WindowResult
 from tripcast.monitoring.trial import Comparison, Trial
-from tripcast.storage.store import Store
+from tripcast.storage.files import storage_errors
+from tripcast.storage.store import Store, Stored
 
 Record = TypeVar("Record")
 
 _RECORD, _RESPONDED, _RETRAINED = "window.json", "responded.json", "retrained.json"
+_REPORT, _SUMMARY = "report.html", "summary.md"
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,16 @@ class Window:
         """The window's key: its month."""
         return self.result.key
 
+    @property
+    def versions(self) -> set[int]:
+        """The versions that its pages name."""
+        named = {self.result.version, *(quality["version"] for quality in self.figures.get("quality", ()))}
+        if self.trial:
+            named |= {self.trial.challenger, self.trial.champion}
+        if self.comparison:
+            named |= {self.comparison.champion, self.comparison.previous}
+        return named
+
     def to_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
         entries: dict[str, Any] = msgspec.to_builtins(self)
@@ -114,17 +126,31 @@ class History:
         return self._window(key) if key in self._store.list(key) else None
 
     def pages(self, month: str, report: Path, summary: Path) -> None:
-        """Fetch the pages of a month that was watched.
+        """Fetch the pages of a month that was watched; where they were removed, a sentence takes their place.
 
         Raises:
-            StorageError: If there are none.
+            StorageError: If they cannot be fetched.
         """
-        self._store.get(f"{self._prefix}{month}/report.html", report)
-        self._store.get(f"{self._prefix}{month}/summary.md", summary)
+        there = self._store.list(f"{self._prefix}{month}/")
+        for name, file in ((_REPORT, report), (_SUMMARY, summary)):
+            if (key := f"{self._prefix}{month}/{name}") in there:
+                self._store.get(key, file)
+            else:
+                with storage_errors(file):
+                    file.write_text(f"The pages of {month} were removed, for they were old. Its record is kept.\n")
+
+    def page_files(self) -> dict[str, dict[str, Stored]]:
+        """The pages that are kept, by month."""
+        found: dict[str, dict[str, Stored]] = {}
+        for key, stored in self._store.find(self._prefix).items():
+            month, _, name = key.removeprefix(self._prefix).partition("/")
+            if name in (_REPORT, _SUMMARY):
+                found.setdefault(month, {})[key] = stored
+        return found
 
     def report_uri(self, month: str) -> str:
         """Where the report of a month is, or will be."""
-        return f"{self._store.uri}/{self._prefix}{month}/report.html"
+        return f"{self._store.uri}/{self._prefix}{month}/{_REPORT}"
 
     def record(self, window: Window, report: Path, summary: Path) -> None:
         """Record a window: its pages first.
@@ -133,8 +159,8 @@ class History:
             StorageError: If it cannot be kept.
         """
         place = self._prefix + window.month
-        self._store.put(report, f"{place}/report.html", "text/html; charset=utf-8")
-        self._store.put(summary, f"{place}/summary.md", "text/markdown; charset=utf-8")
+        self._store.put(report, f"{place}/{_REPORT}", "text/html; charset=utf-8")
+        self._store.put(summary, f"{place}/{_SUMMARY}", "text/markdown; charset=utf-8")
         self._write(window.month, _RECORD, window)
 
     def save_response(self, window: Window, what: Mapping[str, Any]) -> None:

@@ -41,6 +41,9 @@ DIGEST = "tripcast.digest"
 EXPECTATION = "tripcast.expectation"
 EXPECTED_FROM = "tripcast.expected_from"
 
+#: Tag of a version: the SHA-256 of the months that it learned from and was judged on, JSON by month.
+DATA = "tripcast.data_sha256"
+
 #: Tag of a version, ``true`` if it learned from a simulated city.
 SIMULATED = "tripcast.simulated"
 
@@ -613,6 +616,33 @@ class Registry:
         """
         with tracking_errors(self._uri, f"writing the tag {name} of {self.name} version {number}"):
             self._client.set_model_version_tag(self.name, str(number), name, value)
+
+    def delete(self, number: int) -> bool:
+        """Delete a version that nothing leads to; the promotion record keeps its moves.
+
+        Args:
+            number: The version.
+
+        Returns:
+            Whether it is gone: not where it serves, is tried, could serve again or waits for a person by now.
+        """
+        from mlflow.exceptions import MlflowException
+
+        if number in self.in_use():
+            return False
+        with tracking_errors(self._uri, f"deleting version {number} of {self.name}"):
+            try:
+                self._client.delete_model_version(self.name, str(number))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # somebody else was faster
+                    raise
+        return True
+
+    def in_use(self) -> set[int]:
+        """The versions that an alias leads to, or of which a person is asked, or whose rollout is under way."""
+        approval = self.approval()
+        asked = {move.version for move in (approval.waiting, approval.approved) if move}
+        return asked | {version.number for version in self.versions() if version.aliases}
 
     def _current_challenger(self) -> int:
         challenger = self.traffic().challenger

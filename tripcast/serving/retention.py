@@ -1,7 +1,8 @@
-"""How long the prediction log is kept, and how one rider's rows are removed from it."""
+"""Which days of the prediction log are older than it is kept, and how one rider's rows are removed from it."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from datetime import date
 from pathlib import Path
@@ -11,9 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tripcast.storage.store import Store
+from tripcast.storage.store import Store, Stored
 
 _PREFIX = "predictions/"
+_DAY = re.compile(rf"{_PREFIX}date=(\d{{4}}-\d{{2}}-\d{{2}})/")
 
 
 def forget(store: Store, rider_ids: Collection[str]) -> int:
@@ -49,21 +51,14 @@ def forget(store: Store, rider_ids: Collection[str]) -> int:
     return removed
 
 
-def prune(store: Store, before: date) -> int:
-    """Remove the days of the log before a date, UTC.
-
-    Args:
-        store: Where the log is.
-        before: The first day that is kept.
-
-    Returns:
-        How many files were removed.
+def days(store: Store) -> dict[date, dict[str, Stored]]:
+    """The files of the log by day, UTC.
 
     Raises:
-        StorageError: If the store cannot be read or written.
+        StorageError: If the store cannot be read.
     """
-    first = f"{_PREFIX}date={before}/"
-    old = [key for key in store.list(_PREFIX) if key < first]
-    for key in old:
-        store.delete(key)
-    return len(old)
+    found: dict[date, dict[str, Stored]] = {}
+    for key, stored in store.find(_PREFIX).items():
+        if day := _DAY.match(key):
+            found.setdefault(date.fromisoformat(day[1]), {})[key] = stored
+    return found

@@ -10,10 +10,12 @@ import filecmp
 import os
 import re
 import shutil
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from hashlib import file_digest
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from tripcast.errors import InvalidRequest, StorageError
 from tripcast.storage import s3
@@ -22,6 +24,16 @@ from tripcast.storage.files import atomic_write, storage_errors
 #: How often a request to S3 is tried: through a restart of the store; and before there is anything to lose.
 _ATTEMPTS = 10
 _ATTEMPTS_BEFOREHAND = 3
+
+#: What is kept again is taken for new, but not more often than this.
+_FRESH = timedelta(days=1)
+
+
+class Stored(NamedTuple):
+    """What a store says of what is kept under a key: its bytes, and when it was last kept, to a day."""
+
+    size: int
+    kept: datetime
 
 
 class Store(Protocol):
@@ -38,6 +50,9 @@ class Store(Protocol):
 
     def put(self, file: Path, key: str, content_type: str | None = None) -> str:
         """Keep a file under a key, in place of what was there.
+
+        What is there with the same content is not written again. It counts as kept today all the same, so that what is
+        old is what nobody has asked to keep for long.
 
         Args:
             file: The file.
@@ -74,7 +89,11 @@ class Store(Protocol):
             return file.read_bytes()
 
     def list(self, prefix: str) -> list[str]:
-        """The keys that begin with a prefix, in order.
+        """The keys that begin with a prefix, in order; errors as ``find``."""
+        return sorted(self.find(prefix))
+
+    def find(self, prefix: str) -> dict[str, Stored]:
+        """What is kept under the keys that begin with a prefix.
 
         Raises:
             StorageError: If the store does not answer.
@@ -146,7 +165,9 @@ class FolderStore(Store):
         """See ``Store``: links the file where the file system can, and copies it otherwise."""
         kept = self._folder / key
         with storage_errors(kept):
-            there = kept.exists() and filecmp.cmp(file, kept, shallow=False)
+            if there := kept.exists() and filecmp.cmp(file, kept, shallow=False):
+                with suppress(PermissionError):  # another user's
+                    os.utime(kept)
         if not there:
             with atomic_write(kept) as part:
                 _link_or_copy(file, part)
@@ -160,18 +181,25 @@ class FolderStore(Store):
         with atomic_write(file) as part:
             shutil.copyfile(kept, part)
 
-    def list(self, prefix: str) -> list[str]:
+    def find(self, prefix: str) -> dict[str, Stored]:
         """See ``Store``."""
-        folder = self._folder / prefix.rpartition("/")[0]
-        files = (path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(".part"))
-        keys = (path.relative_to(self._folder).as_posix() for path in files)
-        return sorted(key for key in keys if key.startswith(prefix))
+        found = {}
+        for path in (self._folder / prefix.rpartition("/")[0]).rglob("*"):
+            key = path.relative_to(self._folder).as_posix()
+            if key.startswith(prefix) and path.is_file() and not path.name.endswith(".part"):
+                with suppress(FileNotFoundError):  # by now
+                    said = path.stat()
+                    found[key] = Stored(said.st_size, datetime.fromtimestamp(said.st_mtime, UTC))
+        return found
 
     def delete(self, key: str) -> None:
-        """See ``Store``."""
+        """See ``Store``: with it go the folders that nothing is in any more, but for the first of the key."""
         kept = self._folder / key
         with storage_errors(kept):
             kept.unlink(missing_ok=True)
+        for folder in list(kept.relative_to(self._folder).parents)[:-2]:
+            with suppress(OSError):  # something is in it
+                (self._folder / folder).rmdir()
 
 
 class S3Store(Store):
@@ -204,7 +232,7 @@ class S3Store(Store):
         place = f"{self.uri}/{key}"
         digest = sha256_of(file)
         with self._bucket.errors(f"{place} cannot be stored"):
-            if self._digest(key) != digest:
+            if self._digest(key, since=datetime.now(UTC) - _FRESH) != digest:
                 arguments: dict[str, Any] = {"Metadata": {"sha256": digest}}
                 # Some stores know no checksums that trail a body; whoever has one says so by this setting.
                 if self._bucket.client.meta.config.request_checksum_calculation != "when_required":
@@ -229,18 +257,18 @@ class S3Store(Store):
             if digest and sha256_of(part) != digest:
                 raise StorageError(f"{place} is not what was stored there: its SHA-256 is another. Store it again.")
 
-    def list(self, prefix: str) -> list[str]:
+    def find(self, prefix: str) -> dict[str, Stored]:
         """See ``Store``."""
         with self._bucket.errors(f"{self.uri} cannot be listed"):
-            return sorted(self._bucket.list(prefix))
+            return {key: Stored(item["Size"], item["LastModified"]) for key, item in self._bucket.list(prefix).items()}
 
     def delete(self, key: str) -> None:
         """See ``Store``."""
         with self._bucket.errors(f"{self.uri}/{key} cannot be removed"):
             self._bucket.client.delete_object(Bucket=self._bucket.name, Key=self._bucket.prefix + key)
 
-    def _digest(self, key: str) -> str | None:
-        """The hash that an object says it has, empty if it says none; None if there is no such object."""
+    def _digest(self, key: str, since: datetime | None = None) -> str | None:
+        """The hash that an object says it has, empty if it says none; None if there is none, or none since a moment."""
         from botocore.exceptions import ClientError
 
         try:
@@ -250,12 +278,15 @@ class S3Store(Store):
             if trouble.response["Error"]["Code"] in ("404", "NoSuchKey"):
                 return None
             raise
+        if since and head["LastModified"] < since:
+            return None
         return str(head["Metadata"].get("sha256", ""))
 
 
 def _link_or_copy(file: Path, to: Path) -> None:
     try:
         to.hardlink_to(file)
+        os.utime(to)
     except OSError:  # another file system, or one without links
         shutil.copyfile(file, to)
         # The original may be removed as soon as this has returned, and a copy is on the disk only when it says so.
