@@ -26,6 +26,7 @@ def training(
     refit: bool = False,
     canary_minutes: float = 0.0,
     approval: bool = False,
+    workers: int = 1,
 ) -> None:
     """Train candidates on months of taxi trips, judge them on a later month beside the champion, let the winner serve.
 
@@ -42,13 +43,16 @@ def training(
         refit: Whether the winner learns from the test month, too, before it serves.
         canary_minutes: How long a new champion answers a few riders first, while the service's health is watched.
         approval: Whether a winner waits for a person before it serves: `tripcast approve`, or `tripcast reject`.
+        workers: How many pods, or processes of this machine, train a candidate together.
     """
     planned = plan(source=source, taxi=taxi, train=train_months, test=test_month, candidates=candidates)
     with dsl.ParallelFor(planned.output, name="months", parallelism=PARALLELISM) as item:
         ingested = ingest(source=source, taxi=taxi, month=item.month, revision=item.revision)
     validated = validate(months=dsl.Collected(ingested.outputs["records"]), test=test_month)
     with dsl.ParallelFor(candidates, name="candidates", parallelism=PARALLELISM) as candidate:
-        trained = train(candidate=candidate, taxi=taxi, trials=trials, trips=validated.outputs["train_trips"])
+        trained = train(
+            candidate=candidate, taxi=taxi, trials=trials, workers=workers, trips=validated.outputs["train_trips"]
+        )
     evaluated = evaluate(
         taxi=taxi,
         pipeline_run=dsl.PIPELINE_JOB_ID_PLACEHOLDER,

@@ -81,6 +81,10 @@ class SignatureError(TripcastError):
     lasting = True
 
 
+class WorkerError(TripcastError):
+    """A worker of a training on several machines died, or could not be started."""
+
+
 class ClusterError(TripcastError):
     """Kubeflow Pipelines refuses something, lacks something, or a run there did not end well.
 

@@ -53,6 +53,13 @@ from tripcast.settings import Settings
     help="Riders that the winner answers: all of them as the champion, fewer as the challenger beside it.",
 )
 @options.approval
+@click.option(
+    "--workers",
+    default=1,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="How many processes train a candidate together, each with its share of the trips.",
+)
 @options.runner
 @options.artifacts
 @options.home
@@ -66,6 +73,7 @@ def train(
     trials: int,
     rollout: float,
     approval: bool,
+    workers: int,
     runner: str,
     as_json: bool,
 ) -> None:
@@ -93,6 +101,7 @@ def train(
         "trials": trials,
         "rollout": rollout,
         "approval": approval,
+        "workers": workers,
     }
     with Progress() as progress:
         run = run_here(training, arguments, settings, progress, runner)

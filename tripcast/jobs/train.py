@@ -29,6 +29,7 @@ from tripcast.models.model import (
     open_candidate,
     with_interval,
 )
+from tripcast.models.workers import Workers, start_workers
 from tripcast.storage.files import storage_errors
 from tripcast.taxi.trips import LONGEST_MINUTES, SHORTEST_MINUTES, TripFiles, Trips, sample
 from tripcast.taxi.ways import METERED, as_asked
@@ -61,6 +62,7 @@ def train(
     trials: int = 20,
     seed: int = 42,
     on_trial: OnTrial | None = None,
+    workers: Workers | None = None,
 ) -> Model:
     """Train a candidate.
 
@@ -72,21 +74,30 @@ def train(
         trials: How many parameter sets a search tries; candidates that do not search ignore it.
         seed: Of a search.
         on_trial: Called after each trial of a search.
+        workers: Those that fit to all trips together; None to do so here.
 
     Returns:
         The model; the same trips (in the same order) and arguments give the same one, to the last bit.
 
     Raises:
         InvalidRequest: If the candidate is unknown, or there are too few trips or trials.
+        WorkerError: If a worker dies.
     """
     _check(candidate, len(trips), trials)
     recipe = open_candidate(candidate)
     earlier, later = _split(trips)
     holdout_fit, parameters = recipe.fit_holdout(earlier, later, Search(trials, seed, on_trial))
-    return _fit(candidate, taxi, parameters, trips, holdout_fit, later, data)
+    return _fit(candidate, taxi, parameters, trips, holdout_fit, later, data, workers)
 
 
-def refit(model: Model, trips: Trips | TripFiles, later: Trips | TripFiles, *, data: Mapping[str, str]) -> Model:
+def refit(
+    model: Model,
+    trips: Trips | TripFiles,
+    later: Trips | TripFiles,
+    *,
+    data: Mapping[str, str],
+    workers: Workers | None = None,
+) -> Model:
     """Fit the candidate of a model to other trips, with the settings that were chosen for the model.
 
     Args:
@@ -94,10 +105,11 @@ def refit(model: Model, trips: Trips | TripFiles, later: Trips | TripFiles, *, d
         trips: To fit to, with durations.
         later: Those of them that the model has not seen: its errors on some of them calibrate the intervals.
         data: SHA-256 of each training month's data, by month.
+        workers: As ``train``.
     """
     fitted = model.manifest
     some = sample(later, _HOLDOUT_TRIPS)
-    return _fit(fitted.candidate, fitted.taxi, fitted.parameters, trips, model.predictor, some, data)
+    return _fit(fitted.candidate, fitted.taxi, fitted.parameters, trips, model.predictor, some, data, workers)
 
 
 def _fit(
@@ -108,10 +120,11 @@ def _fit(
     holdout_fit: Predictor,
     later: Trips,
     data: Mapping[str, str],
+    workers: Workers | None,
 ) -> Model:
     """Fit to all trips; the intervals are those of a predictor that has not seen the later ones."""
     intervals, calibration = _calibrate(holdout_fit, later)
-    predictor = open_candidate(candidate).fit(trips, parameters)
+    predictor = open_candidate(candidate).fit(trips, parameters, workers)
     pickups = [(batch.pickup_datetime.min(), batch.pickup_datetime.max()) for batch in trips.batches()]
     manifest = Manifest(
         format=FORMAT,
@@ -131,7 +144,7 @@ def _fit(
 
 
 def train_from_files(
-    candidate: str, trips: Path, folder: Path, *, taxi: str, data: Mapping[str, str], trials: int
+    candidate: str, trips: Path, folder: Path, *, taxi: str, data: Mapping[str, str], trials: int, workers: int = 1
 ) -> float:
     """Train a candidate on a folder of good trips, and write its model folder.
 
@@ -144,12 +157,14 @@ def train_from_files(
         taxi: The feed's name, see ``tripcast.taxi.feeds.FEEDS``.
         data: SHA-256 of each training month's data, by month.
         trials: How many parameter sets a search tries.
+        workers: How many machines, or processes on this one, fit to all trips together.
 
     Returns:
         The seconds that training took.
 
     Raises:
         InvalidRequest: As ``train``.
+        WorkerError: As ``train``.
         StorageError: If the folder cannot be written.
     """
     record: list[dict[str, Any]] = []
@@ -160,7 +175,9 @@ def train_from_files(
 
     started = time.perf_counter()
     files = TripFiles(sorted(trips.glob("*.parquet")))
-    model = train(candidate, files, taxi=taxi, data=data, trials=trials, on_trial=on_trial)
+    model = train(
+        candidate, files, taxi=taxi, data=data, trials=trials, on_trial=on_trial, workers=start_workers(workers)
+    )
     seconds = time.perf_counter() - started
     model.save(folder)
     if record:

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from tripcast.errors import StorageError
 from tripcast.models.interpolation import interpolator
 from tripcast.models.intervals import Interval
+from tripcast.models.workers import Workers
 from tripcast.storage.files import storage_errors
 
 Floats = npt.NDArray[np.float64]
@@ -100,8 +101,12 @@ class Candidate(Protocol):
             The predictor, and the parameters (ready for JSON) with which to fit to all training trips.
         """
 
-    def fit(self, trips: Trips, parameters: Mapping[str, Any]) -> Predictor:
-        """Fit to trips."""
+    def fit(self, trips: Trips, parameters: Mapping[str, Any], workers: Workers | None = None) -> Predictor:
+        """Fit to trips, which may be too many for memory, by several workers if there are some.
+
+        Raises:
+            WorkerError: If a worker dies.
+        """
 
     def load(self, files: Mapping[str, bytes], parameters: Mapping[str, Any]) -> Predictor:
         """Make a predictor again from its files.

@@ -8,10 +8,12 @@ measure it learns the answer, so training rows get theirs from trips of other da
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from io import BytesIO
 from math import exp, log, nan
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -594,6 +596,28 @@ class OutOfFold:
             features[members] = tables(trips[members])
         features[:, _RECENT] = trips.pickup_datetime > self._recent_from
         return features
+
+    def save(self, folder: Path) -> None:
+        """Write what it takes to compute the same features elsewhere."""
+        for number, tables in enumerate([*self._parts, self.tables]):
+            part = folder / str(number)
+            part.mkdir(parents=True)
+            for name, content in tables.files().items():
+                (part / name).write_bytes(content)
+        trips = {"recent_from": str(self._recent_from), "distances": self.distances}
+        (folder / "trips.json").write_text(json.dumps(trips))
+
+    @classmethod
+    def load(cls, folder: Path) -> OutOfFold:
+        """Read what ``save`` wrote."""
+        parts = (
+            {file.name: file.read_bytes() for file in (folder / str(number)).iterdir()} for number in range(FOLDS + 1)
+        )
+        trips = json.loads((folder / "trips.json").read_text())
+        found = cls.__new__(cls)
+        *found._parts, found.tables = map(FeatureTables.load, parts)
+        found._recent_from, found.distances = np.datetime64(trips["recent_from"]), trips["distances"]
+        return found
 
 
 def _fold(trips: Trips) -> npt.NDArray[np.int8]:

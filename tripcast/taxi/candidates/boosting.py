@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import lightgbm
 import numpy as np
 import numpy.typing as npt
 
-from tripcast.taxi.features import FEATURES, MILES_FEATURES
+from tripcast.taxi.features import FEATURES
 from tripcast.taxi.trips import TripFiles, Trips, sample
 
 Matrix = npt.NDArray[np.float32]
@@ -61,6 +62,11 @@ def bins(features: Features, trips: Trips | TripFiles, columns: Sequence[str]) -
     return lightgbm.Dataset(rows, known.duration_minutes, feature_name=list(columns), params=_FIXED).construct()
 
 
+def load_bins(file: Path) -> lightgbm.Dataset:
+    """Boundaries from a file that LightGBM wrote, see ``lightgbm.Dataset.save_binary``."""
+    return lightgbm.Dataset(str(file), params=_FIXED).construct()
+
+
 def _places(columns: Sequence[str]) -> list[int]:
     return [FEATURES.index(name) for name in columns]
 
@@ -73,19 +79,24 @@ def dataset(features: Features, trips: Trips | TripFiles, boundaries: lightgbm.D
         trips: With durations.
         boundaries: See ``bins``.
     """
-    if boundaries.num_data() == len(trips):
-        return boundaries
-    minutes = [batch.duration_minutes.astype(np.float32) for batch in trips.batches()]  # type: ignore[union-attr]
+    if boundaries.num_data() == len(trips) < _BIN_ROWS:
+        return boundaries  # they are of all trips
+    minutes = np.empty(len(trips), np.float32)
+    sizes: list[int] = []
+    for batch in trips.batches():
+        start = sum(sizes)
+        minutes[start : start + len(batch)] = batch.duration_minutes
+        sizes.append(len(batch))
     columns = boundaries.get_feature_name()
     places = _places(columns)
     rows = (features(batch)[:, places] for batch in trips.batches())
     data = lightgbm.Dataset(
-        [_Batch(rows, len(of_batch)) for of_batch in minutes],
+        [_Batch(rows, size) for size in sizes],
         reference=boundaries,
         feature_name=columns,
         params=_FIXED,
     ).construct()
-    data.set_field("label", np.concatenate(minutes))  # as an argument it would be kept, and another copy with it
+    data.set_field("label", minutes)  # as an argument it would be kept, and another copy with it
     return data
 
 
@@ -108,21 +119,6 @@ def boost(data: lightgbm.Dataset, parameters: Mapping[str, Any]) -> bytes:
 def _shorten(line: re.Match[bytes]) -> bytes:
     numbers = " ".join(_DIGITS.format(float(number)) for number in line[2].split())
     return line[1] + b"=" + numbers.encode()
-
-
-def boost_for_plans(data: lightgbm.Dataset, parameters: Mapping[str, Any]) -> bytes:
-    """Grow trees by which more miles never mean fewer minutes; otherwise as ``boost``.
-
-    For given zones and a given time, all that is said of the distance rises with it.
-    """
-    rising = [int(name in MILES_FEATURES) for name in data.get_feature_name()]
-    return boost(data, {**parameters, "monotone_constraints": rising})
-
-
-def boost_without_distance(data: lightgbm.Dataset, parameters: Mapping[str, Any]) -> bytes:
-    """Grow trees that look at nothing that is said of the distance; otherwise as ``boost``."""
-    allowed = [place for place, name in enumerate(data.get_feature_name()) if name not in MILES_FEATURES]
-    return boost(data, {**parameters, "interaction_constraints": [allowed]})
 
 
 class _Batch(lightgbm.Sequence):

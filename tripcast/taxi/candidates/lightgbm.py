@@ -9,7 +9,7 @@ a distance the first booster is such a one, and answers everybody.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from tripcast.models.booster import Booster
 from tripcast.models.model import Search
-from tripcast.taxi.features import FEATURES, USUAL_MILES, FeatureTables, OutOfFold
+from tripcast.models.workers import Workers
+from tripcast.taxi.features import FEATURES, MILES_FEATURES, USUAL_MILES, FeatureTables, OutOfFold
 from tripcast.taxi.interval_groups import group_of, groups_of
 from tripcast.taxi.trips import LONGEST_MINUTES, SHORTEST_MINUTES, Trip, TripFiles, Trips
 from tripcast.taxi.ways import METERED, PLANNED, ZONES_ONLY, as_asked, planned, way_of, ways_of
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     import lightgbm
 
 Floats = npt.NDArray[np.float64]
+#: By the way whose trips they are of, the boundaries of the bins in which LightGBM counts.
+Bins = Callable[[str], "lightgbm.Dataset"]
 
 #: The parameters of the booster of metered distances, which a search may change: the number of rounds, and others by
 #: LightGBM's names. The rounds are not found by early stopping: the later trips are few and behind the traffic to come,
@@ -40,15 +43,27 @@ DEFAULTS: dict[str, Any] = {
     "lambda_l2": 5.0,
 }
 
-#: Those of the others: there is less to learn, so fewer and smaller trees do.
-_FEWER: dict[str, Any] = {**DEFAULTS, "learning_rate": 0.15, "num_leaves": 63, "feature_fraction": 0.7}
-_PLANNED_DEFAULTS: dict[str, Any] = {**_FEWER, "rounds": 60}
-_ZONES_DEFAULTS: dict[str, Any] = {**_FEWER, "rounds": 40}
+#: What the trees look at, by way; every feature is a byte a trip. The minutes for a distance are the distance on
+#: another scale, which trees cannot tell apart; and where the meter is known, an estimate for the usual distance leads
+#: them astray.
+COLUMNS = {
+    ZONES_ONLY: tuple(name for name in FEATURES if name not in (*MILES_FEATURES, "usual_minutes")),
+    PLANNED: tuple(name for name in FEATURES if name not in ("usual_minutes", "minutes_for_miles")),
+    METERED: tuple(name for name in FEATURES if name not in ("usual_minutes", "usual_estimate")),
+}
 
-#: What the trees look at. The minutes for a distance are the distance on another scale, which trees cannot tell apart;
-#: and where the meter is known, an estimate for the usual distance leads them astray. Every feature is a byte a trip.
-_METERED_COLUMNS = tuple(name for name in FEATURES if name not in ("usual_minutes", "usual_estimate"))
-_ASKED_COLUMNS = tuple(name for name in FEATURES if name not in ("usual_minutes", "minutes_for_miles"))
+#: The parameters of the ways that riders ask in: there is less to learn, so fewer and smaller trees do. By those of
+#: plans more miles never mean fewer minutes: for given zones and a given time, all that is said of the distance rises
+#: with it.
+_FEWER: dict[str, Any] = {**DEFAULTS, "learning_rate": 0.15, "num_leaves": 63, "feature_fraction": 0.7}
+_ASKED: dict[str, dict[str, Any]] = {
+    ZONES_ONLY: {**_FEWER, "rounds": 40},
+    PLANNED: {
+        **_FEWER,
+        "rounds": 60,
+        "monotone_constraints": [int(name in MILES_FEATURES) for name in COLUMNS[PLANNED]],
+    },
+}
 
 #: How much of the later trips' surplus over predictions is taken to last. Traffic drifts for weeks on end, so that a
 #: model is behind from its first day; but part of what the last days show passes, and the fit to all trips sees them.
@@ -159,13 +174,14 @@ class HoldoutFit:
 
         assert later.duration_minutes is not None
         features, actual = OutOfFold(earlier), later.duration_minutes
-        others = _boost_others(features, earlier)
+        bins = bins_of(features, earlier)
+        others = grow(features, earlier, _others(features), bins)
         asked = as_asked(later)
         levels = {
             way: _level(Booster(trees, FEATURES).predict(features.tables(asked[way]), threads=0), actual)
             for way, trees in others.items()
         }
-        data = boosting.dataset(features, earlier, boosting.bins(features, earlier, _METERED_COLUMNS))
+        data = boosting.dataset(features, earlier, bins(METERED))
         return cls(features.tables, data, features.tables(later), actual, others, levels)
 
     def run(self, parameters: Mapping[str, Any]) -> tuple[Boosted, float]:
@@ -192,24 +208,44 @@ def _level(predicted: Floats, actual: Floats) -> float:
     return round(1 + _LASTING * surplus, 4)
 
 
-def _boost_others(features: OutOfFold, trips: Trips | TripFiles) -> dict[str, bytes]:
-    """The trees of the ways that riders ask in; none where trips are recorded as riders ask for them.
+def bins_of(features: OutOfFold, trips: Trips | TripFiles) -> Bins:
+    """The boundaries of the bins for trips as they are asked for in a way."""
+    from tripcast.taxi.candidates import boosting
 
-    Both are grown on planned distances, though those of zones and time look at none: each dataset costs.
+    return lambda way: boosting.bins(_asked(features, way), trips, COLUMNS[way])
+
+
+def _asked(features: OutOfFold, way: str) -> Callable[[Trips], npt.NDArray[np.float32]]:
+    return (lambda batch: features(planned(batch))) if way == PLANNED else features
+
+
+def grow(
+    features: OutOfFold,
+    trips: Trips | TripFiles,
+    parameters: Mapping[str, Mapping[str, Any]],
+    bins: Bins,
+    network: Mapping[str, Any] | None = None,
+) -> dict[str, bytes]:
+    """Grow trees, those of one way after those of another.
+
+    Args:
+        features: Computes the features of the trips.
+        trips: What to fit to.
+        parameters: By the ways whose trees to grow, as ``DEFAULTS``.
+        bins: The boundaries of the bins.
+        network: Further parameters of LightGBM, where other processes grow the same trees to other trips.
     """
     from tripcast.taxi.candidates import boosting
 
-    if not features.distances:
-        return {}
-
-    def of_plans(batch: Trips) -> npt.NDArray[np.float32]:
-        return features(planned(batch))
-
-    data = boosting.dataset(of_plans, trips, boosting.bins(of_plans, trips, _ASKED_COLUMNS))
     return {
-        PLANNED: boosting.boost_for_plans(data, _PLANNED_DEFAULTS),
-        ZONES_ONLY: boosting.boost_without_distance(data, _ZONES_DEFAULTS),
+        way: boosting.boost(boosting.dataset(_asked(features, way), trips, bins(way)), {**of_way, **(network or {})})
+        for way, of_way in parameters.items()
     }
+
+
+def _others(features: OutOfFold) -> Mapping[str, Mapping[str, Any]]:
+    """The parameters of the ways that riders ask in; none where trips are recorded as riders ask for them."""
+    return _ASKED if features.distances else {}
 
 
 def _boosters(trees: Mapping[str, bytes]) -> dict[str, Booster]:
@@ -225,17 +261,23 @@ def fit_holdout(earlier: Trips, later: Trips, search: Search) -> tuple[Boosted, 
     return predictor, {**DEFAULTS, **predictor.chosen()}
 
 
-def fit(trips: Trips | TripFiles, parameters: Mapping[str, Any]) -> Boosted:
-    """Fit to trips with parameters from ``fit_holdout``."""
-    from tripcast.taxi.candidates import boosting
+def fit(trips: Trips | TripFiles, parameters: Mapping[str, Any], workers: Workers | None = None) -> Boosted:
+    """Fit to trips with parameters from ``fit_holdout``.
 
+    Raises:
+        WorkerError: If a worker dies.
+    """
     features = OutOfFold(trips)
-    others = _boost_others(features, trips)  # whose dataset is gone before the next is made
-    grown_with = {name: parameters[name] for name in DEFAULTS}
-    bins = boosting.bins(features, trips, _METERED_COLUMNS)
-    metered = boosting.boost(boosting.dataset(features, trips, bins), grown_with)
+    grown_with = {**_others(features), METERED: {name: parameters[name] for name in DEFAULTS}}
+    bins = bins_of(features, trips)
+    if workers:
+        from tripcast.taxi.candidates.distributed import grow_by_workers
+
+        trees = grow_by_workers(features, trips, grown_with, bins, workers)
+    else:
+        trees = grow(features, trips, grown_with, bins)
     levels = {way: parameters[name] for way, name in _LEVELS.items()}
-    return Boosted(features.tables, _boosters({METERED: metered, **others}), levels)
+    return Boosted(features.tables, _boosters(trees), levels)
 
 
 def load(files: Mapping[str, bytes], parameters: Mapping[str, Any]) -> Boosted:

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tripcast.models.model import Search
+from tripcast.models.workers import Workers
 from tripcast.taxi.features import has_plausible_distance
 from tripcast.taxi.trips import Trip, TripFiles, Trips, sample
 from tripcast.taxi.ways import way_of, ways_of
@@ -114,8 +115,8 @@ def fit_holdout(earlier: Trips, later: Trips, search: Search) -> tuple[Linear, d
     return fit(earlier, {}), {}
 
 
-def fit(trips: Trips | TripFiles, parameters: Mapping[str, Any]) -> Linear:
-    """Fit to trips; there are no parameters."""
+def fit(trips: Trips | TripFiles, parameters: Mapping[str, Any], workers: Workers | None = None) -> Linear:
+    """Fit to trips; there are no parameters, and no work for several machines."""
     from scipy.sparse import csr_array
     from sklearn.linear_model import LinearRegression
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]

@@ -40,7 +40,7 @@ def fit_holdout(earlier: Trips, later: Trips, search) -> tuple[Linear, dict]:
     return fit(earlier, {}), {}
 
 
-def fit(trips, parameters) -> Linear:
+def fit(trips, parameters, workers=None) -> Linear:
     trips = Trips.joined(list(trips.batches()))
     return Linear(np.linalg.lstsq(_matrix(trips), trips.duration_minutes)[0].round(6).tolist())
 

@@ -1,0 +1,112 @@
+"""Training by several processes, which LightGBM connects by its own sockets: on this machine, or as pods of a cluster.
+
+What they do is a task: a folder with everything that the workers need. Worker 0 writes what came of it.
+
+Source:
+    https://lightgbm.readthedocs.io/en/stable/Parallel-Learning-Guide.html
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Protocol
+
+from tripcast.errors import WorkerError
+
+#: Seconds between two looks at the workers.
+_PAUSE = 0.2
+
+
+class Workers(Protocol):
+    """Processes that train together.
+
+    Attributes:
+        number: How many, at least 2.
+    """
+
+    number: int
+
+    def run(self, module: str, task: Path) -> None:
+        """Let every worker run a module, and wait until all have ended well.
+
+        The module's arguments are the task's folder, the worker's number from 0, and the addresses of all workers,
+        ``host:port,...``, on which LightGBM is to connect them.
+
+        Args:
+            module: Its name, as for ``python -m``.
+            task: The folder of the task; what workers write into it is there afterwards.
+
+        Raises:
+            WorkerError: If a worker ends otherwise; the others are ended then.
+        """
+
+
+def start_workers(number: int) -> Workers | None:
+    """So many workers, where this process runs: pods beside a pod of a cluster, processes elsewhere; None for one."""
+    return ProcessWorkers(number) if number > 1 else None
+
+
+class ProcessWorkers(Workers):
+    """Workers as processes of this machine, which share its cores.
+
+    Args:
+        number: How many.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def run(self, module: str, task: Path) -> None:
+        """See ``Workers``."""
+        addresses = ",".join(f"127.0.0.1:{port}" for port in _free_ports(self.number))
+        command = [sys.executable, "-m", module, str(task)]
+        with contextlib.ExitStack() as stack:
+            outputs = [stack.enter_context((task / f"worker-{rank}.log").open("w")) for rank in range(self.number)]
+            running = [
+                subprocess.Popen([*command, str(rank), addresses], stdout=output, stderr=subprocess.STDOUT)
+                for rank, output in enumerate(outputs)
+            ]
+            try:
+                self._wait(running, task)
+            finally:
+                for process in running:
+                    process.kill()
+                    process.wait()
+
+    def _wait(self, running: list[subprocess.Popen[bytes]], task: Path) -> None:
+        while True:
+            codes = [process.poll() for process in running]
+            # One that was killed comes before those that ended because it was gone.
+            for rank, code in sorted(enumerate(codes), key=lambda item: item[1] or 0):
+                if code:
+                    raise WorkerError(self._what_happened(rank, code, task))
+            if not any(code is None for code in codes):
+                return
+            time.sleep(_PAUSE)
+
+    def _what_happened(self, rank: int, code: int, task: Path) -> str:
+        worker = f"Worker {rank + 1} of {self.number}"
+        if code < 0:
+            name = signal.Signals(-code).name
+            return (
+                f"{worker} was ended by {name}, which the kernel does where memory is short, and the training with it. "
+                "Train again, with more memory or more workers."
+            )
+        lines = (task / f"worker-{rank}.log").read_text(errors="replace").split("\n")
+        last = next((line for line in reversed(lines) if line.strip()), "it said nothing")
+        return f"{worker} failed, and the training with it: {last}"
+
+
+def _free_ports(number: int) -> list[int]:
+    """Ports of this machine that nobody listens at."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
