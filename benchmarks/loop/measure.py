@@ -76,12 +76,12 @@ class Setting:
 
 SETTINGS = {
     "default": Setting(),
-    "without the refit": Setting(refits=False),
-    "judged by the meter": Setting(way=METERED),
     "any proven gain": Setting(Rule(min_gain=0.005, min_gain_aged=0.005)),
-    "2 % proven": Setting(Rule(min_gain=0.02)),
+    "3.5 % proven": Setting(Rule(min_gain=0.035)),
+    "3.5 %, without the refit": Setting(Rule(min_gain=0.035), refits=False),
+    "3.5 %, judged by the meter": Setting(Rule(min_gain=0.035), way=METERED),
+    "3.5 %, whether it has aged or not": Setting(Rule(min_gain=0.035, min_gain_aged=0.035)),
     "5 % proven": Setting(Rule(min_gain=0.05)),
-    "one threshold, 3.5 %": Setting(Rule(min_gain_aged=0.035)),
     "after two bad months, then a trial": Setting(
         Rule(k=2, n=3, cool_down=1, min_gain=0.005, min_gain_aged=0.005), at_once=False, refits=False, way=METERED
     ),
