@@ -15,6 +15,7 @@ from tripcast.jobs.monitor import choose_months, load_valid_trips, metrics, writ
 from tripcast.monitoring.rule import Rule, WindowResult, decide
 from tripcast.months import Month
 from tripcast.registry.registry import Version
+from tripcast.registry.tracking import Tracker
 from tripcast.serving.prediction_log import PredictionLog
 from tripcast.serving.prediction_rows import Answerer
 from tripcast.taxi.trips import Trips
@@ -39,7 +40,8 @@ def plain(window):
 def points(loop, metric):
     """The points of a time series in MLflow."""
     client = loop.registry._client
-    (run,) = client.search_runs([loop.registry._tracker.experiment_id], "attributes.run_name = 'monitoring green'")
+    experiment = Tracker(loop.registry.name, loop.settings).experiment_id
+    (run,) = client.search_runs([experiment], "attributes.run_name = 'monitoring green'")
     return [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, metric)]
 
 

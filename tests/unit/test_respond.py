@@ -18,6 +18,7 @@ from tripcast.jobs.respond import LoopOptions, respond, start_retraining
 from tripcast.monitoring import alerts
 from tripcast.monitoring.rule import Rule
 from tripcast.months import Month
+from tripcast.registry.tracking import Tracker
 from tripcast.serving.prediction_log import PredictionLog
 from tripcast.serving.prediction_rows import Answerer
 from tripcast.taxi.trips import Trips
@@ -410,6 +411,7 @@ def test_a_month_whose_watching_is_killed_before_its_record_is_watched_once(loop
     assert (window.month, window.action) == ("2021-03", "retrain")
     assert [each.month for each in loop.history.windows()] == ["2021-03"]
     client = loop.registry._client
-    (run,) = client.search_runs([loop.registry._tracker.experiment_id], "attributes.run_name = 'monitoring green'")
+    experiment = Tracker(loop.registry.name, loop.settings).experiment_id
+    (run,) = client.search_runs([experiment], "attributes.run_name = 'monitoring green'")
     (point,) = client.get_metric_history(run.info.run_id, "champion.rmse")
     assert point.value == window.result.rmse.value
