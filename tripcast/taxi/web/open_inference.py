@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from math import nan
 from typing import Annotated, Any
 
 import msgspec
@@ -32,6 +31,7 @@ from tripcast.taxi.web.requests import (
     RiderId,
     Zone,
     decode_again,
+    known_miles,
     local_seconds,
 )
 
@@ -113,11 +113,12 @@ _decode = msgspec.json.Decoder(InferenceRequest).decode
 _decode_columns = msgspec.json.Decoder(_Columns).decode
 
 
-def to_trips(inputs: list[InputTensor]) -> list[Trip]:
+def to_trips(inputs: list[InputTensor], model: str) -> list[Trip]:
     """The trips of a request.
 
     Args:
         inputs: A tensor for each column.
+        model: The model's name.
 
     Raises:
         BadRequest: If one is missing, unknown, of another type or length, or holds a value that is not taken.
@@ -154,9 +155,7 @@ def to_trips(inputs: list[InputTensor]) -> list[Trip]:
     except msgspec.ValidationError as trouble:
         asked = decode_again(_decode_columns, encode(columns), trouble)
     return [
-        Trip(
-            pickup_zone, dropoff_zone, nan if miles is None else miles, local_seconds(pickup, f"pickup_datetime[{row}]")
-        )
+        Trip(pickup_zone, dropoff_zone, known_miles(miles, model), local_seconds(pickup, f"pickup_datetime[{row}]"))
         for row, (pickup_zone, dropoff_zone, miles, pickup) in enumerate(
             zip(
                 asked.pickup_zone,
@@ -206,7 +205,7 @@ class OpenInference:
                 raise BadRequest(
                     422, f"There is no output '{name}': ask for {', '.join(OUTPUTS)}.", f"outputs[{row}].name"
                 )
-        trips = Trips.of(to_trips(request.inputs))
+        trips = Trips.of(to_trips(request.inputs, model.name))
         arm = arms.choose(rider) if version is None else _arm_of(arms, version)
         arm, prediction = await self._predictions.in_thread(arms, arm, trips)
         if version is not None and version != str(arm.version):

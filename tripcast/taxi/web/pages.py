@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import date, datetime
-from math import nan
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +15,15 @@ from tripcast.serving.asgi import BadRequest, encode, json_response
 from tripcast.serving.service import Service
 from tripcast.taxi.candidates.lightgbm import Boosted
 from tripcast.taxi.trips import FARTHEST_MILES, Trip, Trips
-from tripcast.taxi.web.requests import DAY_PATTERN, FIRST_YEAR, LAST_YEAR, TaxiQuery, local_seconds, served_model
+from tripcast.taxi.web.requests import (
+    DAY_PATTERN,
+    FIRST_YEAR,
+    LAST_YEAR,
+    TaxiQuery,
+    known_miles,
+    local_seconds,
+    served_model,
+)
 from tripcast.taxi.zones import LAST_ZONE, ZONES
 
 _FOLDER = Path(__file__).parent / "page"
@@ -78,9 +85,10 @@ def router(service: Service) -> APIRouter:
     ) -> Response:
         if not FIRST_YEAR <= day.year <= LAST_YEAR:
             raise BadRequest(422, f"date: a day of {FIRST_YEAR} to {LAST_YEAR} is asked.", "date")
-        arms = served_model(service, taxi).arms
+        model = served_model(service, taxi)
+        arms = model.arms
         midnight = local_seconds(datetime(day.year, day.month, day.day), "date")
-        known = nan if miles is None else miles
+        known = known_miles(miles, model.name)
         trips = Trips.of(
             [Trip(pickup_zone, dropoff_zone, known, midnight + 1800 * half_hour) for half_hour in range(48)]
         )

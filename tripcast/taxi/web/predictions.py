@@ -57,7 +57,7 @@ class Predictions:
             asked = decode_again(_decode_trip, body, trouble)
         model = served_model(self._service, asked.taxi)
         scope[MODEL] = model.name
-        trip = to_trip(asked, "pickup_datetime")
+        trip = to_trip(asked, model.name, "pickup_datetime")
         way = way_of(trip.trip_distance_miles, metered=False)
         arm, prediction = model.arms.answer(asked.rider_id, trip)
         prediction_id = self._log.append(arm.answerer, asked.rider_id, trip, way, prediction)
@@ -81,7 +81,7 @@ class Predictions:
         model = served_model(self._service, batch.taxi)
         scope[MODEL] = model.name
         arms, asked = model.arms, batch.trips
-        trips = [to_trip(trip, f"trips[{row}].pickup_datetime") for row, trip in enumerate(asked)]
+        trips = [to_trip(trip, model.name, f"trips[{row}].pickup_datetime") for row, trip in enumerate(asked)]
         # Slice by slice, and other requests in between.
         parts = [
             await self._predict_slice(arms, asked[first : first + _SLICE], trips[first : first + _SLICE])

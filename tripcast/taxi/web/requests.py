@@ -18,6 +18,7 @@ from msgspec import Meta, Struct
 from tripcast.serving.asgi import BadRequest
 from tripcast.serving.served_model import ServedModel
 from tripcast.serving.service import Service
+from tripcast.taxi import model_name
 from tripcast.taxi.feeds import FEEDS
 from tripcast.taxi.trips import FARTHEST_MILES, Trip
 from tripcast.taxi.zones import LAST_ZONE
@@ -69,7 +70,7 @@ class TripRequest(Struct, forbid_unknown_fields=True, gc=False):
         dropoff_zone: Taxi zone number, 1 to 265.
         pickup_datetime: New York local time, or with an offset.
         trip_distance_miles: Of the planned route, 0 to 100. None or 0 is not known: the interval is as wide as that
-            makes it.
+            makes it. Nor is it to a model of trips that are recorded without a distance.
         rider_id: Who asks; the same rider is answered by the same arm.
     """
 
@@ -115,6 +116,9 @@ _PLACE = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<where>.*)`)?$", re.DOTALL
 _STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
 _MISSING = re.compile(r"missing required field `(.+)`")
 _UNKNOWN = re.compile(r"unknown field `(.+)`")
+
+#: The models of feeds that say nothing of distances.
+_WITHOUT_DISTANCE = frozenset(model_name(feed.name) for feed in FEEDS.values() if not feed.has_distance)
 
 #: What decoding a body may raise.
 BAD_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -225,23 +229,28 @@ def _unserved(service: Service, taxi: str | None) -> BadRequest:
     return BadRequest(404, " ".join([f"The taxi '{taxi}' does not serve.", *model.problems, answering]), "taxi")
 
 
-def to_trip(asked: TripRequest, pickup_field: str) -> Trip:
+def to_trip(asked: TripRequest, model: str, pickup_field: str) -> Trip:
     """The trip that a model is asked for.
 
     Args:
         asked: The trip as the client wrote it.
+        model: The model's name.
         pickup_field: The place of its pickup in the request.
 
     Raises:
         BadRequest: If its year is not one that is taken.
     """
-    miles = asked.trip_distance_miles
     return Trip(
         asked.pickup_zone,
         asked.dropoff_zone,
-        nan if miles is None else miles,
+        known_miles(asked.trip_distance_miles, model),
         local_seconds(asked.pickup_datetime, pickup_field),
     )
+
+
+def known_miles(miles: float | None, model: str) -> float:
+    """The miles that a model is asked with: NaN where the client says none, or where the model has learned of none."""
+    return nan if miles is None or model in _WITHOUT_DISTANCE else miles
 
 
 def local_seconds(pickup: datetime, field: str) -> int:
