@@ -9,8 +9,9 @@ stay, and if nothing that stays needs it:
 - Runs and files of a training stay from which a version came that stays.
 - A snapshot stays by which such a version, the report of a training or a month of scores was made.
 
-They are removed in this order, too, so that what points to something goes before that. A process that dies half way
-leaves things that nobody points to, and the next one removes them. What others are about to use is young: whoever keeps
+They are removed in this order, too, so that what points to something goes before that; of a training its run in MLflow
+last, by which the rest is found. A process that dies half way leaves things that nobody points to, and the next one
+removes them. What others are about to use is young: whoever keeps
 what is there already makes it young again (``tripcast.storage.store``), and nothing is removed that is younger than the
 oldest run that lives on this machine. The records of monitoring (``window.json``) stay for good: the loop goes on from
 them, and they are kilobytes.
@@ -40,6 +41,8 @@ from tripcast.taxi.feeds import FEEDS
 
 #: The list of what a run kept in the artifact store: what points to the rest, and so goes first.
 _LISTING = "artifacts.json"
+#: What tells to which run in MLflow the files of a training belong, and so goes last of them.
+_DECISION = "evaluate/decision"
 
 
 @dataclass(frozen=True)
@@ -75,12 +78,12 @@ class Item:
     remove: Callable[[], object]
     size: int | None = None
 
-    def and_then(self, other: Item) -> Item:
-        """The same together with another thing, which goes after it."""
+    def after(self, other: Item) -> Item:
+        """The same together with another thing, which goes before it."""
 
         def remove() -> None:
-            self.remove()
             other.remove()
+            self.remove()
 
         size = (self.size or 0) + (other.size or 0)
         return replace(self, kept=max(self.kept, other.kept), remove=remove, size=size)
@@ -253,7 +256,7 @@ class _Planner:
             name = f"{tree.root.info.run_name} {tree.root.info.run_id}"
             item = Item("training", name, tree.last_change, partial(experiment.remove, tree))
             for part in (part for run in tree.run_ids for part in files.pop(run, ())):
-                item = item.and_then(part)
+                item = item.after(part)
             trees[name] = tree
             items.append(item)
 
@@ -274,9 +277,9 @@ class _Planner:
             for folder, files in _by_folder(store.find("runs/"), depth=2).items():
                 if folder.startswith("runs/."):  # the locks of those that live
                     continue
-                ordered = sorted(files, key=lambda key: not key.endswith(f"/{_LISTING}"))
+                listing, decision = f"{folder}/{_LISTING}", f"{folder}/{_DECISION}"
+                ordered = sorted(files, key=lambda key: (key != listing, key == decision))
                 item = self._files("files of a run", f"{store.uri}/{folder}", files, ordered, store)
-                decision = f"{folder}/evaluate/decision"
                 run = _read(store.read(decision)).get("run_id") if decision in files else None
                 if run:
                     trainings.setdefault(run, []).append(item)
