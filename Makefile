@@ -34,7 +34,7 @@ test: .venv/dev ## Run all tests but those of a cluster; with TRIPCAST_TLC_DIR=f
 	$(PYTEST) tests/unit tests/pipelines tests/serving tests/cluster
 	$(BIN)/pytest tests/containers tests/browser
 
-e2e: .venv/dev ## Try everything on the cluster that kubectl is at, with an overlay in it: half an hour (docs/kubernetes.md)
+e2e: .venv/dev ## Try everything on the cluster that kubectl is at, with an overlay in it: an hour (docs/kubernetes.md)
 	$(BIN)/pytest -m e2e tests/e2e
 
 check: .venv/dev ## Lint, types, layers, and whether compiled/ and docs/reference.md are up to date

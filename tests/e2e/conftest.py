@@ -6,22 +6,27 @@ Pipelines answers; without it, a port is forwarded. The tests are one story and 
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import kfp
 import pytest
 import requests
 import urllib3
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 import tripcast
 from tripcast.months import Month
@@ -50,6 +55,13 @@ def wait_until(done: Callable[[], Any], seconds: float, what: str) -> Any:
 
 def kubectl(*arguments: str, stdin: str | None = None) -> str:
     return subprocess.run(["kubectl", *arguments], input=stdin, capture_output=True, text=True, check=True).stdout
+
+
+def run_id(said: str) -> str:
+    """The run that a link in what was said leads to."""
+    found = re.search(r"runs/details/([0-9a-f-]{36})", said)
+    assert found, said
+    return found[1]
 
 
 def objects(kind: str, namespace: str, *arguments: str) -> list[dict[str, Any]]:
@@ -160,6 +172,27 @@ class Cluster:
         labels = {**STEP_LABELS, "pipeline/runid": run_id} | ({"app.kubernetes.io/name": step} if step else {})
         return objects("pods", "kubeflow", "--selector", ",".join(f"{key}={value}" for key, value in labels.items()))
 
+    def kill(self, pod: str) -> None:
+        """Kill the process of a step, and what it started."""
+        code = "import os, signal; os.kill(-1, signal.SIGKILL)"  # all but the first process and this one
+        kubectl("exec", pod, "--namespace", "kubeflow", "--container", "main", "--", "python", "-c", code)
+
+    def steps_environment(self) -> dict[str, str]:
+        """What the steps are given: addresses, and the keys of their own user of S3."""
+        [addresses] = objects("configmaps", "kubeflow", "--field-selector", "metadata.name=tripcast")
+        [keys] = objects("secrets", "kubeflow", "--field-selector", "metadata.name=tripcast-s3")
+        return {**addresses["data"], **{name: b64decode(key).decode() for name, key in keys["data"].items()}}
+
+    def trust(self, keys: str | None) -> None:
+        """Let steps and service verify by these keys; None: by none."""
+        patch = json.dumps({"data": {"TRIPCAST_VERIFY_KEYS": keys}})
+        for namespace in ("kubeflow", "tripcast"):
+            kubectl("patch", "configmap", "tripcast", "--namespace", namespace, "--type", "merge", "--patch", patch)
+        serves = self.serves()
+        kubectl("rollout", "restart", "deployment/serving", "--namespace", "tripcast")
+        if serves:
+            kubectl("rollout", "status", "deployment/serving", "--namespace", "tripcast", "--timeout", "5m")
+
     def serving_pods(self) -> dict[str, int]:
         """The prediction service's pods by their uid, and how often each was started anew."""
         pods = objects("pods", "tripcast", "--selector", "app.kubernetes.io/name=serving")
@@ -179,7 +212,14 @@ class Cluster:
         model = self.serves()
         return model["champion"]["version"] if model else 0
 
-    def python(self, code: str, *, namespace: str = "kubeflow", labels: Mapping[str, str] = STEP_LABELS) -> Asker:
+    def python(
+        self,
+        code: str,
+        *,
+        namespace: str = "kubeflow",
+        labels: Mapping[str, str] = STEP_LABELS,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> Asker:
         """Start a pod, a step's by its labels unless told otherwise."""
         asker = Asker(f"e2e-{time.time_ns() // 1000}", namespace)
         pod = {
@@ -195,6 +235,7 @@ class Cluster:
                         "image": IMAGE,
                         "imagePullPolicy": "IfNotPresent",
                         "command": ["python", "-c", code],
+                        "env": [{"name": name, "value": value} for name, value in environment.items()],
                     }
                 ],
             },
@@ -218,6 +259,16 @@ def cluster() -> Iterator[Cluster]:
             kubectl("delete", "pod", asker.name, "--namespace", asker.namespace, "--ignore-not-found", "--wait=false")
 
 
+#: Signs what serves, and what a rollback would let serve.
+SIGN = """
+from tripcast.registry.registry import Registry
+from tripcast.settings import Settings
+registry = Registry("tripcast-green", Settings.load())
+for version in registry.versions():
+    if version.aliases:
+        registry.sign(version.number)
+"""
+
 #: Takes alerts as a chat would, and prints them.
 WEBHOOK = """
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -230,26 +281,42 @@ HTTPServer(("", 8000), Webhook).serve_forever()
 """
 
 
+@contextmanager
+def secret(name: str, data: Mapping[str, str]) -> Iterator[None]:
+    """A Secret of the steps for this story, in place of the cluster's own."""
+    theirs = objects("secrets", "kubeflow", "--field-selector", f"metadata.name={name}")
+    ours = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": "kubeflow"}}
+    kubectl("delete", "secret", name, "--namespace", "kubeflow", "--ignore-not-found")
+    kubectl("create", "--filename", "-", stdin=json.dumps(ours | {"stringData": dict(data)}))
+    yield
+    kubectl("delete", "secret", name, "--namespace", "kubeflow")
+    for their in theirs:
+        kubectl("create", "--filename", "-", stdin=json.dumps(ours | {"data": their["data"]}))
+
+
 @pytest.fixture(scope="session")
 def webhook(cluster: Cluster) -> Iterator[Asker]:
-    """A webhook of this story's own, in place of the cluster's."""
-    secret = ("secret", "tripcast-alerts", "--namespace", "kubeflow", "--ignore-not-found")
-    theirs = kubectl("get", *secret, "--output", "json")
+    """A webhook of this story's own."""
     asker = cluster.python(WEBHOOK, namespace="default", labels={"app": "e2e"})
     where = ("get", "pod", asker.name, "--namespace", asker.namespace, "--output", "jsonpath={.status.podIP}")
     address = f"http://{wait_until(lambda: kubectl(*where), MINUTES, 'The start of the webhook')}:8000/"
-    ours = {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {"name": "tripcast-alerts", "namespace": "kubeflow"},
-        "stringData": {"TRIPCAST_ALERT_WEBHOOK": address},
-    }
-    kubectl("apply", "--filename", "-", stdin=json.dumps(ours))
-    yield asker
-    kubectl("delete", *secret)
-    if theirs:
-        data = {"data": json.loads(theirs)["data"]}
-        kubectl("apply", "--filename", "-", stdin=json.dumps(ours | {"stringData": {}} | data))
+    with secret("tripcast-alerts", {"TRIPCAST_ALERT_WEBHOOK": address}):
+        yield asker
+
+
+@pytest.fixture(scope="session")
+def signing(cluster: Cluster) -> Iterator[None]:
+    """A key pair of this story's own: nothing is loaded that it has not signed."""
+    private = Ed25519PrivateKey.generate()
+    signs = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    verifies = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    theirs = cluster.steps_environment().get("TRIPCAST_VERIFY_KEYS")
+    key = {"TRIPCAST_SIGNING_KEY": signs}
+    cluster.python(SIGN, environment=cluster.steps_environment() | key).output()
+    with secret("tripcast-signing", key):
+        cluster.trust(verifies)
+        yield
+    cluster.trust(theirs)
 
 
 @contextmanager
