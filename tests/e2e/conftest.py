@@ -259,14 +259,13 @@ def cluster() -> Iterator[Cluster]:
             kubectl("delete", "pod", asker.name, "--namespace", asker.namespace, "--ignore-not-found", "--wait=false")
 
 
-#: Signs what serves, and what a rollback would let serve.
+#: Signs all that is registered: what serves, and what a run of an earlier story would register again.
 SIGN = """
 from tripcast.registry.registry import Registry
 from tripcast.settings import Settings
 registry = Registry("tripcast-green", Settings.load())
 for version in registry.versions():
-    if version.aliases:
-        registry.sign(version.number)
+    registry.sign(version.number)
 """
 
 #: Takes alerts as a chat would, and prints them.
