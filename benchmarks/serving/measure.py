@@ -207,7 +207,12 @@ def settings_of(home: Path) -> Settings:
 
 def ours(name: str, home: Path, bodies: Sequence[object]) -> Contestant:
     """Our service on what is registered in a home."""
-    environment = {"TRIPCAST_HOME": str(home), "TRIPCAST_ADMIN_TOKEN": "benchmark", "TRIPCAST_COMMIT": "none"}
+    environment = {
+        "TRIPCAST_HOME": str(home),
+        "MLFLOW_TRACKING_URI": settings_of(home).tracking_uri,  # MLflow has put that of another home in ours
+        "TRIPCAST_ADMIN_TOKEN": "benchmark",
+        "TRIPCAST_COMMIT": "none",
+    }
     code = f"from tripcast.taxi.web.server import serve; serve('127.0.0.1', {{port}}, {str(home / 'log')!r})"
     return Contestant(name, [sys.executable, "-c", code], "/readyz", "/predict", bodies, environment)
 

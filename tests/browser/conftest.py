@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.conftest import make_trips
 from tests.parts import program
@@ -28,6 +28,10 @@ CHROMIUM_ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+
+#: Milliseconds: on a busy machine the page takes its time.
+PATIENCE = 30_000
+expect.set_options(timeout=PATIENCE)
 
 #: Nobody listens there: the service starts from its local copy.
 NO_REGISTRY = "http://127.0.0.1:1"
@@ -130,7 +134,7 @@ def tab(browser: Browser, url: str) -> Iterator[Page]:
     """A fresh visitor's tab."""
     with browser.new_context(base_url=url, viewport={"width": 1280, "height": 900}) as context:
         page = context.new_page()
-        page.set_default_timeout(5_000)
+        page.set_default_timeout(PATIENCE)
         failures: list[str] = []
         page.on("pageerror", lambda error: failures.append(str(error)))
         yield page
