@@ -51,7 +51,7 @@ def loop(tmp_path_factory, empty_store, source):
         patch.setenv("TRIPCAST_HOME", str(home))
         for name in ("MLFLOW_TRACKING_URI", "TRIPCAST_ARTIFACTS", "TRIPCAST_KFP_ENDPOINT"):
             patch.setenv(name, "")
-        loop = Loop(Settings.load(), tmp_path_factory.mktemp("work"), str(source))
+        loop = Loop(Settings.load(), tmp_path_factory.mktemp("work"), source=str(source))
         loop.train("2021-01", "2021-02", 1.0)
         yield loop
 

@@ -73,9 +73,9 @@ def test_a_version_that_the_service_refuses_is_taken_back(fresh):
     home.registry.challenger(home.versions["linear"], 0.1, "On trial.")
 
     with pytest.raises(
-        DeploymentError, match=r"did not take up tripcast-green version \d+ within 5 seconds: .*predicts nan minutes"
+        DeploymentError, match=r"did not take up tripcast-green version \d+ within 20 seconds: .*predicts nan minutes"
     ):
-        deploy(home.registry, home.versions["never finite"], 1.0, str(service.client.base_url), patience=5)
+        deploy(home.registry, home.versions["never finite"], 1.0, str(service.client.base_url), patience=20)
 
     traffic = home.registry.traffic()
     assert traffic.champion.number == 1

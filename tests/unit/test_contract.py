@@ -297,9 +297,11 @@ def test_published_months_keep_the_notebooks_trips(tmp_path: Path, tlc: Path) ->
     assert checks[0].rejected == {
         "unreadable_row": 0,
         "missing_value": 0,
+        "missing_zone": 0,
         "unknown_zone": 0,
         "bad_distance": 0,
         "bad_duration": 2_610,
+        "contradiction": 0,
     }
     assert checks[0].flagged == {"outside_month": 2, "far": 62, "zero_distance": 1_626, "repeated": 67}
     assert re.match(r"[0-9a-f]{64}", months[0].sha256)
