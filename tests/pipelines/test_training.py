@@ -120,7 +120,7 @@ def test_the_report_shows_every_candidate_and_the_decision(summary):
 
     assert summary["reason"] in report
     for figures in summary["candidates"].values():
-        assert f"{figures['rmse']:.2f}" in report
+        assert f"{figures['rmse']:.3f}" in report
     assert report.count("<svg") >= 5
 
 
