@@ -33,7 +33,7 @@ class Watched(ProcessWorkers):
 
     def run(self, module, task):
         super().run(module, task)
-        self.shares = [pq.read_table(file) for file in sorted(task.glob("trips-*.parquet"))]
+        self.shares = [pq.read_table(file) for file in sorted(task.glob("*/trips.parquet"))]
 
 
 def test_two_workers_train_a_model_as_good_as_one_and_the_same_again():

@@ -9,6 +9,7 @@ Source:
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
 import subprocess
@@ -40,7 +41,8 @@ class Workers(Protocol):
 
         Args:
             module: Its name, as for ``python -m``.
-            task: The folder of the task; what workers write into it is there afterwards.
+            task: The folder of the task. In it, the folder named by its number is a worker's own: nobody else sees what
+                is there, and what the worker writes there is there afterwards.
 
         Raises:
             WorkerError: If a worker ends otherwise; the others are ended then.
@@ -48,8 +50,28 @@ class Workers(Protocol):
 
 
 def start_workers(number: int) -> Workers | None:
-    """So many workers, where this process runs: pods beside a pod of a cluster, processes elsewhere; None for one."""
-    return ProcessWorkers(number) if number > 1 else None
+    """So many workers, where this process runs: pods beside a step's in a cluster, or processes; None for one."""
+    if number < 2:
+        return None
+    if "KFP_POD_NAME" in os.environ:  # Kubeflow Pipelines tells its steps
+        from tripcast.models.pods import PodWorkers
+
+        return PodWorkers(number)
+    return ProcessWorkers(number)
+
+
+def ended_by_signal(worker: str, number: int) -> str:
+    """The sentence about a worker that a signal has ended."""
+    return (
+        f"{worker} was ended by {signal.Signals(number).name}, which the kernel does where memory is short, and the "
+        "training with it. Train again, with more memory or more workers."
+    )
+
+
+def failed(worker: str, said: str) -> str:
+    """The sentence about a worker that ended with an error, the last line of what it said."""
+    last = next((line for line in reversed(said.split("\n")) if line.strip()), "it said nothing")
+    return f"{worker} failed, and the training with it: {last}"
 
 
 class ProcessWorkers(Workers):
@@ -93,14 +115,8 @@ class ProcessWorkers(Workers):
     def _what_happened(self, rank: int, code: int, task: Path) -> str:
         worker = f"Worker {rank + 1} of {self.number}"
         if code < 0:
-            name = signal.Signals(-code).name
-            return (
-                f"{worker} was ended by {name}, which the kernel does where memory is short, and the training with it. "
-                "Train again, with more memory or more workers."
-            )
-        lines = (task / f"worker-{rank}.log").read_text(errors="replace").split("\n")
-        last = next((line for line in reversed(lines) if line.strip()), "it said nothing")
-        return f"{worker} failed, and the training with it: {last}"
+            return ended_by_signal(worker, -code)
+        return failed(worker, (task / f"worker-{rank}.log").read_text(errors="replace"))
 
 
 def _free_ports(number: int) -> list[int]:

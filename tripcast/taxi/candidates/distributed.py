@@ -50,7 +50,7 @@ def grow_by_workers(
             bins(way).save_binary(str(task / f"{way}.bins"))
         with ExitStack() as stack:
             shares = [
-                stack.enter_context(parquet_writer(task / f"trips-{rank}.parquet", trips_schema()))
+                stack.enter_context(parquet_writer(task / str(rank) / "trips.parquet", trips_schema()))
                 for rank in range(workers.number)
             ]
             for batch in trips.batches():
@@ -58,14 +58,14 @@ def grow_by_workers(
                     columns = [getattr(batch, name)[rank :: workers.number] for name in trips_schema().names]
                     share.write_table(pa.table(columns, schema=trips_schema()))
         workers.run(__name__, task)
-        return {file.stem: file.read_bytes() for file in task.glob("*.trees")}
+        return {file.stem: file.read_bytes() for file in task.glob("0/*.trees")}
 
 
 def main(folder: str, worker: str, addresses: str) -> None:
     """Work as one of the workers."""
     task, machines = Path(folder), addresses.split(",")
     features = OutOfFold.load(task / "features")
-    trips = TripFiles([task / f"trips-{worker}.parquet"])
+    trips = TripFiles([task / worker / "trips.parquet"])
     # Before there is a network, by which LightGBM would deal them out.
     bins = {file.stem: load_bins(file) for file in task.glob("*.bins")}
     # LightGBM has a network for a process, which belongs to a booster.
@@ -78,7 +78,7 @@ def main(folder: str, worker: str, addresses: str) -> None:
     trees = grow(features, trips, parameters, bins.__getitem__, learner)
     if worker == "0":
         for way, text in trees.items():
-            (task / f"{way}.trees").write_bytes(text)
+            (task / worker / f"{way}.trees").write_bytes(text)
     network.free_network()
 
 
