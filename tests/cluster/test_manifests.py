@@ -481,19 +481,30 @@ def test_each_user_of_the_object_store_reaches_what_it_needs_and_nothing_else(bu
 # Who may do what
 
 
-def test_the_only_permission_is_to_start_and_stop_runs_and_see_them(rendered):
-    """Resources and verbs are those that the API server asks about (backend/src/apiserver/common/const.go)."""
-    [role] = rendered.of("Role")
-    [binding] = rendered.of("RoleBinding")
+def test_steps_may_start_and_stop_runs_and_workers_and_see_them_and_nothing_else(rendered):
+    """Resources and verbs of runs are those that the API server asks about (backend/src/apiserver/common/const.go)."""
     assert not [*rendered.of("ClusterRole"), *rendered.of("ClusterRoleBinding")]
-    assert role["metadata"]["namespace"] == binding["metadata"]["namespace"] == "kubeflow"
-    assert [(rule["apiGroups"], rule["resources"], rule["verbs"]) for rule in role["rules"]] == [
-        (["pipelines.kubeflow.org"], ["runs"], ["create", "get", "list", "terminate"]),
-        (["pipelines.kubeflow.org"], ["experiments"], ["create", "get", "list"]),
-        (["pipelines.kubeflow.org"], ["pipelines"], ["get", "list"]),
-    ]
-    assert binding["roleRef"]["name"] == role["metadata"]["name"]
-    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "pipeline-runner", "namespace": "kubeflow"}]
+    allowed = {
+        role["metadata"]["name"]: [(rule["apiGroups"], rule["resources"], rule["verbs"]) for rule in role["rules"]]
+        for role in rendered.of("Role")
+    }
+    assert allowed == {
+        "tripcast-start-runs": [
+            (["pipelines.kubeflow.org"], ["runs"], ["create", "get", "list", "terminate"]),
+            (["pipelines.kubeflow.org"], ["experiments"], ["create", "get", "list"]),
+            (["pipelines.kubeflow.org"], ["pipelines"], ["get", "list"]),
+        ],
+        "tripcast-workers": [
+            (["batch"], ["jobs"], ["create", "delete"]),
+            ([""], ["services"], ["create"]),
+            ([""], ["pods"], ["get", "list"]),
+        ],
+    }
+    assert {binding["roleRef"]["name"] for binding in rendered.of("RoleBinding")} == allowed.keys()
+    for granted in (*rendered.of("Role"), *rendered.of("RoleBinding")):
+        assert granted["metadata"]["namespace"] == "kubeflow"
+    for binding in rendered.of("RoleBinding"):
+        assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "pipeline-runner", "namespace": "kubeflow"}]
 
 
 def test_whatever_no_policy_names_is_denied_and_both_ends_name_what_is_allowed(rendered):
@@ -503,9 +514,9 @@ def test_whatever_no_policy_names_is_denied_and_both_ends_name_what_is_allowed(r
         "policyTypes": ["Ingress", "Egress"],
     }
     leaving, entering = set(), set()
-    for policy in rendered.of("NetworkPolicy"):
+    ours = [policy for policy in rendered.of("NetworkPolicy") if policy["metadata"]["namespace"] == "tripcast"]
+    for policy in ours:
         spec = policy["spec"]
-        assert policy["metadata"]["namespace"] == "tripcast"
         ends = [pod for pod in rendered.pods if selects(spec["podSelector"], pod.labels)]
         assert ends, policy["metadata"]
         for direction, peers in (("ingress", "from"), ("egress", "to")):
@@ -523,6 +534,9 @@ def test_whatever_no_policy_names_is_denied_and_both_ends_name_what_is_allowed(r
                 if direction == "ingress":
                     assert {port["port"] for port in rule["ports"]} <= {n for pod in ends for n in pod.ports.values()}
     assert leaving == entering
+    # The steps' namespace is Kubeflow's: what is said there is said in test_worker_pods.
+    others = [policy["metadata"]["name"] for policy in rendered.of("NetworkPolicy") if policy not in ours]
+    assert others == ["tripcast-workers"]
 
 
 def test_only_the_steps_of_tripcasts_pipelines_come_in_from_kubeflow(rendered):

@@ -94,7 +94,7 @@ class PodWorkers(Workers):
         store = open_store(Settings.load().artifacts)
         namespace = _Namespace((_ACCOUNT / "namespace").read_text())
         step = namespace.pod(os.environ["KFP_POD_NAME"])
-        job = worker_job(step, self.number, module)
+        job = worker_job(step, self.number, module, address=socket.gethostbyname(socket.gethostname()))
         name = job["metadata"]["name"]
         try:
             for file in task.rglob("*"):
@@ -122,13 +122,14 @@ class PodWorkers(Workers):
                 raise WorkerError(late)
 
 
-def worker_job(step: Mapping[str, Any], number: int, module: str) -> dict[str, Any]:
+def worker_job(step: Mapping[str, Any], number: int, module: str, address: str) -> dict[str, Any]:
     """The Job whose pods are workers.
 
     Args:
         step: The pod of the step, as Kubernetes has it.
         number: How many workers.
         module: What they are to run.
+        address: The step's, by IP: Kubernetes may not know it yet.
     """
     meta, spec = step["metadata"], step["spec"]
     [main] = [container for container in spec["containers"] if container["name"] == _MAIN]
@@ -141,7 +142,7 @@ def worker_job(step: Mapping[str, Any], number: int, module: str) -> dict[str, A
         "name": "worker",
         "image": main["image"],
         "imagePullPolicy": main["imagePullPolicy"],
-        "command": ["python", "-m", __name__, module, name, str(number), step["status"]["podIP"]],
+        "command": ["python", "-m", __name__, module, name, str(number), address],
         "env": [variable for variable in main["env"] if not variable["name"].startswith(("ARGO_", "KFP_"))],
         "resources": main["resources"],
         "securityContext": {**main["securityContext"], "readOnlyRootFilesystem": True},
@@ -247,9 +248,10 @@ def not_started(pods: Mapping[int, Mapping[str, Any]], number: int) -> str:
             continue
         why = "Kubernetes has made no pod for it; a quota may be used up"
         if pod:
-            unscheduled = [c.get("message") for c in pod["status"].get("conditions", ()) if c["status"] == "False"]
             waiting = _state(pod, "waiting") or {}
-            why = waiting.get("message") or waiting.get("reason") or next(filter(None, unscheduled), "nobody says why")
+            unscheduled = [c.get("message") for c in pod["status"].get("conditions", ()) if c["status"] == "False"]
+            said = [waiting.get("message"), waiting.get("reason"), *unscheduled, "Kubernetes does not say why"]
+            why = next(filter(None, said)).partition(". ")[0]
         return (
             f"Worker {rank + 1} of {number} did not start within {_START // 60} minutes, and the training was ended: "
             f"{why.rstrip('.')}. Make room for it, or train with fewer workers."
