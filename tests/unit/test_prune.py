@@ -384,6 +384,17 @@ def test_an_object_that_is_kept_again_after_days_is_written_again(s3, tmp_path, 
     assert s3.get_object(Bucket="kept", Key="snapshots/a.parquet")["Body"].read() == b"trips"
 
 
+def test_what_a_killed_step_left_for_its_workers_goes_as_soon_as_its_run_cannot_live(settings):
+    store = open_store(settings.artifacts)
+    for job in ("old", "new"):
+        store.write(f"workers/{job}/0/trips.parquet", job.encode())
+    age(Path(settings.artifacts, "workers/old/0/trips.parquet"), days=3)
+    found = plan_pruning(ONE, settings)
+    assert [(item.kind, item.name) for item in found.going] == [("task of workers", "workers/old")]
+    found.carry_out()
+    assert store.list("workers/") == ["workers/new/0/trips.parquet"]
+
+
 def test_a_home_where_nothing_was_done_has_nothing_to_remove(settings):
     found = plan_pruning(ONE, settings, now=LATER)
     assert (found.going, found.staying) == ([], {})

@@ -41,6 +41,8 @@ from tripcast.taxi.feeds import FEEDS
 
 #: The list of what a run kept in the artifact store: what points to the rest, and so goes first.
 _LISTING = "artifacts.json"
+#: A run on a cluster is ended after a day (pipelines/policy.py); what is kept is young for up to another.
+_LONGEST_RUN = timedelta(days=2)
 #: What tells to which run in MLflow the files of a training belong, and so goes last of them.
 _DECISION = "evaluate/decision"
 
@@ -157,6 +159,7 @@ class _Planner:
         self._trainings({taxi: {version.run_id for version in stay} for taxi, stay in versions.items()})
         self._snapshots()
         self._log()
+        self._tasks()
         return self._found
 
     def _judge(
@@ -304,6 +307,13 @@ class _Planner:
                 self._found.going.append(item)
             else:
                 self._found.staying.setdefault(item.kind, Counter())[f"of the last {self._rule.log_days} days"] += 1
+
+    def _tasks(self) -> None:
+        """What a step gave its workers, and would have removed had it not been killed."""
+        for folder, files in _by_folder(self._store.find("workers/"), depth=2).items():
+            item = self._files("task of workers", folder, files, files)
+            if item.kept < self._now - _LONGEST_RUN:
+                self._found.going.append(item)
 
     def _files(
         self, kind: str, name: str, files: dict[str, Stored], ordered: Iterable[str], store: Store | None = None
