@@ -266,6 +266,23 @@ def test_a_version_that_is_refused_leaves_the_other_model_alone(two, start):
         assert service.predict({**TRIP, "taxi": taxi})["version"] == version
 
 
+def test_a_service_that_starts_answers_nobody_before_every_champion_is_loaded(two, start_in):
+    home, versions = two
+    yellow_of(home).promote(versions["linear"], "It is the first.")
+    home.registry.promote(home.versions["never finite"], "By mistake.")
+    service = start_in(home, ready=False)
+
+    def sentence() -> str:
+        return service.client.get("/readyz").json().get("error", "")
+
+    wait_for(lambda: "predicts nan minutes" in sentence() and "has not answered" not in sentence())
+    # A green trip that names no taxi is not for yellow's model.
+    assert service.client.post("/predict", json=TRIP).status_code == 503
+    home.registry.promote(home.versions["boosted"], "It was one.")
+    wait_for(lambda: service.client.get("/readyz").status_code == 200)
+    assert service.predict()["model"] == GREEN
+
+
 def test_a_deployment_waits_for_its_own_model_and_judges_its_canary_alone(two, start):
     home, versions = two
     service = start(home)
@@ -323,3 +340,21 @@ def test_a_service_starts_with_all_that_served_last(two, start):
     assert second.client.get("/readyz").json()["versions"] == {GREEN: 1, YELLOW: versions["linear"]}
     with httpx.Client(base_url=second.client.base_url) as client:
         assert client.post("/predict", json={**TRIP, "taxi": "yellow"}).json()["model"] == YELLOW
+
+
+def test_a_service_whose_copy_of_a_model_is_damaged_does_not_start_without_it(two, start, start_in):
+    home, versions = two
+    yellow_of(home).promote(versions["linear"], "It is the first.")
+    first = start(home)
+    os.kill(first.process.pid, signal.SIGKILL)
+    first.process.wait()
+    content = home.store.read_bytes()
+    home.store.write_bytes(b"This is no database." * 500)
+    [copy] = home.folder.rglob(f"{GREEN}/deployment.json")
+    copy.write_bytes(b"damaged")
+
+    second = start_in(home, ready=False)
+    assert second.client.post("/predict", json=TRIP).status_code == 503
+    home.store.write_bytes(content)
+    wait_for(lambda: second.client.get("/readyz").status_code == 200)
+    assert second.predict()["model"] == GREEN

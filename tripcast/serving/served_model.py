@@ -33,7 +33,8 @@ class ServedModel:
     Attributes:
         name: The registered model's name, for example ``tripcast-green``.
         metrics: What is counted of it.
-        is_known: Whether it is known if it serves: from the local copy, or by the registry's word.
+        is_known: Whether its champion was loaded once, or it is known to have had none: from the local copy, or by the
+            registry's word.
         lacks_champion: Whether the registry says that it has none. One that had goes on answering.
 
     Args:
@@ -81,15 +82,16 @@ class ServedModel:
         """The model folder of an arm, in the local copy."""
         return self._copy.model(arm.model.digest)
 
-    def load_last(self) -> None:
-        """Load what served last, if anything did."""
+    def load_last(self) -> bool:
+        """Load what served last, and whether anything did: it may be damaged."""
         try:
             last = self._copy.read()
         except StorageError as error:
             _log.error("%s", error)
-            return
+            return True
         if last is not None:
             self._adopt(last, *self._load(last))
+        return last is not None
 
     def retry(self) -> None:
         """Have versions that were refused tried again with the next report."""
@@ -117,7 +119,7 @@ class ServedModel:
             self._wanted = desired
             if self._serving is not None:
                 await asyncio.to_thread(self._remember, self._serving)
-        self.is_known = True
+        self.is_known = self.is_known or self.is_ready or self.lacks_champion
 
     def _load(self, wanted: DesiredState) -> tuple[Arm | None, Arm | None, dict[int, str]]:
         """Load and check what is not in memory yet; None, with the reason by version, for what is not fit to serve."""

@@ -46,7 +46,7 @@ class Service:
         """
         serving = {key: model for key, model in self.offered.items() if key is not None}
         if not serving:
-            raise NotReady(" ".join(["No model is loaded yet.", *self.problems]))
+            raise NotReady(" ".join(["Not all models are loaded yet.", *self.problems]))
         return serving
 
     @property
@@ -58,12 +58,10 @@ class Service:
 
     async def start(self) -> None:
         """Load what served last, if anything did, and begin to follow the registry."""
+        served = [model for model in self.models.values() if model.load_last()]
+        # If something served, what left no copy did not.
         for model in self.models.values():
-            model.load_last()
-        # If something served, the others did not.
-        if any(model.is_ready for model in self.models.values()):
-            for model in self.models.values():
-                model.is_known = True
+            model.is_known = model.is_ready or bool(served and model not in served)
         self._offer()
         self._poller.start()
 
