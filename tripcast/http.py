@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import requests
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
 
 #: Answers of servers that may answer better in a moment.
 _TRY_AGAIN = (429, 500, 502, 503, 504)
@@ -23,10 +22,6 @@ def http_session(retries: int, longest_wait: int, *, sends: bool = False) -> req
         sends: Whether messages are sent (POST), which have arrived if only the answer is late: they are not repeated
             for that, and the last answer is returned whatever it says. Otherwise only what changes nothing is repeated.
     """
-    import requests  # not for those who import this and ask nobody: a fifth of a second
-    from requests.adapters import HTTPAdapter
-    from urllib3.util import Retry
-
     patience = Retry(
         retries,
         read=0 if sends else None,

@@ -27,7 +27,7 @@ from tripcast.errors import ContractError
 from tripcast.evaluation import gate
 from tripcast.evaluation.scores import Batch, Evaluation, evaluate
 from tripcast.jobs.judge import judged
-from tripcast.jobs.monitor import load_valid_trips
+from tripcast.jobs.months import load_valid_trips
 from tripcast.jobs.refit import MAX_LOSS
 from tripcast.jobs.train import refit, train
 from tripcast.models import Model

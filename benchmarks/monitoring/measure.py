@@ -31,7 +31,7 @@ def make(trips: int) -> str:
 
     from tripcast.jobs.evaluate import PROFILE
     from tripcast.jobs.judge import judged
-    from tripcast.jobs.monitor import load_valid_trips
+    from tripcast.jobs.months import load_valid_trips
     from tripcast.jobs.train import train
     from tripcast.monitoring.quality import Expectation, write_expectations
     from tripcast.months import Month

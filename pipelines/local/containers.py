@@ -14,8 +14,11 @@ import threading
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import docker
+from docker import DockerClient
+from docker.models.containers import Container
 from kfp import local
 from kfp.local import docker_task_handler
 
@@ -23,10 +26,6 @@ from pipelines.local.processes import THREADS
 from pipelines.local.runner import LineHandler, RunStep
 from tripcast.errors import InvalidRequest
 from tripcast.settings import Settings
-
-if TYPE_CHECKING:
-    from docker import DockerClient
-    from docker.models.containers import Container
 
 #: Label of the containers of a run.
 _LABEL = "tripcast.run"
@@ -153,7 +152,7 @@ class Containers:
                 say(line)
             return int(container.wait()["StatusCode"])
         finally:
-            with contextlib.suppress(_docker_errors().NotFound):  # `stop` was faster
+            with contextlib.suppress(docker.errors.NotFound):  # `stop` was faster
                 container.remove(force=True, v=True)
 
     def stop(self) -> None:
@@ -166,14 +165,12 @@ class Containers:
         """Remove the containers of a run, this one or another, which was killed."""
         with _docker() as client:
             for container in client.containers.list(all=True, filters={"label": f"{_LABEL}={name}"}):
-                with contextlib.suppress(_docker_errors().APIError):  # the step's own thread removes it, too
+                with contextlib.suppress(docker.errors.APIError):  # the step's own thread removes it, too
                     container.remove(force=True, v=True)
 
 
 @contextlib.contextmanager
 def _docker() -> Iterator[DockerClient]:
-    import docker
-
     try:
         client = docker.from_env()
         client.ping()
@@ -187,22 +184,15 @@ def _docker() -> Iterator[DockerClient]:
         client.close()
 
 
-def _docker_errors() -> Any:
-    import docker
-
-    return docker.errors
-
-
 def _image_id(client: DockerClient, image: str) -> str:
     """The identity of an image, pulled if it is not here."""
-    errors = _docker_errors()
     try:
         return str(client.images.get(image).id)
-    except errors.ImageNotFound:
+    except docker.errors.ImageNotFound:
         pass
     try:
         return str(client.images.pull(image).id)
-    except errors.APIError as trouble:
+    except docker.errors.APIError as trouble:
         raise InvalidRequest(
             f"The image {image} is neither here nor to be pulled ({trouble.explanation}). Build it with 'make images'."
         ) from trouble

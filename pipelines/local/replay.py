@@ -37,8 +37,7 @@ from pipelines.progress import StepEvent
 from pipelines.training import training
 from tripcast.errors import ContractError, InvalidRequest, SourceError, SourceUnreachable
 from tripcast.jobs.judge import score
-from tripcast.jobs.monitor import load_valid_trips
-from tripcast.jobs.plan import find_months
+from tripcast.jobs.months import find_months, load_valid_trips
 from tripcast.jobs.respond import LoopOptions
 from tripcast.jobs.train import train
 from tripcast.models import Model

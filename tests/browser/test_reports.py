@@ -9,7 +9,8 @@ from tests.unit.test_reports_replay import STORY
 from tripcast.evaluation.confidence import Measure
 from tripcast.monitoring.quality import Quality
 from tripcast.monitoring.rule import WindowResult, decide
-from tripcast.reports import JoinCounts, MonitoringContext, monitoring_report, replay_page
+from tripcast.reports.monitoring import JoinCounts, MonitoringContext, monitoring_report
+from tripcast.reports.replay import replay_page
 
 ADDRESS = "https://mlflow.example/#/" + "0123456789abcdef" * 20
 

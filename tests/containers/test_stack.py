@@ -16,7 +16,7 @@ import pytest
 
 from tests.parts import GO_PROGRAMS, program
 from tripcast import __version__
-from tripcast.serving.prediction_log import read_log
+from tripcast.serving.stored_log import read_log
 from tripcast.storage.store import Store, open_store
 
 STANDINS = Path(__file__).parent / "standins"

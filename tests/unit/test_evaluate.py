@@ -9,7 +9,7 @@ import pytest
 from tests.unit.conftest import TOWN
 from tripcast.jobs.evaluate import renew_expectation
 from tripcast.jobs.judge import score
-from tripcast.jobs.monitor import load_valid_trips
+from tripcast.jobs.months import load_valid_trips
 from tripcast.monitoring.quality import measure, read_expectations
 from tripcast.months import Month
 from tripcast.registry.registry import EXPECTATION, EXPECTED_FROM

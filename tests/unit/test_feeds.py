@@ -13,7 +13,7 @@ import pytest
 
 from tests.unit.conftest import Loop
 from tripcast.errors import ContractError, SourceError
-from tripcast.jobs.monitor import load_valid_trips
+from tripcast.jobs.months import load_valid_trips
 from tripcast.jobs.score import score
 from tripcast.jobs.train import train
 from tripcast.months import Month

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from tests.unit.conftest import TOWN
 from tripcast.cli import main
 from tripcast.jobs.live import watch_live
-from tripcast.jobs.monitor import load_valid_trips
+from tripcast.jobs.months import load_valid_trips
 from tripcast.months import Month
 from tripcast.registry.registry import Registry
 from tripcast.registry.tracking import Tracker

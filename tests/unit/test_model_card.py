@@ -8,7 +8,7 @@ from tests.conftest import make_trips
 from tests.unit.test_reports import CONTEXT, HOSTILE, Page, judged
 from tripcast.evaluation.gate import decide
 from tripcast.jobs.train import train
-from tripcast.reports import Way, model_card
+from tripcast.reports.model_card import Way, model_card
 
 
 @pytest.fixture(scope="module")

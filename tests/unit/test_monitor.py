@@ -11,7 +11,8 @@ import pytest
 
 from tests.unit.conftest import TOWN
 from tripcast.errors import InvalidRequest, SourceError, StorageError
-from tripcast.jobs.monitor import choose_months, load_valid_trips, metrics, write_record
+from tripcast.jobs.monitor import choose_months, metrics, write_record
+from tripcast.jobs.months import load_valid_trips
 from tripcast.monitoring.rule import Rule, WindowResult, decide
 from tripcast.months import Month
 from tripcast.registry.registry import Version

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tripcast.errors import ContractError, InvalidRequest, SourceError, TrackingError
-from tripcast.jobs.plan import find_months, plan
+from tripcast.jobs.months import find_months
+from tripcast.jobs.plan import plan
 from tripcast.months import Month, parse_months
 from tripcast.registry.tracking import Tracker
 from tripcast.settings import Settings

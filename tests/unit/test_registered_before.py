@@ -14,9 +14,8 @@ import pandas as pd
 import pytest
 
 from tests.conftest import make_trips
-from tripcast.jobs.evaluate import PROFILE
 from tripcast.monitoring.quality import read_expectations
-from tripcast.monitoring.reference import Profile
+from tripcast.monitoring.reference import PROFILE, Profile
 from tripcast.registry.registry import EXPECTATION, Registry
 from tripcast.taxi.bins import BINS
 from tripcast.taxi.ways import METERED

@@ -12,7 +12,7 @@ from matplotlib.image import imread
 from tripcast.evaluation.gate import decide
 from tripcast.evaluation.scores import Batch, evaluate
 from tripcast.months import MonthUsed
-from tripcast.reports import TrainingContext, training_report, training_summary
+from tripcast.reports.training import TrainingContext, training_report, training_summary
 from tripcast.taxi.slices import slice_trips
 from tripcast.taxi.trips import Trips
 

@@ -16,7 +16,7 @@ from tripcast.jobs.train import train
 from tripcast.monitoring.drift import Drift, compare
 from tripcast.monitoring.quality import Expectation, Quality, measure
 from tripcast.monitoring.rule import Incident, Rule, WindowResult, decide
-from tripcast.reports import JoinCounts, Judgement, MonitoringContext, monitoring_report, monitoring_summary
+from tripcast.reports.monitoring import JoinCounts, Judgement, MonitoringContext, monitoring_report, monitoring_summary
 from tripcast.taxi.bins import profile_trips
 from tripcast.taxi.trips import Trips
 from tripcast.taxi.ways import WAYS

@@ -9,7 +9,7 @@ import pytest
 from tests.unit.test_reports import HOSTILE, Page
 from tripcast.errors import InvalidRequest
 from tripcast.monitoring.rule import Rule
-from tripcast.reports import Event, Replay, ReplayMonth, replay_page
+from tripcast.reports.replay import Event, Replay, ReplayMonth, replay_page
 
 
 def month(

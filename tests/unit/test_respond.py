@@ -13,7 +13,7 @@ import pytest
 
 from tests.unit.conftest import TOWN
 from tripcast.errors import InvalidRequest
-from tripcast.jobs.monitor import load_valid_trips
+from tripcast.jobs.months import load_valid_trips
 from tripcast.jobs.respond import LoopOptions, respond, start_retraining
 from tripcast.monitoring import alerts
 from tripcast.monitoring.rule import Rule

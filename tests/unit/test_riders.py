@@ -9,10 +9,10 @@ from click.testing import CliRunner
 
 from tripcast.cli import main
 from tripcast.errors import InvalidRequest
-from tripcast.serving.prediction_log import PredictionLog, read_log
+from tripcast.serving.prediction_log import PredictionLog
 from tripcast.serving.prediction_rows import Answerer
-from tripcast.serving.retention import forget
 from tripcast.serving.riders import pseudonym, rider_secret
+from tripcast.serving.stored_log import forget, read_log
 from tripcast.storage.store import open_store
 
 SECRET = b"a secret of thirty-two characters"

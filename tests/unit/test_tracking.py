@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 import pytest
 
 from tripcast.errors import TrackingError
-from tripcast.registry.tracking import Tracker, check_reachable
+from tripcast.registry.connection import check_reachable
+from tripcast.registry.tracking import Tracker
 
 
 @pytest.fixture

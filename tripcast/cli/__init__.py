@@ -1,6 +1,9 @@
 """The command line, `tripcast`; a module here is a command or a few that belong together.
 
 The outermost layer of the project, and the only part of the library that looks up to the pipelines.
+
+A command imports what it works with in its body: kfp takes half a second and MLflow a second and a half, for which
+``--help``, a wrong option and every other command would wait.
 """
 
 from tripcast.cli.compile import compile_pipelines

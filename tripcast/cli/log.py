@@ -47,8 +47,8 @@ def drift(days: int) -> None:
 @options.home
 def forget(rider: str) -> None:
     """Remove all rows of RIDER, an id as the service was told it."""
-    from tripcast.serving.retention import forget
     from tripcast.serving.riders import pseudonym, rider_secret
+    from tripcast.serving.stored_log import forget
 
     settings = Settings.load()
     hashed = pseudonym(rider.encode(errors="replace"), rider_secret(settings.home)).decode()

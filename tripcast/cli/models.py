@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,15 @@ from tripcast.cli.group import main
 from tripcast.settings import Settings
 from tripcast.taxi import model_name
 
+if TYPE_CHECKING:
+    from tripcast.registry.registry import Registry
+
+
+def _registry(taxi: str) -> Registry:
+    from tripcast.registry.registry import Registry
+
+    return Registry(model_name(taxi), Settings.load())
+
 
 @main.command()
 @options.taxi
@@ -19,9 +28,8 @@ from tripcast.taxi import model_name
 def models(taxi: str) -> None:
     """List the registered versions and the record of promotions."""
     from tripcast.cli.console import print_models
-    from tripcast.registry.registry import Registry
 
-    registry = Registry(model_name(taxi), Settings.load())
+    registry = _registry(taxi)
     waiting = registry.approval().waiting
     print_models(registry.name, registry.versions(), registry.moves(), waiting.version if waiting else None)
 
@@ -33,9 +41,7 @@ def models(taxi: str) -> None:
 @options.home
 def promote(version: int, reason: str, taxi: str) -> None:
     """Make VERSION the champion, whatever the gate said of it."""
-    from tripcast.registry.registry import Registry
-
-    registry = Registry(model_name(taxi), Settings.load())
+    registry = _registry(taxi)
     move = registry.promote(version, reason)
     if move is None:
         click.echo(f"{registry.name} version {version} is the champion already: nothing changed.")
@@ -68,9 +74,8 @@ def approve(version: int, by: str, why: str, canary_minutes: float, taxi: str) -
       tripcast approve 3 --by "Ada Lovelace" --why "Looked at the report; airports are fine."
     """  # noqa: D301
     from tripcast.jobs import deploy
-    from tripcast.registry.registry import Registry
 
-    registry = Registry(model_name(taxi), Settings.load())
+    registry = _registry(taxi)
     click.echo(deploy.approve(registry, version, by=by, reason=why, canary_minutes=canary_minutes))
 
 
@@ -80,9 +85,7 @@ def approve(version: int, by: str, why: str, canary_minutes: float, taxi: str) -
 @options.home
 def reject(version: int, by: str, why: str, taxi: str) -> None:
     """Refuse VERSION, which waits for approval: what serves now serves on."""
-    from tripcast.registry.registry import Registry
-
-    registry = Registry(model_name(taxi), Settings.load())
+    registry = _registry(taxi)
     new = registry.reject(version, by, why)
     click.echo(f"{registry.name} version {version} {'is rejected' if new else 'was rejected before'}.")
 
@@ -93,9 +96,7 @@ def reject(version: int, by: str, why: str, taxi: str) -> None:
 @options.home
 def rollback(reason: str, taxi: str) -> None:
     """Undo the last promotion: the champion before it serves again."""
-    from tripcast.registry.registry import Registry
-
-    registry = Registry(model_name(taxi), Settings.load())
+    registry = _registry(taxi)
     move = registry.rollback(reason)
     click.echo(f"{registry.name} version {move.version} is the champion again, in place of version {move.replaced}.")
 
@@ -106,9 +107,7 @@ def rollback(reason: str, taxi: str) -> None:
 @options.home
 def sign_version(version: int, taxi: str) -> None:
     """Sign VERSION with TRIPCAST_SIGNING_KEY: one that was registered without it, or with an earlier key."""
-    from tripcast.registry.registry import Registry
-
-    registry = Registry(model_name(taxi), Settings.load())
+    registry = _registry(taxi)
     registry.sign(version)
     click.echo(f"{registry.name} version {version} is signed.")
 
@@ -132,9 +131,7 @@ def rollout_set(share: float, version: int | None, reason: str, taxi: str) -> No
       tripcast rollout set 10% --version 4
       tripcast rollout set 50%
     """  # noqa: D301
-    from tripcast.registry.registry import Registry
-
-    registry = Registry(model_name(taxi), Settings.load())
+    registry = _registry(taxi)
     move = registry.set_share(share, reason) if version is None else registry.challenger(version, share, reason)
     click.echo(f"{registry.name} version {move.version} answers {share:.0%} of the riders.")
 
@@ -145,8 +142,6 @@ def rollout_set(share: float, version: int | None, reason: str, taxi: str) -> No
 @options.home
 def rollout_end(reason: str, taxi: str) -> None:
     """Withdraw the challenger: the champion answers everyone. To make it the champion: tripcast promote."""
-    from tripcast.registry.registry import Registry
-
-    registry = Registry(model_name(taxi), Settings.load())
+    registry = _registry(taxi)
     move = registry.withdraw(reason)
     click.echo(f"{registry.name} version {move.version} is withdrawn: the champion answers every rider.")

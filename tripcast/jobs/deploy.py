@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import requests
 
 from tripcast.errors import DeploymentError
 from tripcast.jobs.canary import trouble_with
@@ -253,8 +254,6 @@ def _wait(service_url: str, model: str, arm: str, number: int, share: float, pat
 
 def _ask(service_url: str, model: str) -> tuple[dict[str, Any], str | None]:
     """What the service says that it serves of a model, and what is wrong if it says nothing."""
-    import requests
-
     try:
         answer = requests.get(f"{service_url}/model", params={"taxi": taxi_of(model)}, timeout=5)
         body = answer.json()

@@ -24,7 +24,7 @@ from tripcast.models import Model
 from tripcast.models.model import MODEL_CARD
 from tripcast.monitoring.history import History
 from tripcast.monitoring.quality import Expectation, write_expectations
-from tripcast.monitoring.reference import Profile
+from tripcast.monitoring.reference import PROFILE, Profile
 from tripcast.months import MonthUsed
 from tripcast.registry.registry import (
     DATA,
@@ -38,7 +38,8 @@ from tripcast.registry.registry import (
     Version,
 )
 from tripcast.registry.tracking import Tracker
-from tripcast.reports import TrainingContext, Way, model_card, training_report, training_summary
+from tripcast.reports.model_card import Way, model_card
+from tripcast.reports.training import TrainingContext, training_report, training_summary
 from tripcast.settings import Settings
 from tripcast.storage.files import storage_errors
 from tripcast.storage.store import open_store
@@ -50,12 +51,8 @@ from tripcast.taxi.sources import is_simulated
 from tripcast.taxi.trips import TripFiles, Trips, sample
 from tripcast.taxi.ways import MEANING, METERED, PLANNED, ZONES_ONLY, as_asked
 
-#: The file beside a registered model that holds the profile of what it learned from.
-PROFILE = "profile.json"
-
 #: Tag of a version: the digest of the candidate that the gate judged, of which the version may be a refit.
 JUDGED_DIGEST = "tripcast.judged_digest"
-
 
 #: What to expect of a model in service is learned from at most this many of the test month's trips.
 _EXPECTATION_TRIPS = 500_000

@@ -1,13 +1,21 @@
-"""What a version makes of trips that have ended, beside the truth."""
+"""What a registered version makes of trips, beside the truth of those that have ended."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tripcast.models import Model, Prediction
 from tripcast.monitoring.quality import judged_schema
+from tripcast.monitoring.reference import PROFILE, Profile
+from tripcast.registry.registry import Registry, Version
+from tripcast.taxi.bins import BINS
 from tripcast.taxi.trips import Trips
 from tripcast.taxi.ways import METERED, recorded_way, ways_of
 
@@ -74,3 +82,45 @@ def judged(
         trips.duration_minutes,
     ]
     return pa.table(columns, schema=judged_schema())
+
+
+@dataclass(frozen=True)
+class Served:
+    """A version with what it takes to judge it.
+
+    Attributes:
+        version: The registered version.
+        model: Its model.
+        profile: Of what it learned from; None for a version that was registered without.
+    """
+
+    version: Version
+    model: Model
+    profile: Profile | None
+
+    @property
+    def number(self) -> int:
+        """The registry's number."""
+        return self.version.number
+
+    def answer(self, trips: Trips, arm: str = "champion", metered: bool = True) -> pa.Table:
+        """What the version makes of ended trips, in ``judged_schema``, as ``score``."""
+        return score(self.model, trips, version=self.number, arm=arm, metered=metered)
+
+
+def open_version(registry: Registry, version: Version) -> Served:
+    """A version, its model and its reference, from the artifact store."""
+    with TemporaryDirectory() as scratch:
+        folder = registry.download(version, Path(scratch))
+        profile = folder / PROFILE
+        return Served(version, Model.load(folder), Profile.load(profile, BINS) if profile.exists() else None)
+
+
+def asked_trips(log: pa.Table) -> Trips:
+    """The trips that were asked for, without durations."""
+    return Trips(
+        log["pickup_datetime"].to_numpy(),
+        log["pickup_zone"].to_numpy(),
+        log["dropoff_zone"].to_numpy(),
+        pc.fill_null(log["trip_distance_miles"], np.nan).to_numpy(),
+    )

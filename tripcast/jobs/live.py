@@ -14,12 +14,12 @@ from tempfile import TemporaryDirectory
 import pyarrow.compute as pc
 
 from tripcast.errors import InvalidRequest
-from tripcast.jobs.monitor import asked_trips, open_version
+from tripcast.jobs.judge import asked_trips, open_version
 from tripcast.monitoring import drift
 from tripcast.monitoring.drift import Drift
 from tripcast.registry.registry import Registry
 from tripcast.reports.live import live_report
-from tripcast.serving.prediction_log import read_log
+from tripcast.serving.stored_log import read_log
 from tripcast.settings import Settings
 from tripcast.storage.store import open_store
 from tripcast.taxi import model_name

@@ -30,9 +30,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tripcast.errors import ContractError, InvalidRequest, SourceError, SourceUnreachable, StorageError
-from tripcast.jobs.evaluate import PROFILE
-from tripcast.jobs.judge import score
-from tripcast.models import Model
+from tripcast.jobs.judge import Served, asked_trips, open_version
+from tripcast.jobs.months import load_valid_trips
 from tripcast.monitoring import drift
 from tripcast.monitoring.drift import Drift
 from tripcast.monitoring.history import History, Retraining, Window
@@ -44,7 +43,6 @@ from tripcast.monitoring.quality import (
     measure,
     read_expectations,
 )
-from tripcast.monitoring.reference import Profile
 from tripcast.monitoring.rule import Decision, Rule, WindowResult, decide
 from tripcast.monitoring.trial import Comparison, DailySums, Trial, compare, judge
 from tripcast.months import Month, parse_months
@@ -57,16 +55,15 @@ from tripcast.reports.monitoring import (
     monitoring_report,
     monitoring_summary,
 )
-from tripcast.serving.prediction_log import read_log
+from tripcast.serving.stored_log import read_log
 from tripcast.settings import Settings
 from tripcast.storage.files import storage_errors
 from tripcast.storage.store import Store, open_store
-from tripcast.taxi import contract, model_name
-from tripcast.taxi.bins import BINS, profile_trips
+from tripcast.taxi import model_name
+from tripcast.taxi.bins import profile_trips
 from tripcast.taxi.feeds import FEEDS
-from tripcast.taxi.ingestion import Ingested, ingest
 from tripcast.taxi.sources import Source, open_source
-from tripcast.taxi.trips import LONGEST_MINUTES, SHORTEST_MINUTES, Trips, read_trips
+from tripcast.taxi.trips import LONGEST_MINUTES, SHORTEST_MINUTES, Trips
 from tripcast.taxi.ways import METERED, ways_of
 from tripcast.taxi.zones import ZONES
 
@@ -98,30 +95,6 @@ _LOGGED = (
 _TRUTH = pa.schema({"prediction_id": pa.string(), "duration_minutes": pa.float64()})
 
 _NEW_YORK = ZoneInfo("America/New_York")
-
-
-@dataclass(frozen=True)
-class Served:
-    """A version with what it takes to judge it.
-
-    Attributes:
-        version: The registered version.
-        model: Its model.
-        profile: Of what it learned from; None for a version that was registered without.
-    """
-
-    version: Version
-    model: Model
-    profile: Profile | None
-
-    @property
-    def number(self) -> int:
-        """The registry's number."""
-        return self.version.number
-
-    def answer(self, trips: Trips, arm: str = "champion", metered: bool = True) -> pa.Table:
-        """What the version makes of ended trips, in ``judged_schema``, as ``tripcast.jobs.judge.score``."""
-        return score(self.model, trips, version=self.number, arm=arm, metered=metered)
 
 
 @dataclass(frozen=True)
@@ -174,33 +147,6 @@ class Judged:
     trial: Trial | None = None
     comparison: Comparison | None = None
     counts: JoinCounts | None = None
-
-
-def load_valid_trips(source: str, taxi: str, month: Month, settings: Settings) -> tuple[Ingested, Trips]:
-    """Bring a month in and hold it to the contract.
-
-    Args:
-        source: Where months come from, see ``tripcast.taxi.sources.open_source``.
-        taxi: The feed's name, see ``tripcast.taxi.feeds.FEEDS``.
-        month: The month.
-        settings: Where downloads and snapshots are kept.
-
-    Returns:
-        What was ingested (its file is gone), and the good trips.
-
-    Raises:
-        SourceError: If the month is missing or damaged.
-        ContractError: If it breaks the contract.
-        StorageError: If it cannot be kept.
-    """
-    with TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        store = open_store(settings.artifacts)
-        ingested = ingest(
-            source, taxi, month, output=folder / "month.parquet", downloads=settings.downloads, store=store
-        )
-        (check,) = contract.validate([ingested], kept=folder / "kept", rejected=folder / "rejected")
-        return ingested, read_trips([check.kept_file])
 
 
 def watch(
@@ -461,14 +407,6 @@ def _judge(
     )
 
 
-def open_version(registry: Registry, version: Version) -> Served:
-    """A version, its model and its reference, from the artifact store."""
-    with TemporaryDirectory() as scratch:
-        folder = registry.download(version, Path(scratch))
-        profile = folder / PROFILE
-        return Served(version, Model.load(folder), Profile.load(profile, BINS) if profile.exists() else None)
-
-
 def _expectations(registry: Registry, rows: pa.Table) -> dict[int, dict[str, Expectation]]:
     """What is to be expected of the versions that answered, in each way, as far as that is known."""
     answered = set(rows["version"].unique().to_pylist())
@@ -500,16 +438,6 @@ def _with_ways(log: pa.Table) -> pa.Table:
         return log
     ways = pa.array(ways_of(asked_trips(log), metered=False), pa.string())
     return log.set_column(log.schema.get_field_index("way"), "way", pc.coalesce(log["way"], ways))
-
-
-def asked_trips(log: pa.Table) -> Trips:
-    """The trips that were asked for, without durations."""
-    return Trips(
-        log["pickup_datetime"].to_numpy(),
-        log["pickup_zone"].to_numpy(),
-        log["dropoff_zone"].to_numpy(),
-        pc.fill_null(log["trip_distance_miles"], np.nan).to_numpy(),
-    )
 
 
 def _read_truth(store: Store, key: str) -> pa.Table:

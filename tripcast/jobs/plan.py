@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tripcast.errors import ContractError, InvalidRequest, SourceError, SourceUnreachable
+from tripcast.errors import InvalidRequest
+from tripcast.jobs.months import find_months, look_into
 from tripcast.months import Month, parse_months
-from tripcast.registry.tracking import Tracker, check_reachable
+from tripcast.registry.connection import check_reachable
+from tripcast.registry.tracking import Tracker
 from tripcast.settings import Settings
 from tripcast.storage.store import open_store
 from tripcast.taxi import model_name
 from tripcast.taxi.candidates import CANDIDATES
 from tripcast.taxi.feeds import find_feed
-from tripcast.taxi.ingestion import look
-from tripcast.taxi.sources import Source, open_source
-from tripcast.taxi.sources.folder import Folder
-
-#: Of more months than this that are missing, one sentence tells.
-_NAMED_ONE_BY_ONE = 3
+from tripcast.taxi.sources import open_source
 
 
 def plan(source: str, taxi: str, train: str, test: str, candidates: Sequence[str]) -> list[dict[str, str]]:
@@ -55,65 +52,6 @@ def plan(source: str, taxi: str, train: str, test: str, candidates: Sequence[str
     for remark in look_into(opened, taxi, months):
         print(remark)
     return [{"month": str(month), "revision": revision} for month, revision in revisions.items()]
-
-
-def find_months(source: Source, taxi: str, months: Sequence[Month]) -> dict[Month, str]:
-    """Find months at their source.
-
-    Args:
-        source: Where they come from.
-        taxi: The feed's name, see ``tripcast.taxi.feeds.FEEDS``.
-        months: Which.
-
-    Returns:
-        The revision of each that the source has.
-
-    Raises:
-        SourceError: If months are missing: one sentence for each of them, or one for many.
-        SourceUnreachable: If the source does not answer.
-    """
-    revisions: dict[Month, str] = {}
-    missing: dict[Month, str] = {}
-    for month in months:
-        try:
-            revisions[month] = source.revision(taxi, month)
-        except SourceUnreachable:
-            raise  # it would not answer for the other months either
-        except SourceError as error:
-            missing[month] = str(error)
-    if len(missing) > _NAMED_ONE_BY_ONE:
-        first, *_ = missing.values()
-        raise SourceError(f"{len(missing)} months are missing: {', '.join(map(str, missing))}. Of the first: {first}")
-    if missing:
-        raise SourceError("\n".join(missing.values()))
-    return revisions
-
-
-def look_into(source: Source, taxi: str, months: Sequence[Month]) -> list[str]:
-    """Open the months of a folder, which costs nothing, to find out now what would end the run later.
-
-    Args:
-        source: Where they come from.
-        taxi: The feed's name, see ``tripcast.taxi.feeds.FEEDS``.
-        months: Which.
-
-    Returns:
-        What people should know of them, a sentence each.
-
-    Raises:
-        SourceError: If months are no tables: one sentence for each of them.
-        ContractError: If the columns are not those of the taxi: one sentence for each.
-    """
-    remarks: list[str] = []
-    wrong: list[SourceError | ContractError] = []
-    for month in months if isinstance(source, Folder) else ():
-        try:
-            remarks += look(source.month(taxi, month), taxi)
-        except (SourceError, ContractError) as error:
-            wrong.append(error)
-    if wrong:
-        raise type(wrong[0])("\n".join(map(str, wrong)))
-    return remarks
 
 
 def _check_candidates(candidates: Sequence[str]) -> None:

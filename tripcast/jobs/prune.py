@@ -33,7 +33,7 @@ from tripcast.jobs.score import MARKER
 from tripcast.monitoring.history import History, Window
 from tripcast.registry.registry import DATA, DIGEST, Registry, Version
 from tripcast.registry.run_trees import RunTree, RunTrees
-from tripcast.serving import retention
+from tripcast.serving import stored_log
 from tripcast.settings import Settings
 from tripcast.storage.store import FolderStore, Store, Stored, open_store
 from tripcast.taxi import model_name
@@ -301,7 +301,7 @@ class _Planner:
 
     def _log(self) -> None:
         first = (self._now - timedelta(days=self._rule.log_days)).date()
-        for day, files in sorted(retention.days(self._store).items()):
+        for day, files in sorted(stored_log.days(self._store).items()):
             item = self._files("day of the log", str(day), files, files)
             if day < first:
                 self._found.going.append(item)

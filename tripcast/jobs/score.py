@@ -27,11 +27,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tripcast.errors import ContractError, InvalidRequest
-from tripcast.jobs.plan import find_months, look_into
+from tripcast.jobs.months import find_months, look_into
 from tripcast.models import Model
 from tripcast.months import Month, parse_months
+from tripcast.registry.connection import check_reachable
 from tripcast.registry.registry import Registry, Version
-from tripcast.registry.tracking import check_reachable
 from tripcast.settings import Settings
 from tripcast.storage.arrow import arrow_scalar, prefetch
 from tripcast.storage.files import storage_errors

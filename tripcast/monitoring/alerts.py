@@ -29,13 +29,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import msgspec
+import requests
 
 from tripcast.errors import StorageError
 from tripcast.http import http_session
 
 if TYPE_CHECKING:
-    import requests
-
     from tripcast.storage.store import Store
 
 logger = logging.getLogger(__name__)
@@ -157,8 +156,6 @@ def _post(session: requests.Session, webhook: str, alert: Alert) -> tuple[str | 
     Returns:
         What the webhook did instead of taking it, None if it took it; and whether it is worth sending it others.
     """
-    import requests
-
     try:
         # Redirects are not followed: the address is a secret, and nobody else's business.
         with session.post(webhook, json=alert.message(), timeout=_TIMEOUT, allow_redirects=False) as answer:

@@ -29,6 +29,9 @@ Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
 Cells = npt.NDArray[np.intp]
 
+#: The file beside a registered model that holds the profile of what it learned from.
+PROFILE = "profile.json"
+
 #: Format of a profile's JSON; a reader refuses later ones.
 FORMAT = 1
 

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+# SQLAlchemy and MLflow are imported where a store is made: every command imports this, and would wait two seconds.
 from tripcast.errors import InvalidRequest
 from tripcast.storage.files import storage_errors
 

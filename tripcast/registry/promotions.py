@@ -19,7 +19,7 @@ from uuid import uuid4
 import msgspec
 
 from tripcast.errors import TrackingError
-from tripcast.registry.tracking import tracking_errors
+from tripcast.registry.connection import tracking_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -25,10 +25,11 @@ import tripcast
 from tripcast.errors import InvalidRequest, SignatureError, TrackingError
 from tripcast.models import Model
 from tripcast.models.signature import SIGNATURE, sign, verify
+from tripcast.registry.connection import open_client, passing_over, tracking_errors
 from tripcast.registry.promotions import Approval, PromotionEvent, PromotionLog
-from tripcast.registry.tracking import open_client, tracking_errors
 from tripcast.settings import Settings
 
+# MLflow is imported where files are moved, see ``tripcast.registry.connection``.
 if TYPE_CHECKING:
     import pandas as pd
     from mlflow.entities.model_registry import ModelVersion
@@ -262,7 +263,8 @@ class Registry:
             tags = {**tags, SIGNATURE: sign(folder, self.name, self._signing_key)}
         with tracking_errors(self._uri, f"registering a version of {self.name}"):
             source, model_id = self._log_model(folder, flavour, run_id)
-            self._make_registered_model(flavour.description)
+            with passing_over("RESOURCE_ALREADY_EXISTS"):
+                self._client.create_registered_model(self.name, description=flavour.description)
             # With its tags in the same call: a version is never there without its digest.
             created = self._client.create_model_version(
                 self.name, source, run_id, tags={DIGEST: digest, **tags}, model_id=model_id
@@ -288,15 +290,6 @@ class Registry:
                     pip_requirements=list(flavour.requirements),
                 )
         return info.model_uri, info.model_id
-
-    def _make_registered_model(self, description: str) -> None:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            self._client.create_registered_model(self.name, description=description)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
 
     def moves(self) -> list[PromotionEvent]:
         """The promotion record, oldest first."""
@@ -365,15 +358,11 @@ class Registry:
         Raises:
             TrackingError: If the store cannot be reached.
         """
-        from mlflow.exceptions import MlflowException
-
         with tracking_errors(self._uri, f"reading which version of {self.name} serves"):
-            try:
-                model = self._client.get_registered_model(self.name)
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                    raise
+            found = self._client.search_registered_models(f"name = '{self.name}'")
+            if not found:
                 return Traffic(None, None, 0.0)
+            model = found[0]
             aliased = {
                 alias: _version(self._client.get_model_version(self.name, number), [alias])
                 for alias, number in model.aliases.items()
@@ -626,16 +615,13 @@ class Registry:
         Returns:
             Whether it is gone: not where it serves, is tried, could serve again or waits for a person by now.
         """
-        from mlflow.exceptions import MlflowException
-
         if number in self.in_use():
             return False
-        with tracking_errors(self._uri, f"deleting version {number} of {self.name}"):
-            try:
-                self._client.delete_model_version(self.name, str(number))
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # somebody else was faster
-                    raise
+        with (
+            tracking_errors(self._uri, f"deleting version {number} of {self.name}"),
+            passing_over("RESOURCE_DOES_NOT_EXIST"),
+        ):
+            self._client.delete_model_version(self.name, str(number))
         return True
 
     def in_use(self) -> set[int]:

@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
+from mlflow.entities import LoggedModel, Run
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from tripcast.registry.local_store import make_local_store
-from tripcast.registry.tracking import KEY, tracking_errors
+from tripcast.registry.connection import open_client, tracking_errors
+from tripcast.registry.tracking import KEY
 from tripcast.settings import Settings
-
-if TYPE_CHECKING:
-    from mlflow.entities import LoggedModel, Run
 
 #: Entries of one answer of MLflow's.
 _PAGE = 500
@@ -73,13 +73,9 @@ class RunTrees:
     """
 
     def __init__(self, model: str, settings: Settings) -> None:
-        import mlflow
-
         self._uri, self._model = settings.tracking_uri, model
-        mlflow.set_tracking_uri(self._uri)
+        self._client = open_client(settings)
         with tracking_errors(self._uri, f"looking for the runs of {model}"):
-            make_local_store(self._uri, settings.home / "artifacts")
-            self._client = mlflow.MlflowClient()
             experiment = self._client.get_experiment_by_name(model)
         self._experiment = experiment.experiment_id if experiment else None
 
@@ -94,8 +90,6 @@ class RunTrees:
         Raises:
             TrackingError: If the store cannot be reached.
         """
-        from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
-
         if self._experiment is None:
             return
         client, here = self._client, [self._experiment]
@@ -104,7 +98,7 @@ class RunTrees:
             runs: dict[str, Run] = {run.info.run_id: run for run in found if KEY in run.data.tags}
             logged = _all(lambda token: client.search_logged_models(here, max_results=_PAGE, page_token=token))
             models: list[LoggedModel] = list(logged)
-        path = {run_id: _path(run_id, runs, MLFLOW_PARENT_RUN_ID) for run_id in runs}
+        path = {run_id: _path(run_id, runs) for run_id in runs}
         trees = {run_id: RunTree(run) for run_id, run in runs.items() if len(path[run_id]) == 1}
         for run_id in sorted(runs, key=lambda run_id: -len(path[run_id])):
             if len(path[run_id]) > 1:
@@ -131,10 +125,10 @@ class RunTrees:
                 self._client.delete_run(run.info.run_id)
 
 
-def _path(run_id: str, runs: Mapping[str, Run], parent: str) -> list[str]:
+def _path(run_id: str, runs: Mapping[str, Run]) -> list[str]:
     """A run, the one above it, and so on to the top."""
     path = [run_id]
-    while (above := runs[path[-1]].data.tags.get(parent, "")) in runs and above not in path:
+    while (above := runs[path[-1]].data.tags.get(MLFLOW_PARENT_RUN_ID, "")) in runs and above not in path:
         path.append(above)
     return path
 
@@ -151,8 +145,6 @@ def _all(page_of: Callable[[str | None], Any]) -> Iterator[Any]:
 
 
 def _remove_files(uri: str) -> None:
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
     repository: Any = get_artifact_repository(uri)
     if repository.list_artifacts():
         repository.delete_artifacts()

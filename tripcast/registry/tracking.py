@@ -6,118 +6,34 @@ A step that is tried again finds the runs of its first try and continues them: e
 
 from __future__ import annotations
 
+import json
 import os
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import Any
 
-from tripcast.errors import InvalidRequest, TrackingError
-from tripcast.registry.local_store import make_local_store
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import (
+    MLFLOW_DATASET_CONTEXT,
+    MLFLOW_GIT_COMMIT,
+    MLFLOW_PARENT_RUN_ID,
+    MLFLOW_RUN_NAME,
+    MLFLOW_SOURCE_NAME,
+)
+
+from tripcast.errors import TrackingError
+from tripcast.registry.connection import open_client, tracking_errors
 from tripcast.settings import Settings
-from tripcast.storage import s3
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Run
-
-# MLflow reports its use to its makers unless told not to.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-
-# And it draws a bar for every handful of files.
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-
-# A minute of trying again, in which a server can be restarted; MLflow's own measure is four.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")
 
 #: Tag that makes a run findable by the step that continues it.
 KEY = "tripcast.key"
 
 #: MLflow stores at most this many characters of a dataset's digest.
 _DIGEST_LENGTH = 36
-
-
-@contextmanager
-def tracking_errors(uri: str, doing: str) -> Iterator[None]:
-    """Turn MLflow's exceptions, whatever they are made of, into one sentence.
-
-    Raises:
-        TrackingError: Naming the store, what was being done, and what to do.
-    """
-    from botocore.exceptions import BotoCoreError, ClientError
-    from mlflow.exceptions import MlflowException
-
-    expected: tuple[type[Exception], ...] = (MlflowException, BotoCoreError, ClientError, OSError)
-    with suppress(ImportError):  # it is there where a store can be a file
-        from sqlalchemy.exc import SQLAlchemyError
-
-        expected += (SQLAlchemyError,)
-    try:
-        yield
-    except expected as error:
-        raise TrackingError(
-            f"MLflow at {uri} failed while {doing}: {_first_line(error)} {_remedy(uri, error)}"
-        ) from error
-
-
-def _remedy(uri: str, error: Exception) -> str:
-    said = str(error)
-    if "Invalid Host header" in said:
-        host = urlsplit(uri).netloc
-        return f"The server does not answer to that name: start it with --allowed-hosts naming {host}, too."
-    if " 401 " in said or " 403 " in said:
-        return "Check MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
-    if "out-of-date database schema" in said:
-        return f"Another version of MLflow made that store: mlflow db upgrade {uri}."
-    if uri.startswith("sqlite:"):
-        return "Check that file, and the disk; then run again."
-    return "Check MLFLOW_TRACKING_URI, that the server runs, and its log; then run again."
-
-
-def check_reachable(uri: str) -> None:
-    """Ask a tracking server whether it is there, before any work is done that would be lost without it.
-
-    Args:
-        uri: MLflow tracking URI; only servers (http, https) are asked.
-
-    Raises:
-        InvalidRequest: If it is neither an address nor a store.
-        TrackingError: If the server does not answer, or not as a healthy MLflow server does.
-    """
-    if "://" not in uri and uri != "databricks":
-        raise InvalidRequest(
-            f"'{uri}' in MLFLOW_TRACKING_URI is no address: write http:// or https:// before it, sqlite:/// before a "
-            "file, or unset that to track in the home."
-        )
-    if not uri.startswith(("http://", "https://")):
-        return
-    import requests
-
-    try:
-        answer = requests.get(f"{uri.rstrip('/')}/health", timeout=10)
-        answer.raise_for_status()
-    except requests.RequestException as error:
-        raise TrackingError(
-            f"No MLflow server answers at {uri}: {_first_line(error)} "
-            "Start it, correct MLFLOW_TRACKING_URI, or unset that to track in a file."
-        ) from error
-
-
-def open_client(settings: Settings) -> MlflowClient:
-    """A client of the store, which is made if it is a file that is not there.
-
-    Raises:
-        TrackingError: If the store cannot be opened.
-    """
-    import mlflow
-
-    s3.use_region()  # MLflow keeps files in S3 by a client of its own
-    mlflow.set_tracking_uri(settings.tracking_uri)
-    with tracking_errors(settings.tracking_uri, "opening the store"):
-        make_local_store(settings.tracking_uri, settings.home / "artifacts")
-        return mlflow.MlflowClient()
 
 
 class Tracker:
@@ -141,8 +57,6 @@ class Tracker:
             self.experiment_id: str = self._experiment(model)
 
     def _experiment(self, name: str) -> str:
-        from mlflow.exceptions import MlflowException
-
         # Without a server nobody says where artifacts belong, and MLflow would put them beside the caller.
         location = (self._settings.home / "artifacts").as_uri() if self.uri.startswith("sqlite:") else None
         experiment = self.client.get_experiment_by_name(name)
@@ -190,8 +104,6 @@ class Tracker:
     @property
     def _origin(self) -> dict[str, str]:
         """Tags that say what code a run is of."""
-        from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_SOURCE_NAME
-
         return {MLFLOW_GIT_COMMIT: self._settings.commit, MLFLOW_SOURCE_NAME: "tripcast"}
 
     @contextmanager
@@ -223,8 +135,6 @@ class Tracker:
 
     @contextmanager
     def _run(self, key: str, name: str, parent: str | None) -> Iterator[str]:
-        from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
-
         experiment = self._experiments.get(parent, self.experiment_id) if parent else self.experiment_id
         tags = {KEY: key, MLFLOW_RUN_NAME: name, **self._origin}
         if parent is not None:
@@ -262,10 +172,6 @@ class Tracker:
             metrics: Results of the run, units in the names where they have one.
             tags: What else belongs to it.
         """
-        import time
-
-        from mlflow.entities import Metric, Param, RunTag
-
         now = int(time.time() * 1000)
         with tracking_errors(self.uri, "logging metrics and parameters"):
             self.client.log_batch(
@@ -284,8 +190,6 @@ class Tracker:
             step: The place in the series.
             at: The moment that the values are of, with a time zone.
         """
-        from mlflow.entities import Metric
-
         moment = int(at.timestamp() * 1000)
         with tracking_errors(self.uri, "logging a point of a time series"):
             self.client.log_batch(
@@ -302,9 +206,6 @@ class Tracker:
             location: Where the month came from.
             context: ``training`` or ``test``.
         """
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-        from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
-
         dataset = Dataset(
             name=name,
             digest=sha256[:_DIGEST_LENGTH],
@@ -344,12 +245,4 @@ def _kubeflow_tags(pipeline_run: str, pages: str | None) -> dict[str, str]:
 
 
 def _json(value: Mapping[str, Any]) -> str:
-    import json
-
     return json.dumps(value, sort_keys=True)
-
-
-def _first_line(error: BaseException) -> str:
-    """The first line of an error's text, ended as a sentence."""
-    text = (str(error).splitlines() or [type(error).__name__])[0].strip()
-    return text if text.endswith(".") else f"{text}."

@@ -7,33 +7,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+from markupsafe import Markup
+from matplotlib.axes import Axes
 
 from tripcast.evaluation.confidence import CONFIDENCE, Measure
 from tripcast.evaluation.scores import NOMINAL_COVERAGE
 from tripcast.monitoring.drift import Drift, FeatureDrift
 from tripcast.monitoring.quality import Quality
 from tripcast.monitoring.rule import Decision, Rule, WindowResult
-from tripcast.reports.page import (
+from tripcast.reports.page import markdown, render
+from tripcast.reports.pictures import (
     INK,
     LINE,
     MARKS,
     MUTED,
     SERIES,
-    STYLE,
     VARIABLES,
     Picture,
     canvas,
     legend,
-    markdown,
-    render,
+    style,
     svg,
 )
 from tripcast.reports.timeline import Timeline
-
-if TYPE_CHECKING:
-    from markupsafe import Markup
-    from matplotlib.axes import Axes
 
 # As in the training report: who wants to take the champion's place, and the champion.
 _CHALLENGER, _CHAMPION = SERIES[:2]
@@ -268,8 +266,6 @@ class _FeatureRow(NamedTuple):
 
 def _feature_rows(context: MonitoringContext) -> list[_FeatureRow]:
     """Those that have shifted first, then by PSI."""
-    import matplotlib
-
     if context.drift is None:
         return []
     rows = []
@@ -280,7 +276,7 @@ def _feature_rows(context: MonitoringContext) -> list[_FeatureRow]:
         if above_chance:
             alert = context.decision.rule.psi_alert
             state = "shifted" if part.psi > alert else "moved" if part.psi >= _PSI_MOVED else "slight"
-        with matplotlib.rc_context(STYLE):
+        with style():
             rows.append(_FeatureRow(name, state, part, _draw_psi(part.feature, name, context)))
     order = ("shifted", "moved", "slight", "chance")
     return sorted(rows, key=lambda row: (order.index(row.state), -row.drift.psi))
@@ -315,11 +311,9 @@ def _places(context: MonitoringContext) -> _PlaceChanges:
 
 
 def _pictures(context: MonitoringContext) -> list[Picture]:
-    import matplotlib
-
     windows, rule = context.history[-_WINDOWS_DRAWN:], context.decision.rule
     pictures = []
-    with matplotlib.rc_context(STYLE):
+    with style():
         if any(window.rmse for window in windows):
             pictures = [
                 Picture(

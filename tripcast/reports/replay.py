@@ -6,16 +6,17 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
+
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from tripcast.monitoring.rule import Rule
 from tripcast.reports.monitoring import rule_sentences
-from tripcast.reports.page import INK, LINE, MARKS, MUTED, SERIES, STYLE, VARIABLES, WIDTH, legend, render, svg
+from tripcast.reports.page import render
+from tripcast.reports.pictures import INK, LINE, MARKS, MUTED, SERIES, VARIABLES, WIDTH, legend, style, svg
 from tripcast.reports.timeline import Timeline
-
-if TYPE_CHECKING:
-    from markupsafe import Markup
-    from matplotlib.axes import Axes
 
 #: What may happen in a month: people are told; a candidate is promoted, refused, or tried on a share of the riders; a
 #: version is withdrawn, or goes back to the one before it; the month's data is broken.
@@ -158,12 +159,10 @@ def replay_page(replay: Replay) -> str:
     Raises:
         InvalidRequest: If a month is not written as one.
     """
-    import matplotlib
-
     pictures = {}
     for name, width in (("wide", _WIDE), ("narrow", WIDTH)):
         # Only one of them is shown, so neither may refer to a part of the other.
-        with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
+        with style(hashsalt=name):
             pictures[name] = _draw(replay, width)
     return render(
         "replay.html",
@@ -224,8 +223,6 @@ _MODELS = (_SYSTEM, _REFERENCE, _ONCE, _NOTEBOOK)
 
 def _draw(replay: Replay, width: float) -> Markup:
     """Errors by month above, what happened and which version served below, on one axis of months."""
-    from matplotlib.figure import Figure
-
     timeline = Timeline.of([month.month for month in replay.months])
     kinds = [kind for kind in _KINDS if replay.count(kind)]
     lanes = len(kinds) + 1

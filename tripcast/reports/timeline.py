@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.axes import Axes
 
 from tripcast.months import Month
-from tripcast.reports.page import LINE, MUTED
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from tripcast.reports.pictures import LINE, MUTED
 
 Floats = npt.NDArray[np.float64]
 

@@ -4,34 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
 
 from tripcast.evaluation.confidence import CONFIDENCE
 from tripcast.evaluation.gate import Decision, GateRule, coverage_band
 from tripcast.evaluation.scores import DENSITY_MINUTES, NOMINAL_COVERAGE, Evaluation, Scores, SliceScores, Slicing
 from tripcast.months import MonthUsed
-from tripcast.reports.page import (
+from tripcast.reports.page import markdown, render
+from tripcast.reports.pictures import (
     INK,
     LINE,
     MARKS,
     MUTED,
     SERIES,
-    STYLE,
     VARIABLES,
     Picture,
     canvas,
     legend,
-    markdown,
-    render,
+    style,
     svg,
 )
-
-if TYPE_CHECKING:
-    from markupsafe import Markup
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 #: How the report names the model that was in service when the candidates were judged.
 CHAMPION = "champion"
@@ -195,13 +192,11 @@ def _pictures(
     models: Sequence[_Model], slicing: Slicing, rule: GateRule, coverage: tuple[float, float]
 ) -> list[list[Picture]]:
     """All pictures of a training report in reading order, in rows of those that belong together."""
-    import matplotlib
-
     if not models:
         return []
     leaders = _leaders(models)
     faint = f"Faint: fewer than {rule.slice_min_trips} trips, which the gate does not judge."
-    with matplotlib.rc_context(STYLE):
+    with style():
         overall = [
             Picture(
                 "Error of each model",
@@ -297,8 +292,6 @@ def _draw_estimates(
 
 def _draw_density(model: _Model) -> Markup:
     """Trips by predicted and by actual duration, and the mean actual duration at each prediction."""
-    from matplotlib.colors import to_rgba
-
     density = model.scores.density
     strength = np.log1p(density) / np.log1p(density.max())
     image = np.tile(to_rgba(_PIXELS[model.colour]), (*density.shape, 1))
@@ -382,8 +375,6 @@ def _draw_slices(
     number: str,
 ) -> tuple[Figure, Axes, str]:
     """A row for all trips and for each slice, with a mark for each model; and the same in words."""
-    from matplotlib.colors import to_rgba
-
     names, places, trips = ["all trips"], [0.0], [models[0].scores.trips]
     for dimension in dimensions:
         parts = models[0].scores.slices_of(dimension)

@@ -31,23 +31,21 @@ import logging
 import secrets
 import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable
+from concurrent.futures import Future
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from time import monotonic, sleep, time_ns
 from typing import TYPE_CHECKING
 
-from tripcast.errors import InvalidRequest, StorageError
-from tripcast.serving.prediction_rows import Answerer, KnownOfTrip, Rows, prediction_schema
+from tripcast.errors import StorageError
+from tripcast.serving.prediction_rows import Answerer, KnownOfTrip, Rows
 from tripcast.serving.spool import Spool
 
+# pyarrow is imported by the writer, in its thread: the service would wait for it, a fifth of a second, before it is up.
 if TYPE_CHECKING:
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     from tripcast.models.model import Prediction
     from tripcast.storage.store import Store
@@ -56,73 +54,6 @@ logger = logging.getLogger(__name__)
 
 #: Rows are numbered from here, so that all numbers have twelve digits and ids sort as text in the order of the answers.
 _NUMBERED_FROM = 10**11
-
-#: A span of more days than this is found in a listing of all days: one of each would take longer.
-_DAYS_LISTED_ONE_BY_ONE = 40
-
-#: Files fetched at a time: they are many and small, so the store's answers are what takes long.
-_READERS = 8
-
-
-def read_log(
-    store: Store,
-    since: datetime,
-    until: datetime,
-    where: pc.Expression | None = None,
-    columns: Sequence[str] | None = None,
-) -> pa.Table:
-    """Read the answers given in a span of time; the partitions of other days are not looked at.
-
-    Args:
-        store: Where the log is.
-        since: The first moment, with a time zone.
-        until: The moment after the last, with a time zone.
-        where: Which rows, by the columns of ``prediction_schema``; None for all.
-        columns: Which of those columns; None for all.
-
-    Returns:
-        The rows, those of each process in the order of its answers.
-
-    Raises:
-        InvalidRequest: If a moment has no time zone.
-        StorageError: If the store cannot be read.
-    """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    for moment in (since, until):
-        if moment.tzinfo is None:
-            raise InvalidRequest(f"{moment.isoformat()} has no time zone: write {moment.isoformat()}+00:00 for UTC.")
-    schema = prediction_schema()
-    names = list(columns or schema.names)
-    first = since.astimezone(UTC).date()
-    last = until.astimezone(UTC).date()
-    asked_for = (pc.field("predicted_at") >= since) & (pc.field("predicted_at") < until)
-    if where is not None:
-        asked_for &= where
-    days = {str(first + timedelta(days=day)) for day in range((last - first).days + 1)}
-    if len(days) > _DAYS_LISTED_ONE_BY_ONE:
-        keys = [key for key in store.list("predictions/") if key.split("/")[1].removeprefix("date=") in days]
-    else:
-        keys = [key for day in sorted(days) for key in store.list(f"predictions/date={day}/")]
-
-    with TemporaryDirectory() as folder, ThreadPoolExecutor(_READERS) as readers:
-
-        def read(key: str) -> pa.Table:
-            file = Path(folder) / Path(key).name
-            try:
-                store.get(key, file)
-            except StorageError:  # it has grown between two of the store's answers, perhaps
-                store.get(key, file)
-            with pq.ParquetFile(file) as log:
-                rows = log.read().filter(asked_for)
-            file.unlink()
-            return rows.select([name for name in names if name in rows.column_names])
-
-        empty = schema.empty_table().select(names)
-        # Files of before a column came to be have nulls there.
-        return pa.concat_tables([empty, *readers.map(read, keys)], promote_options="default")
 
 
 @dataclass(frozen=True)

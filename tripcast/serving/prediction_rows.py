@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from tripcast.serving.riders import pseudonym
 
+# pyarrow is imported where rows become a file, see ``tripcast.serving.prediction_log``: the service starts without it.
 if TYPE_CHECKING:
     import pyarrow as pa
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from tripcast.storage.files import atomic_write, storage_errors
 
+# pyarrow is imported where rows become a file, see ``tripcast.serving.prediction_log``: the service starts without it.
 if TYPE_CHECKING:
     import pyarrow as pa
 

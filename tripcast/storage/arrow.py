@@ -5,10 +5,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-if TYPE_CHECKING:
-    import pyarrow as pa
+import pyarrow as pa
 
 T = TypeVar("T")
 
@@ -29,8 +28,6 @@ def arrow_scalar(value: object, kind: pa.DataType) -> pa.Scalar:
     ``pyarrow.scalar`` does the same, but imports pandas, which takes longer than a month of trips. So does every
     function of ``pyarrow.compute`` that is given a Python number.
     """
-    import pyarrow as pa
-
     text = str(value).encode()
     offsets = struct.pack("<2i", 0, len(text))
     return pa.StringArray.from_buffers(1, pa.py_buffer(offsets), pa.py_buffer(text))[0].cast(kind)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from tripcast.errors import StorageError
 
+# pyarrow is imported where a parquet file is written: every command imports this, and would wait a fifth of a second.
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+# boto3 and botocore are imported where S3 is asked: every command imports this, and would wait a fifth of a second.
 from tripcast.errors import InvalidRequest, TripcastError
 
 #: What to do about S3's error codes.

@@ -269,11 +269,10 @@ class S3Store(Store):
 
     def _digest(self, key: str, since: datetime | None = None) -> str | None:
         """The hash that an object says it has, empty if it says none; None if there is none, or none since a moment."""
-        from botocore.exceptions import ClientError
-
+        client = self._bucket.client
         try:
-            head = self._bucket.client.head_object(Bucket=self._bucket.name, Key=self._bucket.prefix + key)
-        except ClientError as trouble:
+            head = client.head_object(Bucket=self._bucket.name, Key=self._bucket.prefix + key)
+        except client.exceptions.ClientError as trouble:
             # A missing bucket looks the same here. What follows meets it, too, and names it.
             if trouble.response["Error"]["Code"] in ("404", "NoSuchKey"):
                 return None

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, Schema
 
 from tripcast.models import Model
 from tripcast.registry.registry import Flavour
 from tripcast.taxi.feeds import FEEDS
 from tripcast.taxi.trips import Trips
 from tripcast.taxi.zones import LAST_ZONE, UNKNOWN_ZONE
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from mlflow.models import ModelSignature
 
 
 class RawTripModel:
@@ -44,8 +43,6 @@ class RawTripModel:
         Returns:
             (n, 3) in minutes: ``duration_minutes`` and the 10-90 % interval, ``lower_minutes`` and ``upper_minutes``.
         """
-        import pandas as pd
-
         feed = FEEDS[self.model.manifest.taxi]
         trips = Trips(
             pickup_datetime=raw[feed.columns["pickup_datetime"]].to_numpy("datetime64[us]"),
@@ -92,9 +89,6 @@ def flavour(taxi: str) -> Flavour:
 
 
 def _signature(taxi: str) -> ModelSignature:
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, Schema
-
     feed = FEEDS[taxi]
     # Whole numbers of which some are missing are doubles to pandas, and so to whoever wrote the parquet.
     zone = "double" if feed.zones_missing else "long"
@@ -109,8 +103,6 @@ def _signature(taxi: str) -> ModelSignature:
 
 def _input_example(taxi: str) -> pd.DataFrame:
     """One trip as the publisher records it: East Harlem to the Upper East Side on a weekday morning."""
-    import pandas as pd
-
     feed = FEEDS[taxi]
     zone = float if feed.zones_missing else int
     example = {

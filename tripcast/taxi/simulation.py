@@ -795,7 +795,7 @@ def _route_miles(seed: int, bridge_closed: bool) -> Floats:
 
 def _truncated_moments(median: Floats) -> Floats:
     """Moments 0, 1 and 2 of log-normal durations within the kept minutes, (3, n); see ``City.best_prediction``."""
-    from scipy.special import ndtr
+    from scipy.special import ndtr  # 0.3 s, which whoever only draws trips would wait for
 
     low, high = (np.log(bound / median) / _CHANCE for bound in (SHORTEST_MINUTES, LONGEST_MINUTES))
     return np.array(

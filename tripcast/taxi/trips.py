@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from tripcast.taxi.feeds import FEEDS
 
+# pyarrow is imported where files are read: the service, which imports this, would wait for it a fifth of a second.
 if TYPE_CHECKING:
     import pyarrow as pa
 

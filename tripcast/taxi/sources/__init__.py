@@ -8,10 +8,10 @@ from typing import Protocol
 
 from tripcast.errors import InvalidRequest
 from tripcast.months import Month
+from tripcast.taxi.simulation import City
 from tripcast.taxi.sources.folder import Folder
 from tripcast.taxi.sources.raw import RawMonth
 from tripcast.taxi.sources.s3 import S3
-from tripcast.taxi.sources.tlc import TLC
 
 
 class Source(Protocol):
@@ -38,8 +38,6 @@ class Simulated:
 
     def __init__(self, text: str) -> None:
         """Take the source as it was written: ``simulated``, or ``simulated?trips=5000&...``."""
-        from tripcast.taxi.simulation import City
-
         self._text, self._city = text, City.parse(text)
 
     def revision(self, taxi: str, month: Month) -> str:
@@ -71,6 +69,8 @@ def open_source(text: str, downloads: Path) -> Source:
     """
     name, _, rest = text.partition("://")
     if text == "tlc":
+        from tripcast.taxi.sources.tlc import TLC  # requests, a tenth of a second for every step on other months
+
         return TLC(downloads)
     if name.lower() == "s3" and "://" in text:
         return S3(f"s3://{rest}", downloads)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import requests
 
 from tripcast.errors import SourceError, SourceUnreachable
 from tripcast.http import http_session
@@ -15,9 +16,6 @@ from tripcast.taxi.feeds import FEEDS
 from tripcast.taxi.sources.downloads import Download, progress
 from tripcast.taxi.sources.files import open_month_file
 from tripcast.taxi.sources.raw import RawMonth
-
-if TYPE_CHECKING:
-    import requests
 
 #: Where TLC publishes, as linked from https://www.nyc.gov/site/tlc/about/tlc-trip-record-data.page
 PUBLISHER = "https://d37ci6vzurychx.cloudfront.net/trip-data"
@@ -56,8 +54,6 @@ class TLC:
         Raises:
             SourceError: If the month is not published, or the publisher cannot be reached and no copy is here.
         """
-        import requests
-
         url, download = self._place(taxi, month)
         try:
             with http_session(self._retries, _LONGEST_WAIT) as session, session.head(url, timeout=_TIMEOUT) as answer:
@@ -74,8 +70,6 @@ class TLC:
             SourceError: If the month is not published, the publisher cannot be reached, or the file is no table.
             StorageError: If the download cannot be written.
         """
-        import requests
-
         url, download = self._place(taxi, month)
         try:
             with http_session(self._retries, _LONGEST_WAIT) as session:
@@ -91,8 +85,6 @@ class TLC:
 
     def _download(self, session: requests.Session, url: str, download: Download, what: str) -> None:
         """Ask again until the whole file is here; tries that bring something do not count as retries."""
-        import requests
-
         failures, arrived = 0, download.begun()
         while not _advance(session, url, download, what):
             failures = failures + 1 if arrived == (arrived := download.begun()) else 0
@@ -132,8 +124,6 @@ def _advance(session: requests.Session, url: str, download: Download, what: str)
     Returns:
         Whether the whole and current file is here now.
     """
-    import requests
-
     begun = download.begun()
     with session.get(url, headers=_headers(download), stream=True, timeout=_TIMEOUT) as answer:
         if answer.status_code == 304:
