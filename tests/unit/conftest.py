@@ -286,7 +286,7 @@ def months_in(tmp_path):
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What asks for the S3 endpoint starts a server; what lives through months trains models for seconds."""
+    """What asks for the S3 endpoint starts a server; what lives through months, or prunes them, trains models first."""
     for item in items:
-        if {"s3_endpoint", "trained"} & set(getattr(item, "fixturenames", ())):
+        if {"s3_endpoint", "trained", "filled"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)

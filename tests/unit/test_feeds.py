@@ -288,6 +288,7 @@ def test_a_model_of_trips_without_distances_answers_whoever_asks(candidate: str,
         assert 1 <= lower < minutes < upper <= 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("taxi", FEEDS)
 def test_a_feed_is_trained_on_watched_and_scored(taxi: str, settings, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("TRIPCAST_COMMIT", "none")

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -129,6 +128,13 @@ def until(happened: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
+def spool_answers(log: PredictionLog, *minutes: float) -> None:
+    """Log answers, each of which is in the spool before the next."""
+    for each in minutes:
+        answer(log, minutes=each)
+        until(lambda: log.counts().waiting == 0)
+
+
 def minutes_of(store: Store) -> list[float]:
     return read_log(store, *ALL_TIME)["duration_minutes"].to_pylist()
 
@@ -151,56 +157,29 @@ def test_an_answer_comes_back_as_it_was_given(store, spool, clock):
     rows = read_log(store, *ALL_TIME)
     assert rows.schema == prediction_schema()
     noon = datetime(2026, 1, 10, 12, tzinfo=UTC)
-    assert rows.to_pylist() == [
-        {
-            "prediction_id": first,
-            "predicted_at": noon,
-            "model": "tripcast-green",
-            "version": 3,
-            "arm": "champion",
-            "rider_id": None,
-            "pickup_datetime": PICKUP,
-            "pickup_zone": 74,
-            "dropoff_zone": 236,
-            "trip_distance_miles": 2.25,
-            "way": "planned",
-            "duration_minutes": 12.5,
-            "lower_minutes": 8.5,
-            "upper_minutes": 18.5,
-        },
-        {
-            "prediction_id": second,
-            "predicted_at": noon + timedelta(microseconds=1_234_567),
-            "model": "tripcast-green",
-            "version": 4,
-            "arm": "challenger",
-            "rider_id": "Zoë 🚕",
-            "pickup_datetime": PICKUP + timedelta(seconds=1),
-            "pickup_zone": 1,
-            "dropoff_zone": 265,
-            "trip_distance_miles": None,
-            "way": "zones_only",
-            "duration_minutes": 0.1,
-            "lower_minutes": 0.1,
-            "upper_minutes": 1.0,
-        },
-        {
-            "prediction_id": third,
-            "predicted_at": noon + timedelta(microseconds=1_234_567),
-            "model": "tripcast-green",
-            "version": 3,
-            "arm": "champion",
-            "rider_id": "",
-            "pickup_datetime": datetime(1970, 1, 1),
-            "pickup_zone": 1,
-            "dropoff_zone": 1,
-            "trip_distance_miles": 0.0,
-            "way": "zones_only",
-            "duration_minutes": 1.0,
-            "lower_minutes": 1.0,
-            "upper_minutes": 1.0,
-        },
-    ]
+    of_first = {
+        "prediction_id": first,
+        "predicted_at": noon,
+        "model": "tripcast-green",
+        "version": 3,
+        "arm": "champion",
+        "rider_id": None,
+        "pickup_datetime": PICKUP,
+        "pickup_zone": 74,
+        "dropoff_zone": 236,
+        "trip_distance_miles": 2.25,
+        "way": "planned",
+        "duration_minutes": 12.5,
+        "lower_minutes": 8.5,
+        "upper_minutes": 18.5,
+    }
+    later = {"predicted_at": noon + timedelta(microseconds=1_234_567), "pickup_zone": 1, "way": "zones_only"}
+    of_second = {"prediction_id": second, "version": 4, "arm": "challenger", "rider_id": "Zoë 🚕", "dropoff_zone": 265}
+    of_second |= {"pickup_datetime": PICKUP + timedelta(seconds=1), "trip_distance_miles": None}
+    of_second |= {"duration_minutes": 0.1, "lower_minutes": 0.1, "upper_minutes": 1.0}
+    of_third = {"prediction_id": third, "rider_id": "", "pickup_datetime": datetime(1970, 1, 1), "dropoff_zone": 1}
+    of_third |= {"trip_distance_miles": 0.0, "duration_minutes": 1.0, "lower_minutes": 1.0, "upper_minutes": 1.0}
+    assert rows.to_pylist() == [of_first, of_first | later | of_second, of_first | later | of_third]
 
 
 def test_a_batch_comes_back_in_its_order_with_its_riders(store, spool):
@@ -327,14 +306,9 @@ def test_as_many_rows_as_a_file_holds_are_written_at_once(store, spool):
     assert log.counts() == Counts(appended=2, inherited=0, written=0, spooled=0, waiting=2, dropped=0)
     answer(log)
     until(lambda: log.counts().written == 3)
-    log.close(60)
-
-
-def test_a_batch_that_fills_a_file_is_written_at_once(store, spool):
-    log = PredictionLog(store, spool, seconds=NEVER, rows=3)
     log.extend(CHAMPION, [None] * 4, *batch(4))
-    until(lambda: log.counts().written >= 3)
-    assert log.close(60).written == 4
+    until(lambda: log.counts().written >= 6)
+    assert log.close(60).written == 7
 
 
 @pytest.mark.parametrize("rows", [1, 5, 100])
@@ -449,9 +423,7 @@ def test_a_file_grows_through_an_outage(outage, spool):
     answer(log, minutes=0.0)
     until(lambda: log.counts().written == 1)
     outage.down = True
-    for minutes in range(1, 4):
-        answer(log, minutes=float(minutes))
-        until(lambda: log.counts().waiting == 0)
+    spool_answers(log, 1.0, 2.0, 3.0)
     assert log.counts() == Counts(appended=4, inherited=0, written=1, spooled=3, waiting=0, dropped=0)
     assert minutes_of(outage) == [0.0]
     outage.down = False
@@ -477,9 +449,7 @@ def test_a_file_that_is_being_sent_does_not_change(tmp_path, spool):
     log = PredictionLog(store, spool, seconds=0.001)
     answer(log, minutes=0.0)
     assert store.sending.wait(60)
-    for minutes in (1.0, 2.0):
-        answer(log, minutes=minutes)
-        until(lambda: log.counts().waiting == 0)
+    spool_answers(log, 1.0, 2.0)
     assert [pq.read_metadata(file).num_rows for file in files_in(spool)] == [1, 2]
     store.goes_on.set()
     assert log.close(60).written == 3
@@ -608,9 +578,7 @@ def test_rows_of_a_dropped_file_do_not_come_back_with_later_ones(spool):
 def test_a_store_that_is_out_of_reach_loses_nothing(outage, spool, caplog):
     log = PredictionLog(outage, spool, seconds=0.02, rows=1)
     (folder,) = spool.iterdir()
-    for minutes in range(3):
-        answer(log, minutes=float(minutes))
-        until(lambda: log.counts().waiting == 0)
+    spool_answers(log, 0.0, 1.0, 2.0)
     assert log.counts() == Counts(appended=3, inherited=0, written=0, spooled=3, waiting=0, dropped=0)
     outage.down = False
     until(lambda: log.counts().written == 3)
@@ -683,14 +651,11 @@ def test_rows_wait_while_the_disk_refuses_them(store, spool, caplog):
 @pytest.mark.parametrize("what", ["the spool", "the folder of the process"])
 def test_a_spool_that_is_removed_is_made_again_and_listed(outage, spool, what):
     log = PredictionLog(outage, spool, seconds=0.02, rows=2)
-    for minutes in range(3):
-        answer(log, minutes=float(minutes))
-        until(lambda: log.counts().waiting == 0)
+    spool_answers(log, 0.0, 1.0, 2.0)
     assert not any("was removed while" in problem for problem in log.problems)
 
     shutil.rmtree(spool if what == "the spool" else next(spool.iterdir()))
-    answer(log, minutes=3.0)
-    until(lambda: log.counts().waiting == 0)
+    spool_answers(log, 3.0)
     assert "was removed while the service ran; it has been made again" in log.problems[0]
 
     outage.down = False
@@ -722,9 +687,7 @@ def test_rows_that_cannot_be_made_a_file_are_dropped_and_do_not_hold_up_the_othe
 
 def test_a_file_that_somebody_removes_does_not_hold_up_the_others(outage, spool):
     log = PredictionLog(outage, spool, seconds=0.02, rows=1)
-    for minutes in range(3):
-        answer(log, minutes=float(minutes))
-        until(lambda: log.counts().waiting == 0)
+    spool_answers(log, 0.0, 1.0, 2.0)
     files_in(spool)[0].unlink()
     outage.down = False
     until(lambda: log.counts().written == 2)
@@ -766,16 +729,21 @@ time.sleep(1000)
 """
 
 
+def killed(script: str, *arguments: str) -> list[str]:
+    """Run a script until it says so, and kill it; the ids that it logged."""
+    with subprocess.Popen([sys.executable, "-c", script, *arguments], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        ids = []
+        while (line := process.stdout.readline().strip()) != "killed now":
+            assert line, "it ended by itself"
+            ids.append(line)
+        process.kill()
+    return ids
+
+
 @pytest.mark.slow
 def test_what_a_killed_process_had_in_the_spool_is_sent_by_the_next(store, spool, clock):
-    process = subprocess.Popen([sys.executable, "-c", KILLED, str(spool)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout
-    ids = []
-    while (line := process.stdout.readline().strip()) != "killed now":
-        ids.append(line)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-
+    ids = killed(KILLED, str(spool))
     clock.set(datetime.now(UTC))
     log = PredictionLog(store, spool, seconds=0.02)
     until(lambda: log.counts().written == 200)
@@ -839,16 +807,7 @@ hang()
 )
 @pytest.mark.slow
 def test_a_kill_while_a_file_grows_costs_no_row_that_was_in_the_spool(tmp_path, clock, died_at, left, stored):
-    command = [sys.executable, "-c", GROWING, died_at, str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout
-    ids = []
-    while (line := process.stdout.readline().strip()) != "killed now":
-        assert line, "it ended by itself"
-        ids.append(line)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-
+    ids = killed(GROWING, died_at, str(tmp_path))
     clock.set(datetime.now(UTC))
     store = open_store(str(tmp_path / "store"))
     before = store.list("predictions/")

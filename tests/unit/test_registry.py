@@ -129,7 +129,8 @@ def test_a_rollback_without_a_champion_says_so(registry):
 
 def test_aliases_that_were_not_set_are_set_by_the_next_attempt(versions, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(versions, "_settle", lambda **_: None)  # as if the process had died between record and aliases
+        for part in ("_set_champions", "_set_challenger"):
+            patch.setattr(versions, part, lambda *_: None)  # as if the process had died between record and aliases
         versions.promote(1, "Better.")
     assert aliases(versions) == {}
 
@@ -268,7 +269,8 @@ def test_a_trial_whose_end_was_recorded_and_not_carried_out_is_ended_by_the_next
 ):
     with_champion.challenger(2, 0.1, "To compare.")
     with monkeypatch.context() as patch:
-        patch.setattr(with_champion, "_settle", lambda **_: None)  # as if the process had died
+        for part in ("_set_champions", "_set_challenger"):
+            patch.setattr(with_champion, part, lambda *_: None)  # as if the process had died
         end_trial(with_champion, 2, better)
     assert traffic(with_champion) == (1, 2, 0.1)
 

@@ -57,6 +57,27 @@ class Page(HTMLParser):
         self.text = " ".join([self.text, *data.split()])
 
 
+def parsed(drawing):
+    """A picture as XML."""
+    return ElementTree.fromstring(drawing.replace("<svg", '<svg xmlns:xlink="http://www.w3.org/1999/xlink"', 1))
+
+
+def check_self_contained(text, page, most_bytes):
+    """A page asks for nothing from elsewhere, is small enough to send, and has no stand-in for a colour left."""
+    wanted = {
+        value
+        for tag, attributes in page.elements
+        for name, value in attributes.items()
+        if name in {"src", "srcset", "href", "xlink:href", "action", "data", "poster"} and tag != "a"
+    }
+    assert all(value.startswith(("#", "data:image/png;base64,")) for value in wanted)
+    assert not {"script", "link", "iframe", "object", "embed"} & {tag for tag, _ in page.elements}
+    assert not re.search(r"@import|url\((?!#)", text)
+    assert "default-src 'none'" in text
+    assert not re.search("#0[1-5]0[1-5]0[1-6]", text)
+    assert len(text.encode()) < most_bytes
+
+
 def judged(**names):
     """A month of 5,000 trips, and candidates by the spread of their errors in minutes."""
     random = np.random.default_rng(0)
@@ -157,12 +178,11 @@ def test_every_picture_is_a_drawing_with_words_for_those_who_cannot_see_it(promo
     ]
     assert len(page.drawings) == len(titles)
     for drawing in page.drawings:
-        picture = ElementTree.fromstring(drawing.replace("<svg", '<svg xmlns:xlink="http://www.w3.org/1999/xlink"', 1))
+        picture = parsed(drawing)
         assert len(picture.findall(".//path")) >= 3
         assert len(picture.findall(".//text")) >= 5
         assert len(picture.attrib["aria-label"]) > 30
         assert "var(--ink)" in drawing
-        assert not re.search("#0[1-5]0[1-5]0[1-6]", drawing)  # no stand-in for a colour is left
     assert f"lightgbm {evaluation.candidates['lightgbm'].rmse:.2f}" in page.drawings[0]
 
 
@@ -177,21 +197,8 @@ def test_predicted_against_actual_is_a_picture_of_the_trips(promoted):
 
 
 def test_the_page_asks_for_nothing_from_outside(promoted):
-    _, _, text, page = promoted
-    wanted = {
-        value
-        for tag, attributes in page.elements
-        for name, value in attributes.items()
-        if name in {"src", "srcset", "href", "xlink:href", "action", "data", "poster"} and tag != "a"
-    }
-    assert all(value.startswith(("#", "data:image/png;base64,")) for value in wanted)
-    assert not {"script", "link", "iframe", "object", "embed"} & {tag for tag, _ in page.elements}
-    assert not re.search(r"@import|url\((?!#)", text)
-    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in text
-
-
-def test_the_page_is_small_enough_to_send(promoted):
-    assert len(promoted[2].encode()) < 1_500_000
+    check_self_contained(*promoted[2:], most_bytes=1_500_000)
+    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in promoted[2]
 
 
 def test_a_page_without_champion_compares_the_best_two(hostile):
@@ -208,7 +215,7 @@ def test_what_comes_from_outside_is_text_and_nothing_else(hostile):
     assert not [tag for tag, attributes in page.elements if tag == "img" or "onerror" in attributes]
     assert not [attributes for tag, attributes in page.elements if tag == "a"]  # no web address, no link
     for drawing in page.drawings:
-        ElementTree.fromstring(drawing.replace("<svg", '<svg xmlns:xlink="http://www.w3.org/1999/xlink"', 1))
+        parsed(drawing)
 
 
 def test_a_run_whose_candidates_cannot_be_judged_is_reported_without_pictures():

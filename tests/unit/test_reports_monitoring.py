@@ -2,21 +2,27 @@
 
 import re
 from dataclasses import dataclass, replace
-from xml.etree import ElementTree
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from tests.conftest import make_trips
-from tests.unit.test_reports import HOSTILE, Page
+from tests.unit.test_reports import HOSTILE, Page, check_self_contained, parsed
 from tripcast.evaluation.confidence import Measure
 from tripcast.jobs.judge import score
 from tripcast.jobs.train import train
 from tripcast.monitoring.drift import Drift, compare
 from tripcast.monitoring.quality import Expectation, Quality, measure
 from tripcast.monitoring.rule import Incident, Rule, WindowResult, decide
-from tripcast.reports.monitoring import JoinCounts, Judgement, MonitoringContext, monitoring_report, monitoring_summary
+from tripcast.reports.monitoring import (
+    JoinCounts,
+    Judgement,
+    MonitoringContext,
+    monitoring_report,
+    monitoring_summary,
+    rule_sentences,
+)
 from tripcast.taxi.bins import profile_trips
 from tripcast.taxi.trips import Trips
 from tripcast.taxi.ways import WAYS
@@ -117,10 +123,7 @@ def bad(city):
 
 def figures(page):
     """The pictures with captions, and the small ones in the table."""
-    drawings = [
-        ElementTree.fromstring(drawing.replace("<svg", '<svg xmlns:xlink="http://www.w3.org/1999/xlink"', 1))
-        for drawing in page.drawings
-    ]
+    drawings = list(map(parsed, page.drawings))
     small = [drawing for drawing in drawings if drawing.attrib["aria-label"].startswith("PSI of")]
     return [drawing for drawing in drawings if drawing not in small], small
 
@@ -130,10 +133,7 @@ def test_the_decision_and_what_happens_next_stand_at_the_top(bad):
     assert context.decision.action == "retrain"
     assert f"<h1>{context.decision.reason}</h1>" in text
     assert page.text.index("a candidate is trained") < page.text.index(context.decision.reason) < page.text.index("Why")
-    assert (
-        "Version 3 goes on serving while a candidate is trained, which has to pass the gate before it serves anybody."
-        in page.text
-    )
+    assert context.next_step in page.text
 
 
 def test_every_incident_is_there_since_it_began_and_so_are_the_alerts(bad):
@@ -171,24 +171,14 @@ def test_every_version_and_arm_has_its_figures(bad):
         assert row.replace("-", "\N{MINUS SIGN}") in page.text
 
 
-def test_how_the_truth_was_joined_is_told(bad, city):
-    page = bad[2]
-    assert "3,000 were judged; 1,234 have no true duration" in page.text
-    assert "17 true durations belong to no logged prediction." in page.text
-    assert "Left out were 2 whose id occurs more than once, and 31 that no trip can have had." in page.text
-    unlogged = Page(monitoring_report(context_of(city, "2021-02"))).text
-    assert (
-        "No predictions were logged, so this is what version 3 makes of the month's trips, with the meter's miles."
-        in unlogged
-    )
-
-
-def test_predictions_of_which_none_could_be_judged_are_counted(city):
+def test_how_the_truth_was_joined_is_told_in_figures(bad, city):
     counts = JoinCounts(judged=0, unjudged=55, unknown=3000, ambiguous=0, out_of_bounds=0)
-    unmatched = context_of(city, "2021-02", joined=counts)
-    text = Page(monitoring_report(replace(unmatched, quality=()))).text
-    assert "Of the logged predictions 0 were judged; 55 have no true duration" in text
-    assert "3,000 true durations belong to no logged prediction" in text
+    unmatched = replace(context_of(city, "2021-02", joined=counts), quality=())
+    for text, figures in (
+        (bad[2].text, ("3,000 were judged; 1,234 have", "17 true durations", "were 2 whose", "31 that")),
+        (Page(monitoring_report(unmatched)).text, ("0 were judged; 55 have", "3,000 true durations")),
+    ):
+        assert all(figure in text for figure in figures)
 
 
 def test_the_challenger_s_judgement_is_told_with_its_difference(bad):
@@ -237,23 +227,13 @@ def test_volume_is_told_beside_that_of_training(bad):
 
 
 def test_the_rule_is_written_out_with_its_thresholds(bad):
-    context = bad[0]
+    assert all(sentence in bad[2].text for sentence in rule_sentences(bad[0].decision.rule))
     rule = Rule(
         k=3, n=5, cool_down=2, max_rmse_ratio=1.25, psi_alert=0.3, coverage_tolerance=0.05, min_volume_ratio=0.4
     )
-    text = Page(monitoring_report(replace(context, decision=replace(context.decision, rule=rule)))).text
-    for part in (
-        "more than 1.25 times what was expected",
-        "A candidate is trained when the latest month is bad, and 3 of the last 5 that the same version served, "
-        "and none was started in the 2 months before.",
-        "index of a feature is above 0.3",
-        "fewer than 75% or more than 85%",
-        "less than 40% of the trips",
-    ):
-        assert part in text
-    monthly = replace(context.decision, rule=Rule())
-    text = Page(monitoring_report(replace(context, decision=monthly))).text
-    assert "Each sound month trains a candidate on the months before it." in text
+    said = " ".join(rule_sentences(rule))
+    for threshold in ("1.25 times", "3 of the last 5", "the 2 months before", "above 0.3", "75%", "85%", "40%"):
+        assert threshold in said
 
 
 def test_what_the_last_promotion_has_saved_is_told(bad):
@@ -304,12 +284,10 @@ def test_a_first_month_that_is_broken_has_no_pictures():
     assert Page(monitoring_report(context)).drawings == []
 
 
-def test_a_good_month_has_no_incident_and_trains_a_candidate(city):
-    context = context_of(city, "2021-02")
-    page = Page(monitoring_report(context))
-    assert "a candidate is trained" in page.text
-    assert "There is none in 2021-02." in page.text
-    assert "Version 3 goes on serving while a candidate is trained" in page.text
+def test_a_good_month_without_a_log_has_no_incident_and_trains_a_candidate(city):
+    page = Page(monitoring_report(context_of(city, "2021-02")))
+    for part in ("a candidate is trained", "There is none in 2021-02.", "No predictions were logged"):
+        assert part in page.text
 
 
 def test_a_month_whose_truth_is_not_known_yet_is_reported_by_its_drift(city):
@@ -353,13 +331,7 @@ def test_links_are_links_on_the_web_and_text_elsewhere(bad):
 
 
 def test_the_page_asks_for_nothing_from_outside(bad):
-    _, text, page = bad
-    assert not {"script", "link", "iframe", "object", "embed", "img"} & {tag for tag, _ in page.elements}
-    assert not re.search(r"@import|url\((?!#)", text)
-    assert not re.search(r'(?:src|xlink:href)="(?!#)', text)
-    assert "default-src 'none'" in text
-    assert not re.search("#0[1-5]0[1-5]0[1-6]", text)  # no stand-in for a colour is left
-    assert len(text.encode()) < 1_000_000
+    check_self_contained(*bad[1:], most_bytes=1_000_000)
 
 
 @pytest.fixture

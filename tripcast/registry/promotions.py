@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
@@ -77,13 +76,13 @@ class PromotionLog:
         self._model = model
         self._uri = uri
 
-    def events(self) -> list[PromotionEvent]:
-        """All events, oldest first, void ones among them.
+    def read(self) -> Standing:
+        """What the record comes to, now.
 
         Raises:
             TrackingError: If the store cannot be reached, or a tag of the record holds something else.
         """
-        return [self._event(key, text) for key, text in sorted(self._tags().items())]
+        return _replay([self._event(key, text) for key, text in sorted(self._tags().items())])
 
     def _event(self, key: str, text: str) -> PromotionEvent:
         try:
@@ -119,22 +118,6 @@ class PromotionLog:
             self._client.set_registered_model_tag(self._model, key, json.dumps(asdict(event)))
         return event
 
-    def holds(self, event: PromotionEvent) -> bool:
-        """Whether an event of the record is not void."""
-        return event in _replay(self.events()).valid
-
-    def champions(self) -> list[int]:
-        """The line of champions that led to the one in service: promotions, less those that were undone."""
-        return _replay(self.events()).champions
-
-    def challenger(self) -> tuple[int, float] | None:
-        """The challenger and its share of the traffic; None if there is none."""
-        return _replay(self.events()).challenger
-
-    def approval(self) -> Approval:
-        """How a winner stands that a person is asked about, under the champion of now."""
-        return _replay(self.events()).approval
-
     def _tags(self) -> dict[str, str]:
         with tracking_errors(self._uri, f"reading the promotion record of {self._model}"):
             models = self._client.search_registered_models(f"name = '{self._model}'")
@@ -160,17 +143,31 @@ class Approval:
 
 
 @dataclass
-class _Standing:
-    """What a record comes to."""
+class Standing:
+    """What a record comes to.
 
-    champions: list[int]
-    challenger: tuple[int, float] | None
-    approval: Approval
-    valid: list[PromotionEvent]
+    Attributes:
+        events: The whole record, oldest first, void events among them.
+        valid: Those that are not void.
+        champions: The line of champions that led to the one in service: promotions, less those that were undone.
+        challenger: The challenger and its share of the traffic; None if there is none.
+        approval: How the winners stand that a person is asked about, under the champion of now.
+    """
+
+    events: list[PromotionEvent]
+    valid: list[PromotionEvent] = field(default_factory=list)
+    champions: list[int] = field(default_factory=list)
+    challenger: tuple[int, float] | None = None
+    approval: Approval = field(default_factory=Approval)
+
+    @property
+    def champion(self) -> int | None:
+        """The version in service."""
+        return self.champions[-1] if self.champions else None
 
 
-def _replay(events: Sequence[PromotionEvent]) -> _Standing:
-    standing = _Standing([], None, Approval(), [])
+def _replay(events: list[PromotionEvent]) -> Standing:
+    standing = Standing(events)
     for event in events:
         if _apply(event, standing):
             standing.valid.append(event)
@@ -187,16 +184,15 @@ def _replay(events: Sequence[PromotionEvent]) -> _Standing:
     return standing
 
 
-def _apply(event: PromotionEvent, standing: _Standing) -> bool:
+def _apply(event: PromotionEvent, standing: Standing) -> bool:
     """Let an event change what stands; whether it is not void."""
-    champion = standing.champions[-1] if standing.champions else None
     challenger = standing.challenger[0] if standing.challenger else None
     approval = standing.approval
     waiting = approval.waiting.version if approval.waiting else None
     match event.action:
-        case "promote" if not event.judged or event.replaced == champion:
+        case "promote" if not event.judged or event.replaced == standing.champion:
             standing.champions.append(event.version)
-        case "rollback" if event.replaced == champion and event.version in standing.champions[:-1]:
+        case "rollback" if event.replaced == standing.champion and event.version in standing.champions[:-1]:
             standing.champions.pop()
             while standing.champions[-1] != event.version:
                 standing.champions.pop()

@@ -11,7 +11,7 @@ restores. The share is a tag of the registered model, projected from the record 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -26,7 +26,7 @@ from tripcast.errors import InvalidRequest, SignatureError, TrackingError
 from tripcast.models import Model
 from tripcast.models.signature import SIGNATURE, sign, verify
 from tripcast.registry.connection import open_client, passing_over, tracking_errors
-from tripcast.registry.promotions import Approval, PromotionEvent, PromotionLog
+from tripcast.registry.promotions import Approval, PromotionEvent, PromotionLog, Standing
 from tripcast.settings import Settings
 
 # MLflow is imported where files are moved, see ``tripcast.registry.connection``.
@@ -293,7 +293,7 @@ class Registry:
 
     def moves(self) -> list[PromotionEvent]:
         """The promotion record, oldest first."""
-        return self._log.events()
+        return self._log.read().events
 
     def promote(self, number: int, reason: str, *, judged: bool = False) -> PromotionEvent | None:
         """Make a version the champion.
@@ -311,15 +311,15 @@ class Registry:
                 champion.
         """
         version = self._servable(number)
-        champion = self._champion()
+        champion = self._log.read().champion
         move = None
         if champion != number:
             if judged:
                 self._check_judged(version, champion)
             move = self._log.append("promote", number, champion, reason, judged=judged)
-        self._settle()
-        if move and not self._log.holds(move):
-            raise self._judged_otherwise(version, str(champion), self._champion())
+        now = self._settle()
+        if move and move not in now.valid:
+            raise self._judged_otherwise(version, str(champion), now.champion)
         return move
 
     def rollback(self, reason: str) -> PromotionEvent:
@@ -333,9 +333,8 @@ class Registry:
         Raises:
             InvalidRequest: If there is no earlier champion to go back to, or somebody else moved at the same time.
         """
-        champions = self._log.champions()
-        there = {version.number for version in self.versions()}
-        earlier = [number for number in champions[:-1] if number in there and number != champions[-1]]
+        champions = self._log.read().champions
+        earlier = _earlier(champions, {version.number for version in self.versions()})
         if not earlier:
             state = "no version was ever promoted"
             if champions:
@@ -344,10 +343,10 @@ class Registry:
                 state = f"every champion before version {champions[-1]} is deleted"
             raise InvalidRequest(f"{self.name} has nothing to roll back to: {state}.")
         move = self._log.append("rollback", earlier[-1], champions[-1], reason)
-        self._settle()
-        if not self._log.holds(move):
+        now = self._settle()
+        if move not in now.valid:
             raise InvalidRequest(
-                f"{self.name} was moved by somebody else at the same time: version {self._champion()} is the champion "
+                f"{self.name} was moved by somebody else at the same time: version {now.champion} is the champion "
                 "now. Look at 'tripcast models', and roll back again if that is still wanted."
             )
         return move
@@ -427,7 +426,7 @@ class Registry:
         """
         _check_share(share)
         number = self._current_challenger()
-        recorded = self._log.challenger()
+        recorded = self._log.read().challenger
         # A challenger that a person made with MLflow's own means enters the record here.
         action: Literal["share", "challenge"] = "share" if recorded and recorded[0] == number else "challenge"
         move = self._log.append(action, number, None, reason, share=float(share))
@@ -449,7 +448,7 @@ class Registry:
 
     def approval(self) -> Approval:
         """How the winners stand that a person is asked about."""
-        return self._log.approval()
+        return self._log.read().approval
 
     def hold(self, number: int, share: float, reason: str) -> PromotionEvent:
         """Let a version wait for a person before it serves, in place of another one that waits; once.
@@ -467,8 +466,9 @@ class Registry:
                 champion, or the share is out of range.
         """
         _check_share(share)
-        self._check_judged(self._servable(number), self._champion())
-        waiting = self._log.approval().waiting
+        standing = self._log.read()
+        self._check_judged(self._servable(number), standing.champion)
+        waiting = standing.approval.waiting
         if waiting and (waiting.version, waiting.share) == (number, share):
             return waiting
         replaced = waiting.version if waiting and waiting.version != number else None
@@ -488,11 +488,11 @@ class Registry:
         Raises:
             InvalidRequest: If there is no such version, or it does not wait.
         """
-        approved = self._log.approval().approved
+        approved = self.approval().approved
         if approved is None or approved.version != number:
             if not self._answer("approve", number, by, reason):
                 return None
-            approved = self._log.approval().approved
+            approved = self.approval().approved
         return approved
 
     def reject(self, number: int, by: str, reason: str) -> bool:
@@ -514,17 +514,18 @@ class Registry:
     def _answer(self, action: Literal["approve", "reject"], number: int, by: str, reason: str) -> bool:
         """Write down what a person says of a version that waits; whether it was not said before."""
         self.version(number)
-        waiting = self._log.approval().waiting
+        waiting = self.approval().waiting
         if waiting and waiting.version == number:
             move = self._log.append(action, number, None, reason, by=by)
-            if self._log.holds(move):
+            if move in self._log.read().valid:
                 return True
+        standing = self._log.read()
         asked = [
-            move for move in self.moves() if move.version == number and move.action in ("hold", "approve", "reject")
+            move for move in standing.events if move.version == number and move.action in ("hold", "approve", "reject")
         ]
         if not asked:
             raise InvalidRequest(f"{self.name} version {number} waits for nobody: no run asked for its approval.")
-        answers = [move for move in asked if move.by and self._log.holds(move)]
+        answers = [move for move in asked if move.by and move in standing.valid]
         if answers and answers[-1].action == action:
             return False
         if answers and answers[-1].at > max(move.at for move in asked if move.action == "hold"):
@@ -561,8 +562,7 @@ class Registry:
             else:
                 move = self._log.append("withdraw", number, None, reason, share=0.0, cause=cause)
         # Also where there is nothing to write: one that died after writing left the aliases as they were.
-        self._settle()
-        return move if move and self._log.holds(move) else None
+        return move if move in self._settle().valid else None
 
     def relapse(self, number: int, previous: int, *, reason: str, cause: str) -> PromotionEvent | None:
         """Let the champion before this one serve again, for this one has turned out worse; once for the same cause.
@@ -577,12 +577,11 @@ class Registry:
             The line of the record; None if it is there already, or other versions stand there by now: somebody else
             has decided.
         """
-        move = None
-        if self._log.champions()[-2:] == [previous, number] and not any(move.cause == cause for move in self.moves()):
+        move, standing = None, self._log.read()
+        if standing.champions[-2:] == [previous, number] and not any(move.cause == cause for move in standing.events):
             move = self._log.append("rollback", previous, number, reason, cause=cause)
         # Also where there is nothing to write: one that died after writing left the aliases as they were.
-        self._settle()
-        return move if move and self._log.holds(move) else None
+        return move if move in self._settle().valid else None
 
     def expect(self, number: int, expectation: str, test_month: str) -> None:
         """Say anew what error is to be expected of a version.
@@ -636,10 +635,6 @@ class Registry:
             raise InvalidRequest(f"{self.name} has no challenger: set one beside the champion first.")
         return challenger.number
 
-    def _champion(self) -> int | None:
-        champions = self._log.champions()
-        return champions[-1] if champions else None
-
     def _servable(self, number: int) -> Version:
         """A version that the service can load."""
         version = self._registered_here(number)
@@ -681,7 +676,7 @@ class Registry:
         Raises:
             InvalidRequest: If another champion came before: roll back to that one.
         """
-        champions = self._log.champions()
+        champions = self._log.read().champions
         if len(champions) != 1:
             raise InvalidRequest(
                 f"{self.name} has had {len(champions)} champions: only the first of all can be deposed."
@@ -690,32 +685,35 @@ class Registry:
         self._settle()
         return move
 
-    def _settle(self, *, champions: bool = True) -> None:
+    def _settle(self, *, champions: bool = True) -> Standing:
         """Point the aliases at what the record says; again, if somebody else writes meanwhile.
 
         Args:
             champions: Whether the champion's, too; where only the challenger moved, a champion that a person made with
                 MLflow's own means stays.
+
+        Returns:
+            What the record comes to.
         """
+        standing = self._log.read()
         for attempt in range(1, _ATTEMPTS + 1):
-            moves = self._log.events()
+            there, done = {version.number for version in self.versions()}, False
             try:
                 if champions:
-                    self._set_champions()
-                self._set_challenger()
+                    self._set_champions(standing.champions, there)
+                self._set_challenger(standing, there)
+                done = True
             except TrackingError:  # perhaps because another one sets the same alias at this moment
                 if attempt == _ATTEMPTS:
                     raise
-            else:
-                if self._log.events() == moves:
-                    return
+            before, standing = standing, self._log.read()
+            if done and standing.events == before.events:
+                break
+        return standing
 
-    def _set_champions(self) -> None:
-        there = {version.number for version in self.versions()}
-        champions = self._log.champions()
-        earlier = [number for number in champions[:-1] if number in there and number != champions[-1]]
+    def _set_champions(self, champions: Sequence[int], there: Set[int]) -> None:
         wanted = {"champion": champions[-1]} if champions and champions[-1] in there else {}
-        if earlier:
+        if earlier := _earlier(champions, there):
             wanted["previous"] = earlier[-1]
         with tracking_errors(self._uri, f"setting the aliases of {self.name}"):
             present = dict(self._client.get_registered_model(self.name).aliases)
@@ -725,14 +723,13 @@ class Registry:
                 if int(present.get(alias, 0)) != number:
                     self._client.set_registered_model_alias(self.name, alias, str(number))
 
-    def _set_challenger(self) -> None:
+    def _set_challenger(self, standing: Standing, there: Set[int]) -> None:
         """Set the challenger and its share to what the record says.
 
         One that a person made with MLflow's own means stays until it becomes champion, is replaced or is withdrawn.
         """
-        moves = self.moves()
-        challenge = self._log.challenger()
-        if challenge and challenge[0] not in {version.number for version in self.versions()}:
+        challenge = standing.challenger
+        if challenge and challenge[0] not in there:
             challenge = None
         with tracking_errors(self._uri, f"setting the challenger of {self.name}"):
             model = self._client.get_registered_model(self.name)
@@ -742,10 +739,17 @@ class Registry:
                 self._client.set_registered_model_tag(self.name, SHARE, str(challenge[1]))
                 if int(present or 0) != challenge[0]:
                     self._client.set_registered_model_alias(self.name, "challenger", str(challenge[0]))
-            elif present is not None and (moves[-1].action == "withdraw" or present == model.aliases.get("champion")):
+            elif present is not None and (
+                standing.events[-1].action == "withdraw" or present == model.aliases.get("champion")
+            ):
                 self._client.delete_registered_model_alias(self.name, "challenger")
                 if SHARE in model.tags:
                     self._client.delete_registered_model_tag(self.name, SHARE)
+
+
+def _earlier(champions: Sequence[int], there: Set[int]) -> list[int]:
+    """The versions of a line of champions that could serve again: not the last one, and none that was deleted."""
+    return [number for number in champions[:-1] if number in there and number != champions[-1]]
 
 
 def _check_share(share: float) -> None:
