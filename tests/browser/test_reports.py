@@ -7,9 +7,9 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.unit.test_reports_replay import STORY
 from tripcast.evaluation.confidence import Measure
-from tripcast.monitoring.quality import Quality
+from tripcast.monitoring.quality import JoinCounts, Quality
 from tripcast.monitoring.rule import WindowResult, decide
-from tripcast.reports.monitoring import JoinCounts, MonitoringContext, monitoring_report
+from tripcast.reports.monitoring import MonitoringContext, monitoring_report
 from tripcast.reports.replay import replay_page
 
 ADDRESS = "https://mlflow.example/#/" + "0123456789abcdef" * 20

@@ -1,7 +1,7 @@
 """Drift against its plain definitions on raw samples, and on a simulated city that changes on command."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -195,7 +195,7 @@ def test_volume_is_that_of_a_usual_day_whatever_clocks_say():
 
 def test_a_drift_becomes_plain_json():
     found = compare(profile(make_trips(zones=(41, 42))), profile(make_trips(zones=(41, 7))))
-    document = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    document = json.loads(json.dumps(asdict(found), allow_nan=False))
     assert document["features"][0]["feature"] == "pickup_zone"
     assert document["new_places"].keys() == {"7"}
     assert document["gone_places"] == [42]

@@ -13,11 +13,10 @@ from tripcast.evaluation.confidence import Measure
 from tripcast.jobs.judge import score
 from tripcast.jobs.train import train
 from tripcast.monitoring.drift import Drift, compare
-from tripcast.monitoring.quality import Expectation, Quality, measure
+from tripcast.monitoring.quality import Expectation, JoinCounts, Quality, measure
 from tripcast.monitoring.rule import Incident, Rule, WindowResult, decide
+from tripcast.monitoring.trial import Trial
 from tripcast.reports.monitoring import (
-    JoinCounts,
-    Judgement,
     MonitoringContext,
     monitoring_report,
     monitoring_summary,
@@ -52,6 +51,8 @@ def month_of_trips(month, *, slower=1.0, moved=False):
         np.clip(trips.duration_minutes * slower, 1, 60),
     )
 
+
+TRIAL = Trial(4, 3, 3_000, Measure(-0.125, -0.5, 0.25), "withdraw", "Version 4 is withdrawn: it is no better.")
 
 PLACES = {zone.number: f"{zone.name}, {zone.borough}" for zone in ZONES}
 
@@ -113,7 +114,7 @@ def bad(city):
         city,
         "2021-06",
         joined=JoinCounts(judged=3000, unjudged=1234, unknown=17, ambiguous=2, out_of_bounds=31),
-        judgement=Judgement("Version 4 is withdrawn: it is no better.", Measure(-0.125, -0.5, 0.25)),
+        trial=TRIAL,
         alerts=["The webhook has taken the alert."],
         links={"MLflow run": "https://mlflow.example/#/runs/1", "Kubeflow": "run 7"},
     )
@@ -344,7 +345,7 @@ def hostile(bad):
         location=HOSTILE,
         created=HOSTILE,
         decision=decision,
-        judgement=Judgement(HOSTILE),
+        trial=replace(TRIAL, reason=HOSTILE),
         alerts=[HOSTILE],
         links={HOSTILE: "javascript:alert(1)"},
         quality=[replace(context.quality[0], arm=HOSTILE)],

@@ -197,7 +197,7 @@ def test_a_history_survives_json():
 
 
 def test_a_decision_becomes_plain_json():
-    document = json.loads(json.dumps(decided(months(1.2, 1.2)).to_dict(), allow_nan=False))
+    document = json.loads(json.dumps(asdict(decided(months(1.2, 1.2))), allow_nan=False))
     assert document["action"] == "retrain"
     assert document["incidents"][0]["kind"] == "error"
     assert document["evidence"][1] == {"key": "2021-02", "rmse_ratio": pytest.approx(1.2), "bad": True}

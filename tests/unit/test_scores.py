@@ -1,4 +1,3 @@
-import json
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -310,12 +309,3 @@ def test_trips_judged_batch_by_batch_have_the_scores_of_all_at_once(judged):
         for part_found, part_whole in zip(found.candidates[name].slices, scores.slices, strict=True):
             assert (part_found.label, part_found.trips) == (part_whole.label, part_whole.trips)
             assert part_found.difference.value == pytest.approx(part_whole.difference.value)
-
-
-def test_an_evaluation_becomes_plain_json(judged):
-    evaluation = judged[3]
-    document = json.loads(json.dumps(evaluation.to_dict(), allow_nan=False))
-    assert document["trips"] == 4000
-    assert document["candidates"]["near"]["rmse"] == evaluation.candidates["near"].rmse
-    assert document["candidates"]["near"]["difference"].keys() == {"value", "low", "high"}
-    assert len(document["champion"]["slices"]) == len(evaluation.champion.slices)

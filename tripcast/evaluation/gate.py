@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
 from tripcast.evaluation.confidence import CONFIDENCE
 from tripcast.evaluation.scores import NOMINAL_COVERAGE, Evaluation, Scores
@@ -111,10 +111,6 @@ class Decision:
             and failed[0].observed is not None
             and failed[0].observed >= 0
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything, ready for JSON."""
-        return {"promote": self.promote, **asdict(self)}
 
 
 def decide(

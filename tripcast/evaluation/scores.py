@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -123,10 +123,6 @@ class Scores:
         """The slices of one dimension that have trips, in reading order."""
         return tuple(part for part in self.slices if part.dimension == dimension)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Everything but the density, ready for JSON."""
-        return {name: value for name, value in asdict(self).items() if name != "density"}
-
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -149,17 +145,6 @@ class Evaluation:
     champion: Scores | None = None
     disqualified: dict[str, str] = field(default_factory=dict)
     champion_problem: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything but the densities and the slicing, ready for JSON."""
-        return {
-            "trips": self.trips,
-            "days": self.days,
-            "candidates": {name: scores.to_dict() for name, scores in self.candidates.items()},
-            "champion": self.champion.to_dict() if self.champion else None,
-            "disqualified": self.disqualified,
-            "champion_problem": self.champion_problem,
-        }
 
 
 @dataclass(frozen=True)

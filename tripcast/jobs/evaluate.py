@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -303,7 +303,7 @@ class Selection:
             "reason": self.decision.sentence,
             "approval": self.approval and self.rolls_out,
             "learned": list(self.learned),
-            "checks": self.decision.to_dict()["reasons"],
+            "checks": [asdict(check) for check in self.decision.reasons],
             "version": self.champion.number if self.champion and self.decision.verdict == "unchanged" else None,
         }
 

@@ -37,7 +37,7 @@ from tripcast.monitoring.drift import Drift
 from tripcast.monitoring.history import History, Retraining, Window
 from tripcast.monitoring.quality import (
     Expectation,
-    Joined,
+    JoinCounts,
     Quality,
     join,
     measure,
@@ -49,8 +49,6 @@ from tripcast.months import Month, parse_months
 from tripcast.registry.registry import EXPECTATION, Registry, Traffic, Version
 from tripcast.registry.tracking import Tracker
 from tripcast.reports.monitoring import (
-    JoinCounts,
-    Judgement,
     MonitoringContext,
     monitoring_report,
     monitoring_summary,
@@ -123,10 +121,10 @@ class Evidence:
         return cls(trips, pa.concat_tables(answers), None)
 
     @classmethod
-    def from_log(cls, log: pa.Table, joined: Joined) -> Evidence:
+    def from_log(cls, log: pa.Table, rows: pa.Table, counts: JoinCounts) -> Evidence:
         """What was answered to those who asked, where the truth is known."""
-        counts = JoinCounts(len(joined.rows), joined.unjudged, joined.unknown, joined.ambiguous, joined.out_of_bounds)
-        return cls(_asked(log, joined), joined.rows, counts)
+        asked = log.take(pc.index_in(rows["prediction_id"].combine_chunks(), log["prediction_id"].combine_chunks()))
+        return cls(replace(asked_trips(asked), duration_minutes=rows["true_minutes"].to_numpy()), rows, counts)
 
 
 @dataclass(frozen=True)
@@ -201,7 +199,19 @@ def watch(
     _check_order(asked, traffic.champion, registry, newest)
     revision = opened.revision(taxi, asked)  # a month that is missing is no broken one
     earlier = [window for window in recorded.values() if window.month < str(asked)]
-    result, judged, location = _look(source, taxi, asked, registry, traffic, earlier, store, rule, newest)
+    judged, location = None, source
+    try:
+        ingested, trips = load_valid_trips(source, taxi, asked, settings)
+    except SourceUnreachable:
+        raise
+    except (ContractError, SourceError) as broken:
+        result = WindowResult(str(asked), traffic.champion.number, data_problem=str(broken))
+    else:
+        judged, location = (
+            _judge(taxi, asked, trips, registry, traffic, earlier, store, rule, newest),
+            ingested.location,
+        )
+        result = _result(str(asked), traffic.champion.number, judged)
     results = [*(window.result for window in earlier), result]
     decision = decide(results, rule, newest=newest)
     retraining = None
@@ -220,7 +230,7 @@ def watch(
             quality=judged.quality if judged else (),
             drift=judged.drift if judged else None,
             joined=judged.counts if judged else None,
-            judgement=Judgement(judged.trial.reason, judged.trial.difference) if judged and judged.trial else None,
+            trial=judged.trial if judged else None,
             saved=judged.comparison.relapse or judged.comparison.sentence if judged and judged.comparison else None,
             alerts=[f"Training starts on {retraining.train}, to be judged on {retraining.test}."] if retraining else [],
             links={"the time series in MLflow": url} if url else {},
@@ -324,42 +334,22 @@ def _check_order(month: Month, champion: Version, registry: Registry, newest: bo
         )
 
 
-def _look(
-    source: str,
-    taxi: str,
-    month: Month,
-    registry: Registry,
-    traffic: Traffic,
-    earlier: Sequence[Window],
-    store: Store,
-    rule: Rule,
-    newest: bool,
-) -> tuple[WindowResult, Judged | None, str]:
-    """Judge a month; what was judged is None where its data is broken. And where the data came from."""
-    assert traffic.champion is not None
-    number = traffic.champion.number
-    try:
-        ingested, trips = load_valid_trips(source, taxi, month, Settings.load())
-    except SourceUnreachable:
-        raise
-    except (ContractError, SourceError) as broken:
-        return WindowResult(str(month), number, data_problem=str(broken)), None, source
-    judged = _judge(taxi, month, trips, registry, traffic, earlier, store, rule, newest)
+def _result(month: str, serving: int, judged: Judged) -> WindowResult:
+    """What the rule looks at, of the arm that answered most as the champion."""
     served = max(
         (quality for quality in judged.quality if quality.arm == "champion"),
         key=lambda quality: quality.trips,
         default=None,
     )
-    result = WindowResult(
-        key=str(month),
-        version=served.version if served else number,
+    return WindowResult(
+        key=month,
+        version=served.version if served else serving,
         expected_rmse=served.expected_rmse if served else None,
         rmse=served.rmse if served else None,
         interval_coverage=served.interval_coverage if served else None,
         psi=judged.drift.psi if judged.drift else {},
         volume_ratio=judged.drift.volume_ratio if judged.drift else None,
     )
-    return result, judged, ingested.location
 
 
 def _judge(
@@ -417,8 +407,8 @@ def _expectations(registry: Registry, rows: pa.Table) -> dict[int, dict[str, Exp
     }
 
 
-def _logged(model: str, taxi: str, month: Month, store: Store) -> tuple[pa.Table, Joined] | None:
-    """The month's logged predictions, and those of them that have a truth; None where no truth was put in the store."""
+def _logged(model: str, taxi: str, month: Month, store: Store) -> tuple[pa.Table, pa.Table, JoinCounts] | None:
+    """The month's logged predictions, and how they found their truth; None where no truth was put in the store."""
     key = f"truth/{taxi}/{month}.parquet"
     if key not in store.list(key):
         return None
@@ -429,7 +419,7 @@ def _logged(model: str, taxi: str, month: Month, store: Store) -> tuple[pa.Table
     since = _moment(month.start) - timedelta(days=_ASKED_BEFORE)
     now = datetime.now(UTC) + timedelta(days=1)
     log = _with_ways(read_log(store, min(since, now), now, begins_then & (pc.field("model") == model), _LOGGED))
-    return (log, join(log, truth, (SHORTEST_MINUTES, LONGEST_MINUTES))) if len(log) else None
+    return (log, *join(log, truth, (SHORTEST_MINUTES, LONGEST_MINUTES))) if len(log) else None
 
 
 def _with_ways(log: pa.Table) -> pa.Table:
@@ -456,12 +446,6 @@ def _read_truth(store: Store, key: str) -> pa.Table:
                 f"{store.uri}/{key} holds no true durations ({trouble}). It has to be a parquet file with the columns "
                 "prediction_id (text) and duration_minutes (a number). Store it again."
             ) from trouble
-
-
-def _asked(log: pa.Table, joined: Joined) -> Trips:
-    """The trips behind logged predictions, with their true durations; in the order of the joined rows."""
-    asked = log.take(pc.index_in(joined.rows["prediction_id"].combine_chunks(), log["prediction_id"].combine_chunks()))
-    return replace(asked_trips(asked), duration_minutes=joined.rows["true_minutes"].to_numpy())
 
 
 def choose_months(
@@ -512,10 +496,10 @@ def metrics(window: Window) -> dict[str, float]:
 
 def _figures(judged: Judged | None, decision: Decision, location: str) -> dict[str, Any]:
     """All that was measured, ready for JSON."""
-    found: dict[str, Any] = {"location": location, "decision": decision.to_dict(), "quality": []}
+    found: dict[str, Any] = {"location": location, "decision": asdict(decision), "quality": []}
     if judged:
-        found["quality"] = [quality.to_dict() for quality in judged.quality]
-        found["drift"] = judged.drift.to_dict() if judged.drift else None
+        found["quality"] = [asdict(quality) for quality in judged.quality]
+        found["drift"] = asdict(judged.drift) if judged.drift else None
         found["logged"] = asdict(judged.counts) if judged.counts else None
     return found
 

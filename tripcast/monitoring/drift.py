@@ -21,8 +21,7 @@ Sources:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -96,10 +95,6 @@ class Drift:
     def volume_ratio(self) -> float:
         """Trips of a usual day, as a multiple of the reference's."""
         return self.trips_per_day / self.reference_trips_per_day
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything, ready for JSON."""
-        return {**asdict(self), "new_places": {str(place): trips for place, trips in self.new_places.items()}}
 
 
 def compare(reference: Profile, window: Profile) -> Drift:

@@ -21,7 +21,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -64,18 +63,18 @@ def judged_schema() -> pa.Schema:
 
 
 @dataclass(frozen=True)
-class Joined:
-    """Logged predictions with their truth.
+class JoinCounts:
+    """How logged predictions and true durations found each other.
 
     Attributes:
-        rows: Those that have one, in ``judged_schema``, in the order of the truth.
+        judged: Logged predictions whose truth is known.
         unjudged: Logged predictions without a truth: the trip was not made, or is not known yet.
         unknown: Truths whose id was never logged.
         ambiguous: Truths whose id another truth has, too: none of them is used.
         out_of_bounds: Truths that no trip can have had, by the contract: a meter that ran on is no error of the model.
     """
 
-    rows: pa.Table
+    judged: int
     unjudged: int
     unknown: int
     ambiguous: int
@@ -206,18 +205,18 @@ class Quality:
     interval_coverage: Measure
     ways: tuple[WayQuality, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Everything, ready for JSON."""
-        return asdict(self)
 
-
-def join(log: pa.Table, truth: pa.Table, bounds: tuple[float, float]) -> Joined:
+def join(log: pa.Table, truth: pa.Table, bounds: tuple[float, float]) -> tuple[pa.Table, JoinCounts]:
     """Join logged predictions with true durations.
 
     Args:
         log: As ``tripcast.serving.prediction_log.prediction_schema``; only the columns of ``judged_schema`` are read.
         truth: ``prediction_id``, string, and ``duration_minutes``, float64; rows with a null in either have no truth.
         bounds: The least and the most minutes that a true duration may have, those of the contract.
+
+    Returns:
+        The predictions whose truth is known, in ``judged_schema`` and in the order of the truth; and what the others
+        lack.
     """
     truth = truth.select(["prediction_id", "duration_minutes"]).drop_null()
     ids = truth["prediction_id"].combine_chunks()
@@ -238,8 +237,8 @@ def join(log: pa.Table, truth: pa.Table, bounds: tuple[float, float]) -> Joined:
         ]
     ).take(place)
     rows = pa.table([*answers.columns, truth["duration_minutes"].filter(usable)], schema=judged_schema())
-    return Joined(
-        rows,
+    return rows, JoinCounts(
+        judged=len(rows),
         unjudged=len(log) - known.true_count,
         unknown=once.true_count - known.true_count,
         ambiguous=len(ids) - once.true_count,

@@ -215,10 +215,6 @@ class Decision:
     min_gain: float = DEFAULT_RULE.min_gain
     rule: Rule = DEFAULT_RULE
 
-    def to_dict(self) -> dict[str, Any]:
-        """Everything, ready for JSON."""
-        return asdict(self)
-
 
 def decide(history: Sequence[WindowResult], rule: Rule = DEFAULT_RULE, *, newest: bool = True) -> Decision:
     """Apply the rule to the latest window of a history.

@@ -15,8 +15,9 @@ from matplotlib.axes import Axes
 from tripcast.evaluation.confidence import CONFIDENCE, Measure
 from tripcast.evaluation.scores import NOMINAL_COVERAGE
 from tripcast.monitoring.drift import Drift, FeatureDrift
-from tripcast.monitoring.quality import Quality
+from tripcast.monitoring.quality import JoinCounts, Quality
 from tripcast.monitoring.rule import Decision, Rule, WindowResult
+from tripcast.monitoring.trial import Trial
 from tripcast.reports.page import markdown, render
 from tripcast.reports.pictures import (
     INK,
@@ -56,38 +57,6 @@ _PSI_MOVED = 0.1
 
 
 @dataclass(frozen=True)
-class JoinCounts:
-    """How logged predictions and true durations found each other, see ``tripcast.monitoring.quality.Joined``.
-
-    Attributes:
-        judged: Logged predictions whose truth is known.
-        unjudged: Logged predictions without a truth.
-        unknown: Truths whose id was never logged.
-        ambiguous: Truths whose id another truth has, too.
-        out_of_bounds: Truths that no trip can have had, by the contract.
-    """
-
-    judged: int
-    unjudged: int
-    unknown: int
-    ambiguous: int
-    out_of_bounds: int
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """What became of the challenger.
-
-    Attributes:
-        sentence: The judgement and what follows from it.
-        difference: RMSE of the challenger minus the champion's, minutes; None where they cannot be compared.
-    """
-
-    sentence: str
-    difference: Measure | None = None
-
-
-@dataclass(frozen=True)
 class MonitoringContext:
     """Everything that the monitoring report of one window tells.
 
@@ -101,7 +70,7 @@ class MonitoringContext:
         drift: How far the window's trips are from those that the champion learned from; None where the data is broken.
         joined: How logged predictions found their truth; None where nothing was logged, and the champion was scored on
             the window's trips instead.
-        judgement: What became of the challenger; None if there is none.
+        trial: What became of the challenger; None if there is none.
         saved: What the last promotion has saved so far, or why it is undone; None if there was none.
         alerts: What people are told, a sentence each, and whether they have been.
         links: Where more is to be read, by what is there: addresses on the web, or any other text.
@@ -116,7 +85,7 @@ class MonitoringContext:
     quality: Sequence[Quality] = ()
     drift: Drift | None = None
     joined: JoinCounts | None = None
-    judgement: Judgement | None = None
+    trial: Trial | None = None
     saved: str | None = None
     alerts: Sequence[str] = ()
     links: Mapping[str, str] = field(default_factory=dict)
@@ -199,8 +168,8 @@ def monitoring_summary(context: MonitoringContext) -> str:
                 f"{part.bias.value:+.2f} | {part.interval_coverage.value:.1%} |"
             )
         lines += ["", "Errors in minutes; bias is positive where trips are predicted too long."]
-    if context.judgement:
-        lines += ["", f"**Challenger**: {markdown(context.judgement.sentence)}"]
+    if context.trial:
+        lines += ["", f"**Challenger**: {markdown(context.trial.reason)}"]
     if context.saved:
         lines += ["", f"**What the loop has saved**: {markdown(context.saved)}"]
     if context.drift:
