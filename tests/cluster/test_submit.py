@@ -187,40 +187,27 @@ def test_a_kubeflow_that_overrules_the_retries_is_told_of(cluster, tripcast, ste
     assert ("It was tried once: this Kubeflow overrules" in result.stderr) is said
 
 
-def test_a_run_that_somebody_terminates_was_stopped_whatever_kubeflow_calls_its_end(cluster, tripcast):
-    cluster.script = (Frame("RUNNING"), Frame("CANCELING"), Frame("FAILED", (("plan", "FAILED"),)))
+@pytest.mark.parametrize(
+    ("frames", "said"),
+    [
+        # Whatever Kubeflow calls the end of a run that was stopped.
+        ((Frame("RUNNING"), Frame("CANCELING"), Frame("FAILED", (("plan", "FAILED"),))), "Somebody stopped it."),
+        ((Frame("RUNNING"), Frame("CANCELING"), Frame("CANCELED")), "Somebody stopped it."),
+        (
+            (Frame("FAILED", (("plan", "SUCCEEDED"), ("validate", "FAILED"))),),
+            "The step 'validate' failed: its log says",
+        ),
+        ((Frame("FAILED"),), "The run failed before any of its steps."),
+    ],
+)
+def test_a_run_that_ends_badly_says_how_and_is_linked(cluster, tripcast, frames, said):
+    cluster.script = frames
 
     result = tripcast("submit", "training")
 
     assert result.exit_code == 1
-    assert "Somebody stopped it. The run: http://" in result.stderr
-
-
-def test_a_failed_run_without_a_log_still_names_its_step(cluster, tripcast):
-    cluster.script = (Frame("FAILED", (("plan", "SUCCEEDED"), ("validate", "FAILED"))),)
-
-    result = tripcast("submit", "training")
-
-    assert result.exit_code == 1
-    assert "The step 'validate' failed: its log says why. The run: http://" in result.stderr
-
-
-def test_a_run_that_fails_before_its_steps_says_so(cluster, tripcast):
-    cluster.script = (Frame("FAILED"),)
-
-    result = tripcast("submit", "training")
-
-    assert result.exit_code == 1
-    assert "The run failed before any of its steps. The run: http://" in result.stderr
-
-
-def test_a_stopped_run_is_no_success(cluster, tripcast):
-    cluster.script = (Frame("RUNNING"), Frame("CANCELING"), Frame("CANCELED"))
-
-    result = tripcast("submit", "training")
-
-    assert result.exit_code == 1
-    assert "Somebody stopped it. The run: http://" in result.stderr
+    assert said in result.stderr
+    assert " The run: http://" in result.stderr
 
 
 @pytest.mark.parametrize("answer", [None, (503, "text/plain", "no healthy upstream"), (500, "application/json", "{}")])
@@ -292,31 +279,23 @@ def test_a_login_page_in_place_of_the_api_is_recognised(cluster, tripcast, answe
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_a_cluster_that_asks_for_a_token_says_so(cluster, tripcast):
-    cluster.token = "wanted"
-
-    result = tripcast("submit", "training")
-
-    assert result.exit_code == 1
-    assert "does not accept who asks (HTTP 401)" in result.stderr
-
-
-def test_missing_rights_are_said_in_the_servers_words(cluster, tripcast):
+@pytest.mark.parametrize(
+    ("cause", "said"),
+    [
+        ({"token": "wanted"}, "does not accept who asks (HTTP 401)"),
+        ({"multi_user": True}, "(HTTP 400): Failed to list pipelines: namespace cannot be empty in multi-user mode."),
+        ({}, "does not permit this (HTTP 403): RBAC: access denied. Check the namespace"),
+    ],
+)
+def test_a_refusal_is_said_in_the_servers_words(cluster, tripcast, cause, said):
+    for name, value in cause.items():
+        setattr(cluster, name, value)
     cluster.fail("POST /apis/v2beta1/runs", times=9, answer=(403, "text/plain", "RBAC: access denied"))
 
     result = tripcast("submit", "training")
 
     assert result.exit_code == 1
-    assert "does not permit this (HTTP 403): RBAC: access denied. Check the namespace" in result.stderr
-
-
-def test_what_the_server_refuses_is_said_in_its_words(cluster, tripcast):
-    cluster.multi_user = True
-
-    result = tripcast("submit", "training")
-
-    assert result.exit_code == 1
-    assert "(HTTP 400): Failed to list pipelines: namespace cannot be empty in multi-user mode." in result.stderr
+    assert said in result.stderr
 
 
 def test_a_cluster_that_is_not_there_is_one_sentence(cluster, tripcast):
@@ -362,20 +341,16 @@ def test_an_address_that_is_none_is_refused(cluster, tripcast, host, said):
     assert "hush" not in result.output
 
 
-def test_the_address_of_a_page_will_do(cluster, tripcast):
-    result = tripcast("submit", "training", "--no-wait", "--host", f"{cluster.url}/#/runs")
-
-    assert result.exit_code == 0
-    assert f"{cluster.url}/#/runs/details/" in result.stdout
-
-
-def test_the_address_of_a_page_of_the_dashboard_names_the_namespace(cluster, tripcast):
-    cluster.multi_user = True
-    result = tripcast("submit", "training", "--no-wait", "--host", f"{cluster.url}/_/?ns=team-a#/runs")
+@pytest.mark.parametrize(("page", "namespace"), [("/#/runs", None), ("/_/?ns=team-a#/runs", "team-a")])
+def test_the_address_of_a_page_will_do_and_that_of_the_dashboard_names_the_namespace(
+    cluster, tripcast, page, namespace
+):
+    cluster.multi_user = namespace is not None
+    result = tripcast("submit", "training", "--no-wait", "--host", cluster.url + page)
 
     assert result.exit_code == 0, result.stderr
     assert f"{cluster.url}/#/runs/details/" in result.stdout
-    assert {run["namespace"] for run in cluster.experiments} == {"team-a"}
+    assert {run["namespace"] or None for run in cluster.experiments} == {namespace}
 
 
 @pytest.mark.parametrize("variable", ["KF_PIPELINES_TOKEN", "KF_PIPELINES_COOKIE", "KF_PIPELINES_SA_TOKEN_PATH"])
