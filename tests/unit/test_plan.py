@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -76,6 +78,27 @@ def test_of_many_missing_months_one_sentence_names_all(tmp_path: Path) -> None:
     assert said.startswith("4 months are missing: 2021-03, 2021-04, 2021-05, 2021-06. Of the first: There is no ")
     assert "It has 2021-01, 2021-02: ask for one of these" in said
     assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        ({"taxi": "blue"}, "There is no taxi 'blue': choose one of green"),
+        ({"candidates": []}, "No candidate was named: choose from linear, lightgbm"),
+        ({"candidates": ["magic"]}, "There is no candidate 'magic': choose from linear, lightgbm"),
+        ({"candidates": ["linear", "linear"]}, "'linear' is named twice"),
+        ({"train": "2021-02"}, "2021-02 is not before the test month 2021-02"),
+        ({"train": "2021-13"}, "'2021-13' is not a month"),
+        ({"test": "2021-03..2021-04"}, "judged on one month, not on 2"),
+        ({"source": "/nowhere"}, "does not exist"),
+        ({"source": "ftp://nowhere"}, "ftp:// is not supported"),
+        ({"source": "simulated?magic=1"}, "no option 'magic'"),
+    ],
+)
+def test_what_cannot_be_trained_is_named(settings: Settings, asked: dict[str, Any], sentence: str) -> None:
+    request = {"source": "simulated", "taxi": "green", "train": "2021-01", "test": "2021-02", "candidates": ["linear"]}
+    with pytest.raises((InvalidRequest, SourceError), match=re.escape(sentence)):
+        plan(**request | asked)
 
 
 def test_an_experiment_that_was_deleted_is_said(settings: Settings) -> None:

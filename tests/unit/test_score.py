@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import make_trips
-from tripcast.errors import ContractError, InvalidRequest, SourceError, StorageError
+from tripcast.errors import ContractError, InvalidRequest, SourceError, StorageError, TrackingError
 from tripcast.jobs import score as scoring
 from tripcast.jobs.score import MARKER, Scored, find_version, plan_scoring, score, scores_schema
 from tripcast.jobs.train import train
@@ -442,6 +442,12 @@ def test_the_plan_gives_every_month_its_edition_and_the_same_version(planning):
 def test_what_cannot_be_scored_is_named_before_any_work(planning, request_, error, sentence):
     with pytest.raises(error, match=sentence):
         plan_scoring(*request_)
+
+
+def test_a_tracking_server_that_is_not_there_is_said_before_any_work(planning, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.raises(TrackingError, match=r"No MLflow server answers at http://127\.0\.0\.1:9"):
+        plan_scoring("simulated", "green", "2021-03", "champion")
 
 
 def test_all_months_that_a_source_lacks_are_named(planning, tmp_path):
