@@ -26,9 +26,10 @@ serve: .venv/laptop ## Predict with the model of `make run`: a web service and a
 
 # A file of tests is one process's work: what it starts for itself, such as a server, is started once. There is a process
 # for each core, so each trains with one thread: OpenMP's threads spin while they wait for a core that another has.
+# Schemathesis takes seconds to load in each process, and only tests of the service want it.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
 test-fast: .venv/dev ## Run the tests that start no process, server, container or browser: a minute
-	$(PYTEST) tests/unit -m "not slow"
+	$(PYTEST) -p no:schemathesis tests/unit -m "not slow"
 
 test: .venv/dev ## Run all tests but those of a cluster; with TRIPCAST_TLC_DIR=folder also those on real months
 	$(PYTEST) tests/unit tests/pipelines tests/serving tests/cluster
