@@ -95,7 +95,11 @@ def test_a_worker_runs_as_its_step_does_and_cannot_ask_kubernetes_for_anything(j
     [worker], main = pod["containers"], STEP["spec"]["containers"][1]
     for key in ("image", "imagePullPolicy", "resources"):
         assert worker[key] == main[key]
-    assert [variable["name"] for variable in worker["env"]] == ["OMP_NUM_THREADS", "AWS_ACCESS_KEY_ID"]
+    assert [variable["name"] for variable in worker["env"]] == [
+        "OMP_NUM_THREADS",
+        "AWS_ACCESS_KEY_ID",
+        "OMP_WAIT_POLICY",
+    ]
     assert worker["securityContext"] == {**main["securityContext"], "readOnlyRootFilesystem": True}
     assert {mount["mountPath"] for mount in worker["volumeMounts"]} == {"/tmp", "/kfp/certs"}
     assert {volume["name"] for volume in pod["volumes"]} == {"tmp", "ca-bundle"}

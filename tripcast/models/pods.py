@@ -28,7 +28,7 @@ from typing import Any
 from uuid import uuid4
 
 from tripcast.errors import StorageError, WorkerError
-from tripcast.models.workers import Workers, ended_by_signal, failed
+from tripcast.models.workers import ENVIRONMENT, Workers, ended_by_signal, failed
 from tripcast.settings import Settings
 from tripcast.storage.store import Store, open_store
 
@@ -143,7 +143,10 @@ def worker_job(step: Mapping[str, Any], number: int, module: str, address: str) 
         "image": main["image"],
         "imagePullPolicy": main["imagePullPolicy"],
         "command": ["python", "-m", __name__, module, name, str(number), address],
-        "env": [variable for variable in main["env"] if not variable["name"].startswith(("ARGO_", "KFP_"))],
+        "env": [
+            *(variable for variable in main["env"] if not variable["name"].startswith(("ARGO_", "KFP_"))),
+            *({"name": name, "value": value} for name, value in ENVIRONMENT.items()),
+        ],
         "resources": main["resources"],
         "securityContext": {**main["securityContext"], "readOnlyRootFilesystem": True},
         # The end of what a worker says is the message of one that failed.

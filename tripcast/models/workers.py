@@ -20,6 +20,9 @@ from typing import Protocol
 
 from tripcast.errors import WorkerError
 
+#: Of every worker. They wait for each other at every split, and OpenMP's threads would spin on cores that others need.
+ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+
 #: Seconds between two looks at the workers.
 _PAUSE = 0.2
 
@@ -87,11 +90,13 @@ class ProcessWorkers(Workers):
     def run(self, module: str, task: Path) -> None:
         """See ``Workers``."""
         addresses = ",".join(f"127.0.0.1:{port}" for port in _free_ports(self.number))
-        command = [sys.executable, "-m", module, str(task)]
+        command, environment = [sys.executable, "-m", module, str(task)], {**os.environ, **ENVIRONMENT}
         with contextlib.ExitStack() as stack:
             outputs = [stack.enter_context((task / f"worker-{rank}.log").open("w")) for rank in range(self.number)]
             running = [
-                subprocess.Popen([*command, str(rank), addresses], stdout=output, stderr=subprocess.STDOUT)
+                subprocess.Popen(
+                    [*command, str(rank), addresses], env=environment, stdout=output, stderr=subprocess.STDOUT
+                )
                 for rank, output in enumerate(outputs)
             ]
             try:
