@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from hashlib import sha256
+from operator import attrgetter
 from pathlib import Path
 
 import lightgbm as lgb
@@ -27,6 +28,7 @@ from tripcast.taxi.candidates import CANDIDATES, lightgbm, linear
 from tripcast.taxi.features import FEATURES, OutOfFold
 from tripcast.taxi.trips import Trip, Trips
 from tripcast.taxi.ways import METERED, PLANNED, ZONES_ONLY, as_asked
+from tripcast.taxi.zones import ZONES
 
 
 @pytest.fixture(scope="module")
@@ -349,6 +351,9 @@ def scores(model: Model, trips: Trips) -> tuple[float, float, float]:
     return float(np.sqrt(np.mean(errors**2))), float(np.mean(np.abs(errors))), float(np.mean(within))
 
 
+#: By the number of a zone.
+BOROUGHS = np.array(["", *(zone.borough for zone in sorted(ZONES, key=attrgetter("number")))])
+
 #: Training months, the later test month, and the most that RMSE and MAE may be there.
 SPLITS = [
     (["2021-01"], "2021-02", 5.12, 3.33),
@@ -362,10 +367,23 @@ SPLITS = [
 @pytest.mark.slow
 def test_lightgbm_is_accurate_and_its_interval_honest_on_published_months(tlc, months, test, most_rmse, most_mae):
     model = train("lightgbm", published(tlc, months), taxi="green", data={})
-    rmse, mae, coverage = scores(model, published(tlc, [test]))
+    later = published(tlc, [test])
+    rmse, mae, _ = scores(model, later)
     assert rmse <= most_rmse
     assert mae <= most_mae
-    assert 0.78 <= coverage <= 0.82
+    for way, trips in as_asked(later).items():
+        found, actual = model.predict(trips, metered=way == METERED), trips.duration_minutes
+        within = (found.lower <= actual) & (actual <= found.upper)
+        assert 0.77 <= within.mean() <= 0.83, way
+        groups = model.predictor.groups(trips, way == METERED)
+        inside = np.where(trips.pickup_zone == trips.dropoff_zone, "in a zone", "between zones")
+        boroughs = BOROUGHS[trips.pickup_zone]
+        for slices in (groups, inside, boroughs):
+            for name in np.unique(slices).tolist():
+                rows = slices == name
+                # Whoever asks with a plan has one: that of records without a reading would be none.
+                if rows.sum() >= 1000 and not (way == PLANNED and name.startswith(ZONES_ONLY)):
+                    assert within[rows].mean() >= 0.75, (way, name)
 
 
 def test_linear_reproduces_the_notebook_on_published_months(tlc):

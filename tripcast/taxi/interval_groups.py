@@ -1,8 +1,8 @@
 """The groups of trips that have an interval of their own: what is known of them says how far predictions are off.
 
-One interval for all trips holds eight of ten, but too few of those that are hard to predict: trips metered far from the
-usual miles between their zones, trips without a meter's reading, and trips from the Bronx. A group is named by its way
-of asking, and by what sets it apart.
+One interval for all trips holds eight of ten, but too few of those that are hard to predict: trips whose distance is
+far from the usual miles between their zones, trips within a zone, trips without a meter's reading, and trips from the
+Bronx. A group is named by its way of asking, and by what sets it apart.
 
 Source: Boström & Johansson (2020), Mondrian conformal regressors, Proceedings of Machine Learning Research 128,
 114-133.
@@ -16,19 +16,24 @@ import numpy as np
 import numpy.typing as npt
 
 from tripcast.taxi.trips import Trip, Trips
-from tripcast.taxi.ways import METERED, PLANNED, ZONES_ONLY, way_of, ways_of
+from tripcast.taxi.ways import METERED, PLANNED, WAYS, ZONES_ONLY, way_of, ways_of
 from tripcast.taxi.zones import ZONES
 
 _BRONX = frozenset(zone.number for zone in ZONES if zone.borough == "Bronx")
 _IN_BRONX = np.isin(np.arange(1 << 16), list(_BRONX))
 
-#: Metered over usual miles, where one group ends and the next begins.
+#: Miles, planned or metered, over usual ones, where one group ends and the next begins.
 _RATIOS = (0.5, 0.8, 1.25, 2.0)
 
-_OF_RATIO = tuple(f"{METERED}/{name}" for name in ("far below", "below", "usual", "above", "far above"))
+_OF_RATIO = {
+    way: tuple(f"{way}/{name}" for name in ("far below", "below", "usual", "above", "far above"))
+    for way in (PLANNED, METERED)
+}
+_BRONX_OF_WAY = {way: f"{way}/Bronx" for way in WAYS}
+#: From a zone to itself: a few streets, or there and back.
+_WITHIN_ZONE = {way: f"{way}/within a zone" for way in WAYS}
 #: Of trips that have ended, and whose meter shows nothing that can be.
 _UNMETERED = f"{ZONES_ONLY}/no reading"
-_BRONX_OF_WAY = {way: f"{way}/Bronx" for way in (ZONES_ONLY, PLANNED, METERED)}
 
 
 def group_of(trip: Trip, metered: bool, usual_miles: float) -> str:
@@ -38,9 +43,11 @@ def group_of(trip: Trip, metered: bool, usual_miles: float) -> str:
         return _UNMETERED
     if trip.pickup_zone in _BRONX:
         return _BRONX_OF_WAY[way]
-    if metered:
-        return _OF_RATIO[bisect_right(_RATIOS, trip.trip_distance_miles / usual_miles)]
-    return way
+    if trip.pickup_zone == trip.dropoff_zone:
+        return _WITHIN_ZONE[way]
+    if way == ZONES_ONLY:
+        return way
+    return _OF_RATIO[way][bisect_right(_RATIOS, trip.trip_distance_miles / usual_miles)]
 
 
 def groups_of(trips: Trips, metered: bool, usual_miles: npt.NDArray[np.floating]) -> npt.NDArray[np.str_]:
@@ -52,10 +59,10 @@ def groups_of(trips: Trips, metered: bool, usual_miles: npt.NDArray[np.floating]
         usual_miles: Of each trip's pair of zones, (n,).
     """
     ways = ways_of(trips, metered)
-    in_bronx = _IN_BRONX[trips.pickup_zone.astype(np.uint16)]
-    if not metered:
-        return np.where(in_bronx, np.char.add(ways, "/Bronx"), ways)
     with np.errstate(invalid="ignore", over="ignore"):
         ratio = trips.trip_distance_miles / usual_miles
-    groups = np.array(_OF_RATIO)[np.searchsorted(_RATIOS, ratio, side="right")]
-    return np.where(ways == ZONES_ONLY, _UNMETERED, np.where(in_bronx, _BRONX_OF_WAY[METERED], groups))
+    by_ratio = np.array(_OF_RATIO[METERED if metered else PLANNED])[np.searchsorted(_RATIOS, ratio, side="right")]
+    groups = np.where(ways == ZONES_ONLY, ways, by_ratio)
+    groups = np.where(trips.pickup_zone == trips.dropoff_zone, np.char.add(ways, "/within a zone"), groups)
+    groups = np.where(_IN_BRONX[trips.pickup_zone.astype(np.uint16)], np.char.add(ways, "/Bronx"), groups)
+    return np.where(ways == ZONES_ONLY, _UNMETERED, groups) if metered else groups
