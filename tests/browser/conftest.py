@@ -59,12 +59,12 @@ def page_url(tmp_path_factory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def two_taxis_url(tmp_path_factory) -> Iterator[str]:
-    """Where the page of a service is that has a champion for two kinds of taxis."""
-    home = tmp_path_factory.mktemp("two-taxis")
-    for taxi, version in (("green", 3), ("yellow", 5)):
+def taxis_url(tmp_path_factory) -> Iterator[str]:
+    """Where the page of a service is that has a champion for several kinds of taxis, one without distances."""
+    home = tmp_path_factory.mktemp("taxis")
+    for taxi, version in (("green", 3), ("yellow", 5), ("fhv", 7)):
         copy = ModelCache(home, model_name(taxi))
-        candidate = "lightgbm" if taxi == "green" else "linear"
+        candidate = "linear" if taxi == "yellow" else "lightgbm"
         champion = served(copy, version, candidate, taxi, rmse="4.84", notebook_rmse="7.22", test_month="2021-03")
         copy.write(DesiredState(champion, None, share=0.0))
     with service_in(home) as url:
@@ -123,9 +123,9 @@ def page(browser, page_url) -> Iterator[Page]:
 
 
 @pytest.fixture
-def two_taxis(browser, two_taxis_url) -> Iterator[Page]:
-    """The same where two kinds of taxis are served."""
-    with tab(browser, two_taxis_url) as page:
+def taxis(browser, taxis_url) -> Iterator[Page]:
+    """The same where several kinds of taxis are served."""
+    with tab(browser, taxis_url) as page:
         yield page
 
 

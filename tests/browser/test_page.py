@@ -487,12 +487,12 @@ def test_where_one_taxi_serves_there_is_none_to_choose(page):
     expect(page.get_by_label("Taxi", exact=True)).to_be_hidden()
 
 
-def test_a_taxi_is_chosen_and_its_own_model_answers(two_taxis):
-    page = two_taxis
+def test_a_taxi_is_chosen_and_its_own_model_answers(taxis):
+    page = taxis
     first = open_trip(page)
     choice = page.get_by_label("Taxi", exact=True)
     expect(choice).to_have_value("green")
-    assert choice.locator("option").all_inner_texts() == ["Green taxi", "Yellow taxi"]
+    assert choice.locator("option").all_inner_texts() == ["Green taxi", "Yellow taxi", "For-hire vehicle"]
     assert (first["model"], "taxi" in query_of(page)) == ("tripcast-green", False)
 
     with page.expect_response("**/predict") as answered:
@@ -513,10 +513,24 @@ def test_a_taxi_is_chosen_and_its_own_model_answers(two_taxis):
     expect(choice).to_have_value("yellow")
 
 
-def test_a_taxi_that_is_none_is_said_and_another_one_chosen(two_taxis):
-    page = two_taxis
+def test_a_planned_route_is_offered_where_the_model_knows_distances_alone(taxis):
+    page = taxis
+    page.goto(TRIP + "&miles=5&taxi=fhv")
+    shown(page)
+    plan, choice = page.locator("#plan"), page.get_by_label("Taxi", exact=True)
+    expect(plan).to_be_hidden()
+    expect(page.locator("#why")).not_to_contain_text("The planned route")
+    with page.expect_response("**/predict"):
+        choice.select_option("green")
+    shown(page)
+    expect(plan).to_be_visible()
+    expect(page.get_by_label("Its length, miles")).to_have_value("5")
+
+
+def test_a_taxi_that_is_none_is_said_and_another_one_chosen(taxis):
+    page = taxis
     page.goto(TRIP + "&taxi=red")
-    expect(page.locator("#trouble")).to_have_text('There is no taxi "red". Those that serve: green, yellow.')
+    expect(page.locator("#trouble")).to_have_text('There is no taxi "red". Those that serve: green, yellow, fhv.')
     choice = page.get_by_label("Taxi", exact=True)
     expect(choice).to_have_attribute("aria-invalid", "true")
     with page.expect_response("**/predict"):

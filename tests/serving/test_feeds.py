@@ -73,6 +73,15 @@ def test_nor_is_one_in_a_batch_in_tensors_or_on_the_page(hired):
     assert curves[0] == curves[1]
 
 
+def test_the_page_is_told_whose_model_knows_miles_and_offers_a_planned_route_there_alone(hired):
+    day = {"pickup_zone": 74, "dropoff_zone": 236, "date": "2021-01-20"}
+    knows = {
+        taxi: hired.client.get("/explore", params=day | {"taxi": taxi}).json()["knows_miles"]
+        for taxi in ("fhvhv", "fhv")
+    }
+    assert knows == {"fhvhv": True, "fhv": False}
+
+
 def test_what_was_answered_is_logged_as_it_was_asked(hired):
     answer = hired.predict({**TRIP, "taxi": "fhv"})
 

@@ -21,6 +21,7 @@ from tripcast.taxi.web.requests import (
     LAST_YEAR,
     TaxiQuery,
     known_miles,
+    knows_miles,
     local_seconds,
     served_model,
 )
@@ -102,7 +103,7 @@ def router(service: Service) -> APIRouter:
                     "upper": prediction.upper.tolist(),
                 }
         usual = _usual_miles(arms.champion.model, pickup_zone, dropoff_zone)
-        return json_response({"usual_miles": usual, "arms": curves})
+        return json_response({"knows_miles": knows_miles(model.name), "usual_miles": usual, "arms": curves})
 
     return router
 

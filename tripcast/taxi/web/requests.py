@@ -248,9 +248,14 @@ def to_trip(asked: TripRequest, model: str, pickup_field: str) -> Trip:
     )
 
 
+def knows_miles(model: str) -> bool:
+    """Whether a model has learned of distances: the records of its feed have them."""
+    return model not in _WITHOUT_DISTANCE
+
+
 def known_miles(miles: float | None, model: str) -> float:
     """The miles that a model is asked with: NaN where the client says none, or where the model has learned of none."""
-    return nan if miles is None or model in _WITHOUT_DISTANCE else miles
+    return miles if miles is not None and knows_miles(model) else nan
 
 
 def local_seconds(pickup: datetime, field: str) -> int:

@@ -178,6 +178,7 @@ function showForm() {
 function showDistance() {
   const usual = day?.usual_miles ?? null;
   const planned = trip.miles !== null;
+  at("plan").hidden = day?.knows_miles === false; // its model would not hear of a planned route
   if (planned) at("plan").open = true;
   if (document.activeElement !== at("miles")) at("miles").value = planned ? trip.miles : "";
   at("unplanned").hidden = !planned;
@@ -205,7 +206,7 @@ function showAnswer() {
   at("by").textContent = clock(Math.ceil(leaving + upper));
   at("arrival").textContent = `Leave at ${clock(leaving)}, arrive at about ${clock(leaving + minutes)}.`;
   const names = {
-    distance: trip.miles === null ? "The way between them" : "The planned route",
+    distance: trip.miles === null || !day.knows_miles ? "The way between them" : "The planned route",
     hour: `${weekdayOf(trip.date)}, ${clock(leaving)}`,
     pickup_zone: `From ${pickup.input.value}`,
     dropoff_zone: `To ${dropoff.input.value}`,
