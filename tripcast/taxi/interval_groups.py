@@ -30,8 +30,8 @@ _OF_RATIO = {
     for way in (PLANNED, METERED)
 }
 _BRONX_OF_WAY = {way: f"{way}/Bronx" for way in WAYS}
-#: From a zone to itself: a few streets, or there and back.
-_WITHIN_ZONE = {way: f"{way}/within a zone" for way in WAYS}
+#: From a zone to itself: a few streets, or there and back; the meter tells which.
+_WITHIN_ZONE = {way: f"{way}/within a zone" for way in (ZONES_ONLY, PLANNED)}
 #: Of trips that have ended, and whose meter shows nothing that can be.
 _UNMETERED = f"{ZONES_ONLY}/no reading"
 
@@ -43,7 +43,7 @@ def group_of(trip: Trip, metered: bool, usual_miles: float) -> str:
         return _UNMETERED
     if trip.pickup_zone in _BRONX:
         return _BRONX_OF_WAY[way]
-    if trip.pickup_zone == trip.dropoff_zone:
+    if trip.pickup_zone == trip.dropoff_zone and not metered:
         return _WITHIN_ZONE[way]
     if way == ZONES_ONLY:
         return way
@@ -63,6 +63,7 @@ def groups_of(trips: Trips, metered: bool, usual_miles: npt.NDArray[np.floating]
         ratio = trips.trip_distance_miles / usual_miles
     by_ratio = np.array(_OF_RATIO[METERED if metered else PLANNED])[np.searchsorted(_RATIOS, ratio, side="right")]
     groups = np.where(ways == ZONES_ONLY, ways, by_ratio)
-    groups = np.where(trips.pickup_zone == trips.dropoff_zone, np.char.add(ways, "/within a zone"), groups)
+    if not metered:
+        groups = np.where(trips.pickup_zone == trips.dropoff_zone, np.char.add(ways, "/within a zone"), groups)
     groups = np.where(_IN_BRONX[trips.pickup_zone.astype(np.uint16)], np.char.add(ways, "/Bronx"), groups)
     return np.where(ways == ZONES_ONLY, _UNMETERED, groups) if metered else groups
