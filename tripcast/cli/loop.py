@@ -62,20 +62,8 @@ def _learning(command: Callable[..., None]) -> Callable[..., None]:
             type=click.IntRange(min=1),
             help="On how many months, at most, to train anew: the freshest sound ones.",
         ),
-        click.option(
-            "--candidates",
-            default="linear,lightgbm",
-            show_default=True,
-            metavar="NAMES",
-            help="Which models to train anew: linear, lightgbm, tuned.",
-        ),
-        click.option(
-            "--trials",
-            default=20,
-            show_default=True,
-            type=click.IntRange(min=1),
-            help="How many parameter sets 'tuned' tries.",
-        ),
+        options.candidates,
+        options.trials,
         click.option(
             "--rollout",
             default="10%",
@@ -87,14 +75,13 @@ def _learning(command: Callable[..., None]) -> Callable[..., None]:
     ]
 
     @wraps(command)
-    def with_options(source: str, taxi: str, rule: dict[str, float], candidates: str, **asked: Any) -> None:
+    def with_options(source: str, taxi: str, rule: dict[str, float], candidates: list[str], **asked: Any) -> None:
         from tripcast.jobs.respond import LoopOptions
         from tripcast.monitoring.rule import Rule
 
         Rule.from_dict(rule)  # a mistake is said at once
-        names = [name.strip() for name in candidates.split(",") if name.strip()]
         own = {name: asked.pop(name) for name in ("training_months", "trials", "rollout", "canary_minutes")}
-        command(LoopOptions(source, taxi, rule, candidates=names, **own), **asked)
+        command(LoopOptions(source, taxi, rule, candidates=candidates, **own), **asked)
 
     for option in reversed(given):
         with_options = option(with_options)

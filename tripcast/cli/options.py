@@ -40,16 +40,14 @@ def _set_home(ctx: click.Context, param: click.Parameter, value: Path | None) ->
     make_home(Settings.load().home)
 
 
-def home(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``--home``: where everything is kept on this machine."""
-    return click.option(
-        "--home",
-        type=click.Path(file_okay=False, path_type=Path),
-        callback=_set_home,
-        expose_value=False,
-        help="Folder for everything tripcast keeps here: MLflow's store, snapshots, runs.  "
-        "[default: $TRIPCAST_HOME, or ~/.tripcast]",
-    )(command)
+home = click.option(
+    "--home",
+    type=click.Path(file_okay=False, path_type=Path),
+    callback=_set_home,
+    expose_value=False,
+    help="Folder for everything tripcast keeps here: MLflow's store, snapshots, runs.  "
+    "[default: $TRIPCAST_HOME, or ~/.tripcast]",
+)
 
 
 def _set_artifacts(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
@@ -57,16 +55,14 @@ def _set_artifacts(ctx: click.Context, param: click.Parameter, value: str | None
         os.environ["TRIPCAST_ARTIFACTS"] = place(value)
 
 
-def artifacts(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``--artifacts``: where snapshots and what the steps make are kept."""
-    return click.option(
-        "--artifacts",
-        metavar="PLACE",
-        callback=_set_artifacts,
-        expose_value=False,
-        help="Keep data snapshots, and every dataset, model and report of the run, in 's3://bucket/prefix' or a "
-        "folder.  [default: $TRIPCAST_ARTIFACTS, or the home]",
-    )(command)
+artifacts = click.option(
+    "--artifacts",
+    metavar="PLACE",
+    callback=_set_artifacts,
+    expose_value=False,
+    help="Keep data snapshots, and every dataset, model and report of the run, in 's3://bucket/prefix' or a "
+    "folder.  [default: $TRIPCAST_ARTIFACTS, or the home]",
+)
 
 
 def _absolute(ctx: click.Context, param: click.Parameter, value: str) -> str:
@@ -76,27 +72,22 @@ def _absolute(ctx: click.Context, param: click.Parameter, value: str) -> str:
     return str(Path(value).expanduser().absolute())
 
 
-def source(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``--source``: where months come from."""
-    return click.option(
-        "--source",
-        default="tlc",
-        show_default=True,
-        callback=_absolute,
-        help="Where months come from: 'tlc' (the publisher, over HTTPS), a folder, 's3://bucket/prefix', or "
-        "'simulated' (an invented city; 'simulated?trips=5000&seed=7' for another one).",
-    )(command)
+source = click.option(
+    "--source",
+    default="tlc",
+    show_default=True,
+    callback=_absolute,
+    help="Where months come from: 'tlc' (the publisher, over HTTPS), a folder, 's3://bucket/prefix', or "
+    "'simulated' (an invented city; 'simulated?trips=5000&seed=7' for another one).",
+)
 
-
-def runner(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``--runner``: what a step is."""
-    return click.option(
-        "--runner",
-        type=click.Choice(["process", "docker"]),
-        default="process",
-        show_default=True,
-        help="What a step is: a process here, or a container of the image that a cluster runs ('make images').",
-    )(command)
+runner = click.option(
+    "--runner",
+    type=click.Choice(["process", "docker"]),
+    default="process",
+    show_default=True,
+    help="What a step is: a process here, or a container of the image that a cluster runs ('make images').",
+)
 
 
 def steps(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -113,29 +104,45 @@ def steps(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-def approval(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``--approval``: whether a person has to say yes."""
-    return click.option(
-        "--approval",
-        is_flag=True,
-        help="Let a winner wait for a person before it serves: 'tripcast approve', or 'tripcast reject'.",
-    )(command)
+approval = click.option(
+    "--approval",
+    is_flag=True,
+    help="Let a winner wait for a person before it serves: 'tripcast approve', or 'tripcast reject'.",
+)
+
+canary_minutes = click.option(
+    "--canary-minutes",
+    default=2.0,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="How long a new champion answers a few riders first, while the health of the service is watched.",
+)
 
 
-def canary_minutes(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``--canary-minutes``: how long a new champion has to prove its health."""
-    return click.option(
-        "--canary-minutes",
-        default=2.0,
-        show_default=True,
-        type=click.FloatRange(min=0),
-        help="How long a new champion answers a few riders first, while the health of the service is watched.",
-    )(command)
+_NAMED = ", ".join(f"{feed.title} ({name})" for name, feed in FEEDS.items())
+
+taxi = click.option(
+    "--taxi", type=click.Choice(list(FEEDS)), default="green", show_default=True, help=f"Whose trips: {_NAMED}."
+)
 
 
-def taxi(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``--taxi``: which feed."""
-    named = ", ".join(f"{feed.title} ({name})" for name, feed in FEEDS.items())
-    return click.option(
-        "--taxi", type=click.Choice(list(FEEDS)), default="green", show_default=True, help=f"Whose trips: {named}."
-    )(command)
+def _names(ctx: click.Context, param: click.Parameter, value: str) -> list[str]:
+    return [name.strip() for name in value.split(",") if name.strip()]
+
+
+candidates = click.option(
+    "--candidates",
+    default="linear,lightgbm",
+    show_default=True,
+    metavar="NAMES",
+    callback=_names,
+    help="Which models to train: linear, lightgbm, tuned.",
+)
+
+trials = click.option(
+    "--trials",
+    default=20,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="How many parameter sets 'tuned' tries.",
+)

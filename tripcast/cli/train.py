@@ -31,20 +31,8 @@ from tripcast.settings import Settings
     metavar="MONTH",
     help="The later month to judge on.",
 )
-@click.option(
-    "--candidates",
-    default="linear,lightgbm",
-    show_default=True,
-    metavar="NAMES",
-    help="Which models to train: linear, lightgbm, tuned.",
-)
-@click.option(
-    "--trials",
-    default=20,
-    show_default=True,
-    type=click.IntRange(min=1),
-    help="How many parameter sets 'tuned' tries.",
-)
+@options.candidates
+@options.trials
 @click.option(
     "--rollout",
     default="100%",
@@ -69,7 +57,7 @@ def train(
     taxi: str,
     train_months: str,
     test_month: str,
-    candidates: str,
+    candidates: list[str],
     trials: int,
     rollout: float,
     approval: bool,
@@ -97,7 +85,7 @@ def train(
         "taxi": taxi,
         "train_months": train_months,
         "test_month": test_month,
-        "candidates": [name.strip() for name in candidates.split(",") if name.strip()],
+        "candidates": candidates,
         "trials": trials,
         "rollout": rollout,
         "approval": approval,
