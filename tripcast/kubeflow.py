@@ -287,14 +287,7 @@ class Kubeflow:
             if error.status == 404:
                 return set()
             raise
-        spec = version.pipeline_spec.get("pipeline_spec", version.pipeline_spec)
-        dags = [spec["root"]["dag"], *(part["dag"] for part in spec["components"].values() if "dag" in part)]
-        return {
-            name
-            for dag in dags
-            for name, task in dag["tasks"].items()
-            if "dag" not in spec["components"][task["componentRef"]["name"]]
-        }
+        return step_names(version.pipeline_spec.get("pipeline_spec", version.pipeline_spec))
 
     def failure(self, run: Any, steps: AbstractSet[str]) -> Failure:
         """Why a run failed.
@@ -486,6 +479,21 @@ def _start_unless_there(
     if first != ours:
         kubeflow.stop_run(ours)
     return first
+
+
+def step_names(spec: Mapping[str, Any]) -> set[str]:
+    """The names of a pipeline's steps, those within loops and conditions included.
+
+    Args:
+        spec: The compiled pipeline, as JSON has it.
+    """
+    dags = [spec["root"]["dag"], *(part["dag"] for part in spec["components"].values() if "dag" in part)]
+    return {
+        name
+        for dag in dags
+        for name, task in dag["tasks"].items()
+        if "dag" not in spec["components"][task["componentRef"]["name"]]
+    }
 
 
 def version_stem(commit: str) -> str:

@@ -11,13 +11,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
+from google.protobuf.json_format import MessageToDict  # type: ignore[import-untyped, unused-ignore]
 from kfp.dsl.graph_component import GraphComponent
 
 from pipelines.cluster.compilation import PIPELINES, compile_all, version_name
 from pipelines.policy import PARALLELISM, policy_of
 from pipelines.progress import StepEvent
 from tripcast.errors import ClusterError, ClusterUnreachable, InvalidRequest
-from tripcast.kubeflow import Kubeflow
+from tripcast.kubeflow import Kubeflow, step_names
 from tripcast.settings import Settings
 from tripcast.taxi import model_name
 
@@ -200,7 +201,7 @@ def follow(
         ClusterError: If the run did not succeed, or the cluster refuses to tell.
         ClusterUnreachable: If the connection was lost for ten minutes; the run goes on.
     """
-    steps = _steps(find_pipeline(pipeline))
+    steps = step_names(MessageToDict(find_pipeline(pipeline).pipeline_spec))
     link = kubeflow.link("runs", "details", run_id)
     told: dict[str, str] = {}
     lost: float | None = None
@@ -235,18 +236,6 @@ def follow(
         if run.state in ("FAILED", "CANCELED"):
             raise ClusterError(f"{_failure(kubeflow, run, steps)} The run: {link}")
         time.sleep(pause)
-
-
-def _steps(pipeline: GraphComponent) -> set[str]:
-    """The names of a pipeline's steps, those within loops and conditions included."""
-    spec = pipeline.pipeline_spec
-    dags = [spec.root.dag, *(part.dag for part in spec.components.values() if part.HasField("dag"))]
-    return {
-        name
-        for dag in dags
-        for name, task in dag.tasks.items()
-        if not spec.components[task.component_ref.name].HasField("dag")
-    }
 
 
 def _events(tasks: Sequence[Any], steps: set[str]) -> list[StepEvent]:

@@ -24,12 +24,12 @@ import resource
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import msgspec
 
 from pipelines.local.laptop import run_here, summarise_training
 from pipelines.local.loop import Turn, turn
@@ -234,8 +234,7 @@ def _replay_month(
     file = settings.home / "months" / f"{month}.json"
     if file.exists():
         entries = json.loads(file.read_text(encoding="utf-8"))
-        events = tuple(Event(**event) for event in entries["month"]["events"])
-        return ReplayMonth(**{**entries["month"], "events": events}), entries["processor_seconds"]
+        return msgspec.convert(entries["month"], ReplayMonth), entries["processor_seconds"]
     registry = Registry(model_name(plan.options.taxi), settings)
     # Written down before the turns at the month's end, which may change it.
     before = settings.home / "months" / f"{month}-began.json"
@@ -314,9 +313,7 @@ def _reference(plan: ReplayPlan, month: str, settings: Settings) -> Model:
         return Model.load(settings.home / "trained-once")
     folder = settings.home / "reference" / "-".join([*reversed(training), kept_back])
     if not (folder / "manifest.json").exists():
-        learned = Trips(
-            *(np.concatenate([getattr(sound[each], column.name) for each in training]) for column in fields(Trips))
-        )
+        learned = Trips.joined([sound[each] for each in training])
         candidates = (
             train(name, learned, taxi=plan.options.taxi, data=dict.fromkeys(training, ""), trials=plan.options.trials)
             for name in plan.options.candidates
