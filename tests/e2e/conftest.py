@@ -79,7 +79,9 @@ def forwarded(namespace: str, service: str, port: int) -> Iterator[str]:
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True) as process:
         try:
             wait_until(
-                lambda: socket.create_connection(("127.0.0.1", here), 1).close() is None, 30, f"{service}'s port"
+                lambda: socket.create_connection(("127.0.0.1", here), 1).close() is None,
+                2 * MINUTES,
+                f"{service}'s port",
             )
             yield f"http://127.0.0.1:{here}"
         finally:
@@ -202,10 +204,10 @@ class Cluster:
             if "deletionTimestamp" not in pod["metadata"]
         }
 
-    def serves(self) -> dict[str, Any] | None:
+    def serves(self, taxi: str = "green") -> dict[str, Any] | None:
         """What ``GET /model`` says; None while there is no model."""
         with forwarded("tripcast", "serving", 80) as address:
-            answer = requests.get(f"{address}/model", timeout=10)
+            answer = requests.get(f"{address}/model", {"taxi": taxi}, timeout=10)
         return answer.json() if answer.status_code == 200 else None
 
     def champion(self) -> int:
