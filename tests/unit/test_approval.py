@@ -13,6 +13,8 @@ from tripcast.errors import InvalidRequest
 from tripcast.jobs.deploy import approve, deploy, roll_out
 from tripcast.registry.registry import JUDGED_AGAINST, NOBODY, Registry
 
+pytestmark = pytest.mark.slow  # each is a dozen moves in MLflow
+
 WHY = {"by": "Ada", "reason": "The airports are fine."}
 
 
