@@ -27,6 +27,7 @@ import requests
 import urllib3
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from kfp_server_api import ApiException
 
 import tripcast
 from tripcast.months import Month
@@ -47,6 +48,7 @@ def wait_until(done: Callable[[], Any], seconds: float, what: str) -> Any:
             OSError,
             subprocess.CalledProcessError,
             urllib3.exceptions.HTTPError,
+            ApiException,
         ) as error:  # requests' are OSErrors
             trouble = error
         time.sleep(2)

@@ -19,13 +19,12 @@ from tripcast.jobs.follow_up import follow_up
 print(follow_up("green"))
 """
 
-#: Changes a byte of the champion's files, or changes it back; for MLflow's pod.
+#: Changes a byte of a version's files, or changes it back; for MLflow's pod.
 CHANGE = """
 import boto3
 from mlflow import MlflowClient
 client = MlflowClient("http://localhost:5000")
-version = client.get_model_version_by_alias("tripcast-green", "champion").version
-place = client.get_model_version_download_uri("tripcast-green", version).partition(":/")[2].strip("/")
+place = client.get_model_version_download_uri("tripcast-green", "VERSION").partition(":/")[2].strip("/")
 s3 = boto3.client("s3")
 found = s3.list_objects_v2(Bucket="mlflow", Prefix=f"{place}/data/model/")["Contents"]
 largest = max(found, key=lambda entry: entry["Size"])["Key"]
@@ -114,7 +113,8 @@ def test_a_retraining_that_never_ends_well_is_given_up_and_people_are_told(clust
 
 def test_a_version_of_which_a_byte_was_changed_is_refused_by_service_and_step(cluster: Cluster):
     def change() -> None:
-        kubectl("exec", "deployment/mlflow", "--namespace", "tripcast", "--", "python3", "-c", CHANGE)
+        code = CHANGE.replace("VERSION", str(champion))
+        kubectl("exec", "deployment/mlflow", "--namespace", "tripcast", "--", "python3", "-c", code)
 
     def refuses() -> bool:
         """Whether a new pod, which has no copy yet, says why it does not load the champion."""
