@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime
 from typing import Any
 
@@ -36,6 +37,17 @@ def test_the_help_says_what_each_threshold_of_the_rule_is(command: str) -> None:
     for name in Rule.__dataclass_fields__:
         assert f"{name}={getattr(Rule(), name)}" in said
     assert f"n={Rule().n} Of how many" in said
+
+
+def test_a_command_whose_packages_an_image_lacks_says_so(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "tripcast.cli.console", raising=False)
+    for name in [name for name in sys.modules if name.split(".")[0] == "rich"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "rich", None)  # as if it were not there
+    ended = CliRunner().invoke(main, ["models", "--home", str(tmp_path)])
+    assert ended.exit_code == 1
+    assert ended.stderr.startswith("Error: This needs the package 'rich'")
+    assert "make setup" in ended.stderr
 
 
 def version(number: int, *aliases: str, **tags: str) -> Version:

@@ -38,17 +38,24 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except TripcastError as error:
-            _say_error(error)
+            _say_error(str(error))
             bad_input = isinstance(error, (ContractError, InvalidRequest, SourceError))
             ctx.exit(BAD_INPUT if bad_input and not isinstance(error, SourceUnreachable) else FAILURE)
+        except ModuleNotFoundError as missing:
+            # The images have what steps and service need, and not all that commands do.
+            if not missing.name or missing.name.split(".")[0] == "tripcast":
+                raise
+            package = missing.name.split(".")[0]
+            _say_error(f"This needs the package '{package}', which is not here. Run it where 'make setup' was run.")
+            ctx.exit(FAILURE)
         except KeyboardInterrupt:
             click.echo("Interrupted: nothing was left half registered. Run it again.", err=True)
             ctx.exit(INTERRUPTED)
 
 
-def _say_error(error: Exception) -> None:
+def _say_error(sentence: str) -> None:
     click.secho("Error: ", fg="red", bold=True, nl=False, err=True)
-    click.echo(str(error), err=True)
+    click.echo(sentence, err=True)
 
 
 @click.group(cls=_Commands, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
