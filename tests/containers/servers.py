@@ -15,6 +15,7 @@ from pathlib import Path
 
 import boto3
 import psycopg
+from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 SECONDS_TO_START = 120
@@ -95,7 +96,8 @@ class ObjectStore(Server):
     def environment(self, host: str = "127.0.0.1") -> dict[str, str]:
         return {**self.credentials, "AWS_ENDPOINT_URL_S3": f"http://{host}:{self.port}"}
 
-    def client(self, keys: Mapping[str, str] | None = None):
+    def client(self, keys: Mapping[str, str] | None = None, tries: int = 10):
+        """A client that asks again: SeaweedFS answers before it has room for the objects of a new bucket."""
         keys = keys or self.credentials
         return boto3.client(
             "s3",
@@ -103,6 +105,7 @@ class ObjectStore(Server):
             aws_access_key_id=keys["AWS_ACCESS_KEY_ID"],
             aws_secret_access_key=keys["AWS_SECRET_ACCESS_KEY"],
             region_name="us-east-1",
+            config=Config(retries={"mode": "standard", "total_max_attempts": tries}),
         )
 
     def objects(self, bucket: str, prefix: str = "") -> list[str]:
@@ -111,7 +114,7 @@ class ObjectStore(Server):
 
     def _answers(self) -> bool:
         try:
-            self.client().list_buckets()
+            self.client(tries=1).list_buckets()
         except (BotoCoreError, ClientError):
             return False
         return True
