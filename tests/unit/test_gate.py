@@ -153,6 +153,12 @@ def test_coverage_no_further_off_than_the_champion_s_is_enough():
     assert "no further off than the champion" in the("coverage", decision.reasons).sentence
 
 
+def test_no_more_than_all_trips_are_asked_for_beside_a_champion_that_is_far_off():
+    astray = scores(CHAMPION_RMSE, champion=None, coverage=0.55)
+    decision = decide(evaluation(astray, lightgbm=scores(coverage=0.81)))
+    assert "55.0% to 100.0% is asked" in the("coverage", decision.reasons).sentence
+
+
 def with_slice(**after):
     champion = scores(CHAMPION_RMSE, champion=None, slices=[part("Queens", 5.0), part("Bronx", 5.0)])
     candidate = scores(5.4, slices=[part("Bronx", 4.5, difference=around(-0.5, 0.1)), part("Queens", **after)])

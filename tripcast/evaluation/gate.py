@@ -201,7 +201,7 @@ def coverage_band(champion: Scores | None, rule: GateRule) -> tuple[float, float
     """The least and the greatest interval coverage that the rule allows, 0 to 1; the champion's own is allowed."""
     off = abs(champion.interval_coverage - NOMINAL_COVERAGE) if champion else 0.0
     allowed = max(rule.coverage_tolerance, off)
-    return NOMINAL_COVERAGE - allowed, NOMINAL_COVERAGE + allowed
+    return NOMINAL_COVERAGE - allowed, min(1.0, NOMINAL_COVERAGE + allowed)
 
 
 def _gain(rmse: float, champion_rmse: float) -> float:
