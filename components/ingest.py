@@ -1,12 +1,12 @@
 """The step that brings one month of trip records in."""
 
-from kfp.dsl import Dataset, Output
+from kfp.dsl import Dataset, Input, Markdown, Output
 
 from components.step import step
 
 
 @step
-def ingest(source: str, taxi: str, month: str, revision: str, records: Output[Dataset]) -> None:
+def ingest(source: str, taxi: str, month: str, revision: str, rules: Input[Markdown], records: Output[Dataset]) -> None:
     """Read one month from its source into typed records, and snapshot them under their content hash.
 
     Args:
@@ -14,6 +14,7 @@ def ingest(source: str, taxi: str, month: str, revision: str, records: Output[Da
         taxi: Whose trips: `green`, `yellow`, `fhvhv` or `fhv`.
         month: The month, as `2021-01`.
         revision: The revision of the month that the source announced; the step fails if it has changed since.
+        rules: What a month has to keep, for the lineage of its records.
         records: All records of the month as typed parquet; metadata: month, rows, sha256, location.
     """
     from pathlib import Path

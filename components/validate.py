@@ -10,6 +10,7 @@ from components.step import step
 @step
 def validate(
     months: Input[List[Dataset]],  # noqa: UP006
+    rules: Input[Markdown],
     test: str,
     train_trips: Output[Dataset],
     test_trips: Output[Dataset],
@@ -21,13 +22,14 @@ def validate(
 
     Args:
         months: The ingested months.
+        rules: What they have to keep, for the summary.
         test: The month to judge on; all others are for training.
         train_trips: Good trips of the training months, one parquet file a month, and `months.json`, which describes
             them.
         test_trips: Good trips of the test month, likewise.
         rejected: The rows set aside, with a `reason` column, one parquet file a month.
         metrics: Rows, kept and set aside, by month.
-        summary: The same as a table to read.
+        summary: The same as a table to read, and the rules.
     """
     from pathlib import Path
 
@@ -42,4 +44,4 @@ def validate(
     write_months(Path(test_trips.path), [held_out.used("test")])
     for name, value in contract.metrics([*training, held_out]).items():
         metrics.log_metric(name, value)
-    Path(summary.path).write_text(contract.summary([*training, held_out]))
+    Path(summary.path).write_text(contract.summary([*training, held_out]) + "\n" + Path(rules.path).read_text())

@@ -5,6 +5,7 @@ from kfp import dsl
 from components.ingest import ingest
 from components.plan_scoring import plan_scoring
 from components.score import score
+from components.specify import specify
 from pipelines.policy import PARALLELISM, RUN, apply_policy
 
 
@@ -18,8 +19,15 @@ def scoring(source: str = "tlc", taxi: str = "green", months: str = "2021-03", m
         months: Months to score, for example `2021-01..2021-03`.
         model: The version of the registered model: its number, or an alias: `champion`, `challenger`, `previous`.
     """
+    specified = specify(taxi=taxi)
     planned = plan_scoring(source=source, taxi=taxi, months=months, model=model)
     with dsl.ParallelFor(planned.output, name="months", parallelism=PARALLELISM) as item:
-        ingested = ingest(source=source, taxi=taxi, month=item.month, revision=item.revision)
+        ingested = ingest(
+            source=source,
+            taxi=taxi,
+            month=item.month,
+            revision=item.revision,
+            rules=specified.outputs["rules"],
+        )
         scored = score(taxi=taxi, version=item.version, month=item.month, records=ingested.outputs["records"])
-    apply_policy(planned, ingested, scored)
+    apply_policy(specified, planned, ingested, scored)

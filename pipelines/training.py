@@ -7,6 +7,7 @@ from components.evaluate import evaluate
 from components.ingest import ingest
 from components.plan import plan
 from components.register import register
+from components.specify import specify
 from components.train import train
 from components.validate import validate
 from pipelines.policy import PARALLELISM, RUN, apply_policy
@@ -45,10 +46,14 @@ def training(
         approval: Whether a winner waits for a person before it serves: `tripcast approve`, or `tripcast reject`.
         workers: How many pods, or processes of this machine, train a candidate together.
     """
+    # Every step that takes a list also takes an artifact that the list was made from, or Kubeflow's launcher does not
+    # find what of the list comes from another run's cache (docs/kubernetes.md). For the months that is the rules.
+    specified = specify(taxi=taxi)
+    rules = specified.outputs["rules"]
     planned = plan(source=source, taxi=taxi, train=train_months, test=test_month, candidates=candidates)
     with dsl.ParallelFor(planned.output, name="months", parallelism=PARALLELISM) as item:
-        ingested = ingest(source=source, taxi=taxi, month=item.month, revision=item.revision)
-    validated = validate(months=dsl.Collected(ingested.outputs["records"]), test=test_month)
+        ingested = ingest(source=source, taxi=taxi, month=item.month, revision=item.revision, rules=rules)
+    validated = validate(months=dsl.Collected(ingested.outputs["records"]), rules=rules, test=test_month)
     with dsl.ParallelFor(candidates, name="candidates", parallelism=PARALLELISM) as candidate:
         trained = train(
             candidate=candidate, taxi=taxi, trials=trials, workers=workers, trips=validated.outputs["train_trips"]
@@ -74,4 +79,4 @@ def training(
             trial_share=trial_rollout,
             canary_minutes=canary_minutes,
         )
-    apply_policy(planned, ingested, validated, trained, evaluated, registered, deployed)
+    apply_policy(specified, planned, ingested, validated, trained, evaluated, registered, deployed)

@@ -23,7 +23,7 @@ from tripcast.errors import ContractError
 from tripcast.months import Month, MonthUsed
 from tripcast.storage.arrow import arrow_scalar, prefetch
 from tripcast.storage.files import parquet_writer, storage_errors
-from tripcast.taxi.feeds import FEEDS
+from tripcast.taxi.feeds import FEEDS, find_feed
 from tripcast.taxi.ingestion import Ingested, read_ingested
 from tripcast.taxi.trips import FARTHEST_MILES, LONGEST_MINUTES, MILES, SHORTEST_MINUTES, recorded_schema, trips_schema
 from tripcast.taxi.zones import LAST_ZONE
@@ -165,6 +165,29 @@ def speaking_against(taxi: str, rejected: Counter[str]) -> Counter[str]:
     """Of rows set aside, by reason, those that speak against their month: not for zones that its feed often lacks."""
     usual = "missing_zone" if FEEDS[taxi].zones_missing else None
     return Counter({reason: count for reason, count in rejected.items() if reason != usual})
+
+
+def describe(taxi: str) -> str:
+    """The contract in words, as Markdown.
+
+    Args:
+        taxi: The feed's name.
+
+    Raises:
+        InvalidRequest: If it is unknown.
+    """
+    find_feed(taxi)
+    held, rules = _rules(recorded_schema(taxi).names), MonthRules()
+    lines = ["A row is set aside, for the first of these reasons:", ""]
+    lines += [f"- `{reason}`: {meaning}" for reason, meaning in REASONS.items() if reason in held]
+    lines += ["", "Kept, and flagged:", "", *(f"- `{name}`: {meaning}" for name, meaning in FLAGS.items())]
+    lines += [
+        "",
+        f"A month is refused with more than {rules.max_rejected_share:.0%} of its rows set aside, "
+        f"{rules.max_outside_share:.0%} of its trips outside of it or {rules.max_repeated_share:.0%} repeated, with "
+        f"fewer than {rules.min_kept} trips, and where its hours were moved to another time zone.",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def validate(
@@ -431,7 +454,7 @@ def _moved_hours(check: MonthCheck, where: str) -> str | None:
 
 
 def summary(checks: Sequence[MonthCheck]) -> str:
-    """The findings as a Markdown table, a line a month, with what the columns mean beneath."""
+    """The findings as a Markdown table, a line a month, and what people should know of the months beneath."""
     names = [*REASONS, *FLAGS]
     head = ["month", "rows", "kept", "set aside", *names]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' + '---:|' * (len(head) - 1)}"]
@@ -439,9 +462,7 @@ def summary(checks: Sequence[MonthCheck]) -> str:
         counts = [check.rows, check.kept, check.rejected.total()]
         counts += [(check.rejected | check.flagged)[name] for name in names]
         lines.append(f"| {check.month} | {' | '.join(f'{count:,}' for count in counts)} |")
-    lines += ["", *(f"{remark}" for check in checks for remark in check.remarks)]
-    lines += ["", "Set aside:"] + [f"- `{name}`: {meaning}" for name, meaning in REASONS.items()]
-    lines += ["", "Kept, and flagged:"] + [f"- `{name}`: {meaning}" for name, meaning in FLAGS.items()]
+    lines += ["", *(remark for check in checks for remark in check.remarks)]
     return "\n".join(lines) + "\n"
 
 

@@ -25,6 +25,10 @@ class MonthCheck:
         return MonthUsed(found.month, role, found.location, found.rows, self.kept, found.sha256)
 
 
+def describe(taxi: str) -> str:
+    return f"Between {SHORTEST_MINUTES} and {LONGEST_MINUTES} hours.\n"
+
+
 def validate(months, *, kept: Path, rejected: Path) -> list[MonthCheck]:
     checks = []
     for month in months:
