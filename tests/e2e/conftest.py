@@ -122,25 +122,24 @@ class Cluster:
 
     Attributes:
         endpoint: Where Kubeflow Pipelines answers.
-        first: The first month of the story, which comes after all that the cluster has seen.
+        before: The month before the story, which comes after all that the cluster has seen.
         source: A simulated city of this story's own, whose streets become slower from its fifth month on.
-        slower: Months with slower streets.
     """
 
     endpoint: str
-    first: Month
+    before: Month
     askers: list[Asker] = field(default_factory=list)
 
     @property
     def months(self) -> list[Month]:
-        months = [self.first]
+        months = [self.before.next()]
         while len(months) < 7:
             months.append(months[-1].next())
         return months
 
     @property
     def source(self) -> str:
-        seed = 12 * self.first.year + self.first.month
+        seed = 12 * self.before.year + self.before.month
         return f"simulated?trips=8000&seed={seed}&slower_streets={self.months[4]}:0.7"
 
     @property
@@ -255,9 +254,9 @@ def cluster() -> Iterator[Cluster]:
         pytest.fail("kubectl is missing: get 1.30 or later from https://kubernetes.io/docs/tasks/tools.")
     endpoint = os.environ.get("TRIPCAST_KFP_ENDPOINT")
     with forwarded("kubeflow", "ml-pipeline-ui", 80) if not endpoint else _given(endpoint) as address:
-        cluster = Cluster(address, Month(2021, 1))
+        cluster = Cluster(address, Month(2020, 12))
         if model := cluster.serves():
-            cluster.first = Month.parse(model["champion"]["test_month"]).next().next()
+            cluster.before = Month.parse(model["champion"]["test_month"]).next()
         yield cluster
         for asker in cluster.askers:
             kubectl("delete", "pod", asker.name, "--namespace", asker.namespace, "--ignore-not-found", "--wait=false")

@@ -112,6 +112,15 @@ def test_the_same_again_comes_from_the_cache_and_changes_nothing(cluster: Cluste
     assert cluster.champion() == before
 
 
+def test_a_first_month_that_is_new_goes_with_later_ones_from_the_cache(cluster: Cluster):
+    first, second, *_ = cluster.months
+    before = {"train_months": f"{cluster.before},{first}", "test_month": str(second), "candidates": "linear"}
+    trained = cluster.train("e2e earlier month", **before)
+
+    assert trained.returncode == 0, trained.stderr
+    assert len(cluster.step_pods(run_id(trained.stdout), "ingest")) == 1
+
+
 def test_wrong_input_fails_at_its_step_by_its_sentence_and_is_not_tried_again(cluster: Cluster):
     failed = cluster.train("e2e wrong input", candidates="crystal_ball")
 
