@@ -293,6 +293,7 @@ def test_every_command_of_every_pipeline_runs_in_the_image(cluster, compiled, na
 def test_each_step_is_given_what_the_one_before_left(cluster):
     assert [task.step for task in cluster.ran["training"]] == [
         "plan",
+        "specify",
         "ingest",
         "ingest",
         "validate",

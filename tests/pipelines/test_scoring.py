@@ -79,7 +79,7 @@ def test_the_summary_says_for_each_month_what_was_scored_and_where_it_is(home, s
         assert month["trips"] == 2000
         assert month["predicted"] + sum(month["not_predicted"].values()) == 2000
         assert month["predicted"] > month["judged"] > 1800
-    assert set(summary["seconds"]) == {"plan-scoring", "ingest", "score", "total"}
+    assert set(summary["seconds"]) == {"specify", "plan-scoring", "ingest", "score", "total"}
 
 
 def test_every_month_is_a_task_of_its_own(first):

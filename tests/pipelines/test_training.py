@@ -76,7 +76,17 @@ def test_the_best_model_comes_close_to_the_best_there_can_be(summary):
 def test_progress_goes_to_standard_error_and_names_every_task(first, summary):
     for task in ("plan", "ingest 2021-01", "ingest 2021-03", "validate", "train linear", "train lightgbm", "evaluate"):
         assert f"{task}: succeeded" in first.stderr
-    assert set(summary["seconds"]) == {"plan", "ingest", "validate", "train", "evaluate", "register", "deploy", "total"}
+    assert set(summary["seconds"]) == {
+        "specify",
+        "plan",
+        "ingest",
+        "validate",
+        "train",
+        "evaluate",
+        "register",
+        "deploy",
+        "total",
+    }
 
 
 def test_every_row_is_either_kept_or_set_aside_with_a_reason(run):

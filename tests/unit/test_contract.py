@@ -15,10 +15,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from tripcast.errors import ContractError, SourceError
+from tripcast.errors import ContractError, InvalidRequest, SourceError
 from tripcast.months import Month, parse_months
 from tripcast.storage.store import FolderStore
-from tripcast.taxi.contract import MonthCheck, MonthRules, metrics, summary, validate
+from tripcast.taxi.contract import MonthCheck, MonthRules, describe, metrics, summary, validate
 from tripcast.taxi.ingestion import Ingested, ingest
 from tripcast.taxi.trips import read_trips, recorded_schema, trips_schema
 
@@ -239,7 +239,18 @@ def test_the_summary_is_a_table_by_month(tmp_path: Path) -> None:
         "| 2021-01 | 1,506 | 1,503 | 3 | 0 | 0 | 0 | 1 | 0 | 2 | 0 | 1 | 1 | 1 | 0 |",
         "| 2021-01 | 1,506 | 1,503 | 3 | 0 | 0 | 0 | 1 | 0 | 2 | 0 | 1 | 1 | 1 | 0 |",
     ]
-    assert "- `bad_duration`: duration outside 1..60 minutes" in summary([found])
+
+
+def test_the_rules_are_those_that_a_feeds_rows_are_held_to() -> None:
+    green, unmetered = describe("green"), describe("fhv")
+    assert "- `bad_duration`: duration outside 1..60 minutes" in green
+    assert "more than 20% of its rows" in green
+    assert [[reason in text for reason in ("`bad_distance`", "`contradiction`")] for text in (green, unmetered)] == [
+        [True, False],
+        [False, False],
+    ]
+    with pytest.raises(InvalidRequest, match="purple"):
+        describe("purple")
 
 
 def test_the_metrics_cover_all_months(tmp_path: Path) -> None:
