@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from io import BytesIO
 from math import exp, log, nan
 from pathlib import Path
@@ -220,6 +221,25 @@ class Geography:
         usual = np.maximum(usual, _METER_STEP)
         return cls(usual.astype(np.float16), _PLACES)
 
+    @cached_property
+    def pair_features(self) -> Matrix:
+        """Those of ``PAIR_FEATURES`` that no duration enters, by pair, float32 (266 * 266, 9)."""
+        pickup, dropoff = np.divmod(np.arange(_PAIRS), _ZONES)
+        start, end = self.places[pickup], self.places[dropoff]
+        usual = self.usual_miles.ravel().astype(np.float32)
+        way = end - start
+        crow_flight, taxicab = np.hypot(*way.T), np.abs(way).sum(axis=1)
+        return np.column_stack(
+            [
+                usual,
+                start,
+                end,
+                way,
+                np.where(np.isnan(crow_flight), usual, np.maximum(crow_flight, _NEAREST)),
+                np.where(np.isnan(taxicab), usual, taxicab),
+            ]
+        )
+
 
 def _medians(group: Integers, values: Floats) -> tuple[Floats, Floats]:
     """For each pair its number of values and their (lower) median, both (pairs,); 0 for a pair without values."""
@@ -385,30 +405,17 @@ class FeatureTables:
         self.geography = geography
         self.pace = pace
         pickup, dropoff = np.divmod(np.arange(_PAIRS), _ZONES)
-        start, end = geography.places[pickup], geography.places[dropoff]
-        usual = geography.usual_miles.ravel().astype(np.float32)
-        way = end - start
-        crow_flight, taxicab = np.hypot(*way.T), np.abs(way).sum(axis=1)
         self._pair_features = np.column_stack(
-            [
-                pace.pickup[pickup],
-                pace.dropoff[dropoff],
-                pace.pair,
-                usual,
-                start,
-                end,
-                way,
-                np.where(np.isnan(crow_flight), usual, np.maximum(crow_flight, _NEAREST)),
-                np.where(np.isnan(taxicab), usual, taxicab),
-            ]
+            [pace.pickup[pickup], pace.dropoff[dropoff], pace.pair, geography.pair_features]
         )
         self._zone_pace = self._pair_features[:, :3].sum(axis=1)
         self._knots = np.log(_KNOTS)
-        self._usual_for_miles = np.interp(np.log(usual), self._knots, pace.for_miles)
+        usual = np.log(self._pair_features[:, USUAL_MILES])
+        self._usual_minutes = np.exp(np.interp(usual, self._knots, pace.for_miles))
         # The same again for one trip: an item of a memoryview is a plain number, which one of an array is not.
         self._pair_items = self._pair_features.ravel().data
         self._zone_pace_items = self._zone_pace.data
-        self._usual_for_miles_items = self._usual_for_miles.data
+        self._usual_minutes_items = self._usual_minutes.data
         self._half_hour_items = pace.half_hour.data
         self._pickup_hour_items = pace.pickup_hour.data
         self._dropoff_hour_items = pace.dropoff_hour.data
@@ -431,29 +438,29 @@ class FeatureTables:
         pair = pickup * _ZONES + dropoff
         rows: Matrix = np.empty((len(trips), len(FEATURES)), np.float32)
         shared = len(PAIR_FEATURES)
-        rows[:, :shared] = self._pair_features[pair]
+        rows[:, :shared] = self._pair_features.take(pair, axis=0)  # indexing takes twice as long
         known = has_plausible_distance(trips)
         miles = np.where(known, trips.trip_distance_miles, np.nan)
-        usual_for_miles = self._usual_for_miles[pair]
-        for_miles = np.where(
-            known, np.interp(np.log(np.where(known, miles, 1)), self._knots, self.pace.for_miles), usual_for_miles
-        )
+        for_miles = np.interp(np.log(np.where(known, miles, 1)), self._knots, self.pace.for_miles)
+        usual_minutes = self._usual_minutes[pair]
+        minutes = np.where(known, np.exp(for_miles), usual_minutes)
         rows[:, shared] = clock.second / 3600
         rows[:, shared + 1] = clock.weekday
         rows[:, shared + 2] = hour_pace = self.pace.half_hour[clock.half_hour]
         rows[:, shared + 3] = 1
-        pace = (
+        pace = np.exp(
             self._zone_pace[pair]
             + hour_pace
             + self.pace.pickup_hour[pickup * _HOURS + clock.hour]
-            + self.pace.dropoff_hour[dropoff * _HOURS + clock.hour]
+            + self.pace.dropoff_hour[dropoff * _HOURS + clock.hour],
+            dtype=np.float64,
         )
-        rows[:, shared + 4] = np.exp(usual_for_miles)
-        rows[:, shared + 5] = np.exp(usual_for_miles + pace)
+        rows[:, shared + 4] = usual_minutes
+        rows[:, shared + 5] = usual_minutes * pace
         rows[:, shared + 6] = miles
         rows[:, shared + 7] = miles / rows[:, USUAL_MILES]
-        rows[:, shared + 8] = np.exp(for_miles)
-        rows[:, shared + 9] = np.exp(for_miles + pace)
+        rows[:, shared + 8] = minutes
+        rows[:, shared + 9] = minutes * pace
         rows[:, shared + 10] = miles / rows[:, _CROW_FLIGHT]
         return rows
 
@@ -510,21 +517,20 @@ class FeatureTables:
         row[shared + 1] = (day + 3) % 7
         row[shared + 2] = hour_pace = self._half_hour_items[second // 1800 + 48 * free]
         row[shared + 3] = 1
-        pace = (
+        pace = exp(
             self._zone_pace_items[pair]
             + hour_pace
             + self._pickup_hour_items[start * _HOURS + hour]
             + self._dropoff_hour_items[end * _HOURS + hour]
         )
-        usual_for_miles = self._usual_for_miles_items[pair]
-        row[shared + 4] = usual_minutes = exp(usual_for_miles)
-        row[shared + 5] = usual_estimate = exp(usual_for_miles + pace)
+        row[shared + 4] = usual_minutes = self._usual_minutes_items[pair]
+        row[shared + 5] = usual_estimate = usual_minutes * pace
         if 0 < trip_distance_miles <= PLAUSIBLE_MILES:
-            for_miles = self._for_miles(log(trip_distance_miles))
+            minutes = exp(self._for_miles(log(trip_distance_miles)))
             row[shared + 6] = trip_distance_miles
             row[shared + 7] = trip_distance_miles / row[USUAL_MILES]
-            row[shared + 8] = exp(for_miles)
-            row[shared + 9] = exp(for_miles + pace)
+            row[shared + 8] = minutes
+            row[shared + 9] = minutes * pace
             row[shared + 10] = trip_distance_miles / row[_CROW_FLIGHT]
         else:
             row[shared + 6] = row[shared + 7] = row[shared + 10] = nan
@@ -592,7 +598,7 @@ class OutOfFold:
         fold = _fold(trips)
         features: Matrix = np.empty((len(trips), len(FEATURES)), np.float32)
         for number, tables in enumerate(self._parts):
-            members = fold == number
+            members = np.flatnonzero(fold == number)
             features[members] = tables(trips[members])
         features[:, _RECENT] = trips.pickup_datetime > self._recent_from
         return features
