@@ -42,10 +42,10 @@ from tripcast.jobs.respond import LoopOptions
 from tripcast.jobs.train import train
 from tripcast.models import Model
 from tripcast.monitoring.quality import measure
+from tripcast.monitoring.replay import Event, EventKind, Replay, ReplayMonth
 from tripcast.monitoring.rule import Rule
 from tripcast.months import Month, parse_months
 from tripcast.registry.registry import Registry
-from tripcast.reports.replay import Event, EventKind, Replay, ReplayMonth, replay_page
 from tripcast.settings import Settings
 from tripcast.storage.files import atomic_write, storage_errors
 from tripcast.taxi import model_name
@@ -160,6 +160,8 @@ def replay(
         months=[month for month, _ in lived],
         processor_seconds=sum(seconds for _, seconds in lived),
     )
+    from tripcast.reports.replay import replay_page  # with matplotlib, half a second that nobody waits for at the start
+
     page = home / "replay.html"
     with storage_errors(page):
         page.write_text(replay_page(found), encoding="utf-8")

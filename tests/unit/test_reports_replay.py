@@ -7,9 +7,10 @@ import pytest
 
 from tests.unit.test_reports import HOSTILE, Page, check_self_contained, parsed
 from tripcast.errors import InvalidRequest
+from tripcast.monitoring.replay import Event, Replay, ReplayMonth
 from tripcast.monitoring.rule import Rule
 from tripcast.reports.monitoring import rule_sentences
-from tripcast.reports.replay import Event, Replay, ReplayMonth, replay_page
+from tripcast.reports.replay import replay_page
 
 
 def month(
