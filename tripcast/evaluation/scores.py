@@ -177,46 +177,28 @@ def evaluate(batches: Iterable[Batch]) -> Evaluation:
         ValueError: If a prediction is not of the trips' number.
     """
     trips = _SlicedTrips()
-    candidates: dict[str, _Measured] = {}
-    champion = _Measured()
+    models: dict[str | None, _Measured] = {}  # None is the champion
     for batch in batches:
         cells = trips.add(batch)
-        for name, prediction in batch.predictions.items():
-            candidates.setdefault(name, _Measured()).add(prediction, batch, cells)
-        if batch.champion:
-            champion.add(batch.champion, batch, cells)
+        for name, prediction in (*batch.predictions.items(), (None, batch.champion)):
+            if prediction:
+                models.setdefault(name, _Measured()).add(prediction, batch, cells)
     if not trips.number:
         raise ContractError("The test month has no trips to judge on: choose a month that has some.")
-    problems = {name: measured.problem(trips.number) for name, measured in candidates.items()}
-    champion_problem = champion.problem(trips.number)
-    reference = trips.errors(champion) if champion.measured and not champion_problem else None
+    problems = {name: model.problem(trips.number) for name, model in models.items()}
+    champion = models[None] if None in models and not problems[None] else None
     scores = {
-        name: trips.score(trips.errors(measured), reference)
-        for name, measured in candidates.items()
-        if not problems[name]
+        name: trips.score(model, champion) for name, model in models.items() if name is not None and not problems[name]
     }
     return Evaluation(
         trips=trips.number,
         days=len(trips.days),
         slicing=trips.slicing,
         candidates=dict(sorted(scores.items(), key=lambda item: item[1].rmse)),
-        champion=trips.score(reference) if reference else None,
-        disqualified={name: problem for name, problem in problems.items() if problem},
-        champion_problem=champion_problem,
+        champion=trips.score(champion) if champion else None,
+        disqualified={name: problem for name, problem in problems.items() if name is not None and problem},
+        champion_problem=problems.get(None),
     )
-
-
-@dataclass(frozen=True)
-class _ModelErrors:
-    """What was measured of one model: sums by slice and day, (slices, days), and of all trips."""
-
-    squared: Floats
-    absolute: Floats
-    signed: Floats
-    covered: Floats
-    width: Floats
-    p90_error: float
-    density: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -227,8 +209,13 @@ class _Cells:
     day: npt.NDArray[np.intp]
     slicing: Slicing
 
-    def sum(self, values: Floats | None) -> Floats:
-        """Sums of a quantity over the trips of each slice and day, or their number: (slices, days)."""
+    def add(self, to: _ByDay, *quantities: Floats | None) -> None:
+        """Add the sums of quantities over the trips of each slice and day; None is their number."""
+        sums = np.stack([self._sum(values) for values in quantities])
+        for place, day in enumerate(self.days.astype(np.int64).tolist()):
+            to[day] = to.get(day, 0.0) + sums[..., place]
+
+    def _sum(self, values: Floats | None) -> Floats:
         sums = [np.bincount(self.day, values)[np.newaxis]]
         for dimension, labels in self.slicing.labels.items():
             cell = self.day * len(labels) + self.slicing.codes[dimension]
@@ -236,33 +223,34 @@ class _Cells:
         return np.vstack(sums).astype(np.float64)
 
 
-#: Sums of quantities by slice and day, (quantities, slices, days), of a batch's days.
-_Sums = tuple[npt.NDArray[np.datetime64], Floats]
+#: Sums of quantities by slice, (quantities, slices), by the day's number since 1970.
+_ByDay = dict[int, Floats]
 
 
 class _Measured:
-    """What is measured of one model, batch by batch."""
+    """What is measured of one model, batch by batch.
+
+    Attributes:
+        sums: Of the squared, absolute and signed error, of trips within their interval, and of its width.
+    """
 
     def __init__(self) -> None:
-        self.measured = False
-        self.sums: list[_Sums] = []
+        self.sums: _ByDay = {}
         self._missing = 0
         self._errors: list[npt.NDArray[np.float32]] = []
-        self.density = np.zeros(DENSITY_MINUTES**2, np.int64)
+        self._density = np.zeros(DENSITY_MINUTES**2, np.int64)
 
     def add(self, prediction: Prediction, batch: Batch, cells: _Cells) -> None:
-        self.measured = True
         self._missing += _missing(prediction, len(batch.minutes))
         if self._missing:
             return
         error = prediction.minutes - batch.minutes
         covered = (prediction.lower <= batch.minutes) & (batch.minutes <= prediction.upper)
         absolute, width = np.abs(error), prediction.upper - prediction.lower
-        quantities = (error**2, absolute, error, covered.astype(np.float64), width)
-        self.sums.append((cells.days, np.stack([cells.sum(values) for values in quantities])))
+        cells.add(self.sums, error**2, absolute, error, covered.astype(np.float64), width)
         self._errors.append(absolute.astype(np.float32))
         bins = _whole_minutes(batch.minutes) * DENSITY_MINUTES + _whole_minutes(prediction.minutes)
-        self.density += np.bincount(bins, minlength=DENSITY_MINUTES**2)
+        self._density += np.bincount(bins, minlength=DENSITY_MINUTES**2)
 
     def problem(self, trips: int) -> str | None:
         """Why the model cannot be judged, as a sentence; None if it can."""
@@ -273,6 +261,10 @@ class _Measured:
     @property
     def p90_error(self) -> float:
         return float(np.quantile(np.concatenate(self._errors), 0.9, overwrite_input=True))
+
+    @property
+    def density(self) -> npt.NDArray[np.int64]:
+        return self._density.reshape(DENSITY_MINUTES, DENSITY_MINUTES)
 
 
 def _missing(prediction: Prediction, trips: int) -> int:
@@ -293,7 +285,7 @@ class _SlicedTrips:
 
     def __init__(self) -> None:
         self.number = 0
-        self._counts: list[_Sums] = []
+        self._counts: _ByDay = {}
         self._moments = np.zeros(2)
 
     def add(self, batch: Batch) -> _Cells:
@@ -302,49 +294,38 @@ class _SlicedTrips:
         cells = _Cells(days, day, batch.slicing)
         self.number += len(batch.minutes)
         self.slicing = batch.slicing
-        self._counts.append((days, cells.sum(None)[np.newaxis]))
+        cells.add(self._counts, None)
         self._moments += batch.minutes.sum(), (batch.minutes**2).sum()
         return cells
 
     @cached_property
-    def days(self) -> npt.NDArray[np.datetime64]:
+    def days(self) -> list[int]:
         """The days on which trips began, in order."""
-        return np.unique(np.concatenate([days for days, _ in self._counts]))
+        return sorted(self._counts)
 
-    def _total(self, parts: Sequence[_Sums]) -> Floats:
-        total = np.zeros((*parts[0][1].shape[:2], len(self.days)))
-        for days, sums in parts:
-            total[..., np.searchsorted(self.days, days)] += sums
-        return total
-
-    @cached_property
-    def _occupied(self) -> npt.NDArray[np.intp]:
-        return np.flatnonzero(self._total(self._counts)[0].any(axis=1))
+    def _total(self, sums: _ByDay) -> Floats:
+        """Sums by slice and day, (quantities, slices, days)."""
+        return np.stack([sums[day] for day in self.days], axis=-1)
 
     @cached_property
     def _trips(self) -> Floats:
-        trips: Floats = self._total(self._counts)[0, self._occupied]
+        trips: Floats = self._total(self._counts)[0]
         return trips
 
-    @cached_property
-    def _names(self) -> list[tuple[str, str]]:
+    def score(self, model: _Measured, champion: _Measured | None = None) -> Scores:
+        """One model's scores, with its difference to the champion where there is one."""
+        sums, others = self._total(model.sums), self._total(champion.sums) if champion else None
         names = [("all", "all trips")]
         names += [(dimension, label) for dimension, labels in self.slicing.labels.items() for label in labels]
-        return [names[place] for place in self._occupied]
-
-    def errors(self, model: _Measured) -> _ModelErrors:
-        """All that was measured of a model."""
-        squared, absolute, signed, covered, width = self._total(model.sums)[:, self._occupied]
-        density = model.density.reshape(DENSITY_MINUTES, DENSITY_MINUTES)
-        return _ModelErrors(squared, absolute, signed, covered, width, model.p90_error, density)
-
-    def score(self, model: _ModelErrors, champion: _ModelErrors | None = None) -> Scores:
-        """One model's scores, with its difference to the champion where there is one."""
-        whole, *slices = (self._score_slice(place, model, champion) for place in range(len(self._names)))
+        whole, *slices = (
+            self._score_slice(name, trips, sums[:, place], None if others is None else others[0, place])
+            for place, (name, trips) in enumerate(zip(names, self._trips, strict=True))
+            if trips.any()
+        )
         return Scores(
             trips=whole.trips,
             rmse=whole.rmse,
-            rmse_interval=confidence.rmse(model.squared[0], self._trips[0]).interval,
+            rmse_interval=confidence.rmse(sums[0, 0], self._trips[0]).interval,
             mae=whole.mae,
             r2=self._r2(whole.rmse),
             p90_error=model.p90_error,
@@ -356,18 +337,11 @@ class _SlicedTrips:
             density=model.density,
         )
 
-    def _score_slice(self, place: int, model: _ModelErrors, champion: _ModelErrors | None) -> SliceScores:
-        trips = self._trips[place]
-        mean_square, mae, bias, coverage, width = (
-            float(sums[place].sum() / trips.sum())
-            for sums in (model.squared, model.absolute, model.signed, model.covered, model.width)
-        )
-        difference = None
-        if champion:
-            difference = confidence.rmse_difference(model.squared[place], champion.squared[place], trips)
-        return SliceScores(
-            *self._names[place], int(trips.sum()), math.sqrt(mean_square), mae, bias, coverage, width, difference
-        )
+    def _score_slice(self, name: tuple[str, str], trips: Floats, sums: Floats, champion: Floats | None) -> SliceScores:
+        """The scores on a slice, by its sums on each day: (days,), (quantities, days), and the champion's squares."""
+        mean_square, mae, bias, coverage, width = (float(of_days.sum() / trips.sum()) for of_days in sums)
+        difference = None if champion is None else confidence.rmse_difference(sums[0], champion, trips)
+        return SliceScores(*name, int(trips.sum()), math.sqrt(mean_square), mae, bias, coverage, width, difference)
 
     def _r2(self, rmse: float) -> float:
         """1 - mean squared error / variance; where all durations are equal, 1 if all are met and 0 if not."""
