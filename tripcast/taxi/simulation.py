@@ -1,4 +1,4 @@
-"""A simulated city: taxi trips whose law is known, in the publisher's own schema.
+"""A simulated city: taxi trips whose law is known, in the publisher's own schema. Columns that nobody reads are empty.
 
 Real months say how well a model does; they never say how well it could do. This city does. Every trip is drawn from
 written-down rules (places, streets, rivers, traffic by the hour, chance), so the best prediction that anybody could
@@ -190,9 +190,6 @@ class _Fleet(NamedTuple):
         boroughs: Share of its pickups by borough.
         airports: Share of its pickups at John F. Kennedy and LaGuardia, beside those.
         hails_from: Miles up Manhattan's avenues, from Times Square, where it may be hailed.
-        surcharge: Dollars for a trip that touches Manhattan.
-        dispatched: Of taxis, the share of trips ordered from a base.
-        left_empty: The fields that are empty in the record of such a trip.
     """
 
     key: int
@@ -200,12 +197,8 @@ class _Fleet(NamedTuple):
     boroughs: Mapping[str, float]
     airports: float
     hails_from: float
-    surcharge: float
-    dispatched: float = 0.0
-    left_empty: tuple[str, ...] = ()
 
 
-_LEFT_EMPTY = ("store_and_fwd_flag", "RatecodeID", "passenger_count", "congestion_surcharge")
 _FLEETS = {
     "green": _Fleet(
         key=1,
@@ -214,9 +207,6 @@ _FLEETS = {
                   "Unknown": 0.002, "Outside": 0.001, "EWR": 0.0},
         airports=0.003,
         hails_from=2.75,
-        dispatched=0.3,
-        left_empty=(*_LEFT_EMPTY, "payment_type", "trip_type"),
-        surcharge=2.75,
     ),
     "yellow": _Fleet(
         key=2,
@@ -225,9 +215,6 @@ _FLEETS = {
                   "Unknown": 0.005, "Outside": 0.001, "EWR": 0.0001},
         airports=0.06,
         hails_from=-math.inf,
-        dispatched=0.07,
-        left_empty=(*_LEFT_EMPTY, "airport_fee"),
-        surcharge=2.5,
     ),
     "fhvhv": _Fleet(
         key=3,
@@ -236,7 +223,6 @@ _FLEETS = {
                   "Unknown": 0.0001, "Outside": 0.0, "EWR": 0.0},
         airports=0.04,
         hails_from=-math.inf,
-        surcharge=2.75,
     ),
     "fhv": _Fleet(
         key=4,
@@ -245,7 +231,6 @@ _FLEETS = {
                   "Unknown": 0.01, "Outside": 0.005, "EWR": 0.001},
         airports=0.03,
         hails_from=-math.inf,
-        surcharge=0.0,
     ),
 }  # fmt: skip
 
@@ -564,7 +549,7 @@ class City:
         return moments
 
     def _record(self, taxi: str, month: Month, trips: Trips, rng: np.random.Generator) -> pa.RecordBatch:
-        """Writes trips down as the publisher does; what a model may not look at is plausible and no more."""
+        """Writes trips down as the publisher does."""
         assert trips.duration_minutes is not None
         n, feed = len(trips), FEEDS[taxi]
         miles, minutes = trips.trip_distance_miles.copy(), trips.duration_minutes.copy()
@@ -579,114 +564,30 @@ class City:
 
         trips = replace(trips, trip_distance_miles=miles, duration_minutes=minutes)
         duration = np.rint(60 * minutes).astype(np.int64)
+        reported = duration
+        if "reported_seconds" in feed.columns:
+            wrong = rng.random(n)
+            reported = np.where(wrong < _CONTRADICTION / 2, -duration - 60, duration)
+            reported = np.where(wrong > 1 - _CONTRADICTION / 2, 2 * duration + 60, reported)
+        no_pickup_zone, no_dropoff_zone = np.zeros(n, np.bool_), bad == 3
+        if feed.zones_missing:
+            no_pickup_zone, no_dropoff_zone = rng.random(n) < _NO_PICKUP_ZONE, rng.random(n) < _NO_DROPOFF_ZONE
         read = {
-            "pickup_datetime": trips.pickup_datetime,
-            "dropoff_datetime": trips.pickup_datetime + duration.astype("timedelta64[s]"),
-            "pickup_zone": trips.pickup_zone.astype(np.int64),
-            "dropoff_zone": trips.dropoff_zone.astype(np.int64),
-            "trip_distance_miles": miles,
-            "reported_seconds": duration,
+            "pickup_datetime": (trips.pickup_datetime, None),
+            "dropoff_datetime": (trips.pickup_datetime + duration.astype("timedelta64[s]"), None),
+            "pickup_zone": (trips.pickup_zone.astype(np.int64), no_pickup_zone),
+            "dropoff_zone": (trips.dropoff_zone.astype(np.int64), no_dropoff_zone),
+            "trip_distance_miles": (miles, None),
+            "reported_seconds": (reported, None),
         }
-        values: dict[str, npt.NDArray[Any]] = {
-            feed.columns[name]: column for name, column in read.items() if name in feed.columns
-        }
-        empty = {feed.columns["dropoff_zone"]: bad == 3} if feed.has_distance else {}
-        record = {"fhvhv": self._record_of_app, "fhv": self._record_of_base}.get(taxi, self._record_of_meter)
-        others, also_empty = record(taxi, month, trips, rng)
-        values, empty = values | others, also_empty | empty
-        columns = [
-            _arrow(values[field.name], field.type, empty.get(field.name))
-            if field.name in values
-            else pa.nulls(n, field.type)
-            for field in SCHEMAS[taxi]
-        ]
-        return pa.RecordBatch.from_arrays(columns, schema=SCHEMAS[taxi])
-
-    def _record_of_meter(self, taxi: str, month: Month, trips: Trips, rng: np.random.Generator) -> _Columns:
-        """What a taxi's meter and its driver write down beside."""
-        n, fleet = len(trips), _FLEETS[taxi]
-        dispatched = rng.random(n) < fleet.dispatched
-        negotiated = rng.random(n) < 0.03
-        payment = np.where(rng.random(n) < 0.6, 1, 2)
-        fare, tolls, surcharge = self._fare(fleet, month, trips)
-        dollars = {
-            "fare_amount": fare,
-            "extra": _WEEK.extra[_hour_of_week(trips.pickup_datetime)],
-            "mta_tax": np.full(n, 0.5),
-            "tip_amount": np.where(payment == 1, 0.2 * fare, 0).round(2),
-            "tolls_amount": tolls,
-            "improvement_surcharge": np.full(n, 0.3),
-            "congestion_surcharge": surcharge,
-        }
-        values: dict[str, npt.NDArray[Any]] = dollars | {
-            "VendorID": np.where(rng.random(n) < 0.1, 1, 2),
-            "store_and_fwd_flag": _flags(rng.random(n) < 0.006),
-            "RatecodeID": np.where(negotiated, 5.0, 1.0),
-            "passenger_count": rng.choice([1.0, 2.0, 3.0, 5.0, 6.0], n, p=[0.87, 0.08, 0.02, 0.02, 0.01]),
-            "total_amount": np.sum(list(dollars.values()), axis=0).round(2),
-            "payment_type": payment.astype(np.float64) if taxi == "green" else np.where(dispatched, 0, payment),
-            "trip_type": np.where(negotiated, 2.0, 1.0),
-            "airport_fee": np.where(np.isin(trips.pickup_zone, list(_TAXI_STANDS)), 1.25, 0.0),
-        }
-        return values, dict.fromkeys(fleet.left_empty, dispatched)
-
-    def _record_of_app(self, taxi: str, month: Month, trips: Trips, rng: np.random.Generator) -> _Columns:
-        """What a high-volume company reports beside: of two, one does not say when the car was there."""
-        n = len(trips)
-        assert trips.duration_minutes is not None
-        second = rng.random(n) < 0.27
-        seconds = np.rint(60 * trips.duration_minutes).astype(np.int64)
-        wrong = rng.random(n)
-        seconds = np.where(wrong < _CONTRADICTION / 2, -seconds - 60, seconds)
-        seconds = np.where(wrong > 1 - _CONTRADICTION / 2, 2 * seconds + 60, seconds)
-        arrived = trips.pickup_datetime - rng.integers(1, 300, n).astype("timedelta64[s]")
-        fare, tolls, surcharge = self._fare(_FLEETS[taxi], month, trips)
-        values: dict[str, npt.NDArray[Any]] = {
-            "hvfhs_license_num": np.where(second, "HV0005", "HV0003"),
-            "dispatching_base_num": np.where(second, "B03406", "B03404"),
-            "originating_base_num": np.full(n, "B03404"),
-            "request_datetime": arrived - rng.integers(60, 900, n).astype("timedelta64[s]"),
-            "on_scene_datetime": arrived,
-            "trip_time": seconds,
-            "base_passenger_fare": fare,
-            "tolls": tolls,
-            "bcf": (0.03 * fare).round(2),
-            "sales_tax": (0.08875 * fare).round(2),
-            "congestion_surcharge": surcharge,
-            "airport_fee": np.where(np.isin(trips.pickup_zone, list(AIRPORTS)), 2.5, 0.0),
-            "tips": np.where(rng.random(n) < 0.2, 0.2 * fare, 0).round(2),
-            "driver_pay": (0.75 * fare).round(2),
-        }
-        flags = ("shared_request", "shared_match", "access_a_ride", "wav_request", "wav_match")
-        values |= {f"{name}_flag": _flags(rng.random(n) < 0.01) for name in flags}
-        return values, dict.fromkeys(("originating_base_num", "on_scene_datetime"), second)
-
-    def _record_of_base(self, taxi: str, month: Month, trips: Trips, rng: np.random.Generator) -> _Columns:
-        """What a base reports beside; many do not say from where to where."""
-        n = len(trips)
-        base = np.char.add("B", np.char.zfill(rng.integers(1, 3000, n).astype(str), 5))
-        columns = FEEDS[taxi].columns
-        return {"dispatching_base_num": base, "Affiliated_base_number": base}, {
-            columns["pickup_zone"]: rng.random(n) < _NO_PICKUP_ZONE,
-            columns["dropoff_zone"]: rng.random(n) < _NO_DROPOFF_ZONE,
-        }
-
-    def _fare(self, fleet: _Fleet, month: Month, trips: Trips) -> tuple[Floats, Floats, Floats]:
-        """Each trip's fare, tolls and congestion surcharge, in dollars."""
-        town, minutes = _town(self.seed), trips.duration_minutes
-        assert minutes is not None
-        zone, to_zone = trips.pickup_zone, trips.dropoff_zone
-        manhattan = town.borough == "Manhattan"
-        # The tariff of 2021: 2.50 dollars, 2.50 a mile, 0.50 a minute in slow traffic (taken as every fourth).
-        return (
-            (2.5 + 2.5 * self._route_miles(month)[zone, to_zone] + 0.125 * minutes).round(1),
-            np.where(town.land[zone] != town.land[to_zone], 6.12, 0.0),
-            np.where(manhattan[zone] | manhattan[to_zone], fleet.surcharge, 0.0),
+        columns = {published: read[name] for name, published in feed.columns.items()}
+        return pa.RecordBatch.from_arrays(
+            [
+                _arrow(*columns[field.name], field.type) if field.name in columns else pa.nulls(n, field.type)
+                for field in SCHEMAS[taxi]
+            ],
+            schema=SCHEMAS[taxi],
         )
-
-
-#: Columns of a record by the publisher's names, and where they are empty.
-_Columns = tuple[dict[str, npt.NDArray[Any]], dict[str, npt.NDArray[np.bool_]]]
 
 
 class _Week(NamedTuple):
@@ -696,13 +597,11 @@ class _Week(NamedTuple):
         street_mph: Speed on ordinary streets.
         demand: Trips, relative.
         period: 0 at most hours, 1 when people go to work, 2 when they come home.
-        extra: Dollars added at night and in the rush hours.
     """
 
     street_mph: Floats
     demand: Floats
     period: Integers
-    extra: Floats
 
 
 def _week() -> _Week:
@@ -713,7 +612,6 @@ def _week() -> _Week:
         street_mph=np.array(_STREET_MPH)[weekend, hour] * np.repeat(_DAY_SPEED, 24),
         demand=np.array(_HOUR_DEMAND)[weekend, hour] * np.repeat(_DAY_DEMAND, 24),
         period=np.select([morning, evening], [1, 2], 0),
-        extra=np.select([evening, (hour >= 20) | (hour < 6)], [1.0, 0.5], 0.0),
     )
 
 
@@ -806,19 +704,12 @@ def _truncated_moments(median: Floats) -> Floats:
     )
 
 
-def _arrow(values: npt.NDArray[Any], kind: pa.DataType, empty: npt.NDArray[np.bool_] | None) -> pa.Array:
-    """A column from its values, texts of one length, and where it is empty. `pyarrow.array` would import pandas."""
-    buffers = [None if empty is None else pa.py_buffer(np.packbits(~empty, bitorder="little"))]
-    if kind == pa.string():
-        values = values.astype(np.bytes_)
-        buffers.append(pa.py_buffer(np.arange(len(values) + 1, dtype=np.int32) * values.itemsize))
-    elif kind == pa.float64():
+def _arrow(values: npt.NDArray[Any], empty: npt.NDArray[np.bool_] | None, kind: pa.DataType) -> pa.Array:
+    """A column from its numbers, and where it is empty. `pyarrow.array` would import pandas."""
+    if kind == pa.float64():
         values = values.astype(np.float64, copy=False)
-    return pa.Array.from_buffers(kind, len(values), [*buffers, pa.py_buffer(values)])
-
-
-def _flags(yes: npt.NDArray[np.bool_]) -> npt.NDArray[np.bytes_]:
-    return np.where(yes, b"Y", b"N")
+    bits = None if empty is None else pa.py_buffer(np.packbits(~empty, bitorder="little"))
+    return pa.Array.from_buffers(kind, len(values), [bits, pa.py_buffer(values)])
 
 
 def _is_kept(trips: Trips) -> npt.NDArray[np.bool_]:
