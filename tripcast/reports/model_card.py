@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from tripcast.evaluation.gate import Decision
-from tripcast.evaluation.scores import NOMINAL_COVERAGE, Scores, SliceScores
+from tripcast.evaluation.scores import NOMINAL_COVERAGE, Scores
 from tripcast.models.model import Manifest
 from tripcast.reports.page import render
 from tripcast.reports.training import TrainingContext
@@ -73,14 +74,7 @@ def model_card(
         yardsticks=yardsticks,
         nominal=NOMINAL_COVERAGE,
         enough=ENOUGH_TRIPS,
-        dimensions=_by_dimension(slices),
+        dimensions={name: list(parts) for name, parts in groupby(slices, key=lambda part: part.dimension)},
         largest_errors=sorted(slices, key=lambda part: -part.rmse)[:_NAMED],
         thinnest_coverage=sorted(slices, key=lambda part: part.interval_coverage)[:_NAMED],
     )
-
-
-def _by_dimension(slices: Sequence[SliceScores]) -> dict[str, list[SliceScores]]:
-    found: dict[str, list[SliceScores]] = {}
-    for part in slices:
-        found.setdefault(part.dimension, []).append(part)
-    return found

@@ -131,7 +131,8 @@ def monitoring_report(context: MonitoringContext) -> str:
         colours={"champion": VARIABLES[_CHAMPION], "challenger": VARIABLES[_CHALLENGER]},
         pictures=_pictures(context),
         features=_feature_rows(context),
-        places=_places(context) if context.drift else None,
+        gone=sorted(context.places[place] for place in context.drift.gone_places) if context.drift else [],
+        most_places=_PLACES_NAMED,
         rule_sentences=rule_sentences(context.decision.rule),
         nominal=NOMINAL_COVERAGE,
         confidence=CONFIDENCE,
@@ -249,34 +250,6 @@ def _feature_rows(context: MonitoringContext) -> list[_FeatureRow]:
             rows.append(_FeatureRow(name, state, part, _draw_psi(part.feature, name, context)))
     order = ("shifted", "moved", "slight", "chance")
     return sorted(rows, key=lambda row: (order.index(row.state), -row.drift.psi))
-
-
-class _PlaceChanges(NamedTuple):
-    """The names of places that came and went, those with most trips first, and how many more there are.
-
-    Attributes:
-        new: With the number of ends of trips in each.
-        more_new: How many more.
-        gone: In the order of their names.
-        more_gone: How many more.
-    """
-
-    new: list[tuple[str, int]]
-    more_new: int
-    gone: list[str]
-    more_gone: int
-
-
-def _places(context: MonitoringContext) -> _PlaceChanges:
-    assert context.drift
-    new = sorted(context.drift.new_places.items(), key=lambda pair: (-pair[1], pair[0]))
-    gone = sorted(context.places[place] for place in context.drift.gone_places)
-    return _PlaceChanges(
-        [(context.places[place], ends) for place, ends in new[:_PLACES_NAMED]],
-        len(new[_PLACES_NAMED:]),
-        gone[:_PLACES_NAMED],
-        len(gone[_PLACES_NAMED:]),
-    )
 
 
 def _pictures(context: MonitoringContext) -> list[Picture]:
