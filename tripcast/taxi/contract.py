@@ -230,7 +230,7 @@ def move_test_month(check: MonthCheck, folder: Path) -> None:
 
 
 def _check(ingested: Ingested, kept_file: Path, rejected_file: Path) -> MonthCheck:
-    check, repeats = MonthCheck(ingested, kept_file, rejected_file), _Repeats()
+    check, repeats = MonthCheck(ingested, kept_file, rejected_file), _Repeats(ingested.rows)
     aside = recorded_schema(ingested.taxi).append(pa.field("reason", pa.string()))
     with parquet_writer(kept_file, trips_schema()) as good, parquet_writer(rejected_file, aside) as bad:
         for kept, rejected in prefetch(map(sort_rows, read_ingested(ingested))):
@@ -352,43 +352,30 @@ def _numpy(values: pa.Array, kind: str) -> npt.NDArray[Any]:
 class _Repeats:
     """Counts trips that are the same as another one, by 64-bit hashes of them.
 
-    Trips are compared that begin at certain moments: all, until there are too many for that, then half of them, a
-    quarter, and so on. All copies of a trip begin at the same moment.
+    Trips are compared that begin at certain moments: all, or where those would be too many, half of them, a quarter,
+    and so on. All copies of a trip begin at the same moment.
+
+    Args:
+        rows: How many records there are.
     """
 
-    def __init__(self) -> None:
-        self._halvings = 0
-        self._places: list[npt.NDArray[np.uint64]] = []
+    def __init__(self, rows: int) -> None:
+        # An estimate rests on an eighth of what would be counted.
+        self._halvings = (rows // (_MOST_COMPARED >> 3)).bit_length() if rows > _MOST_COMPARED else 0
         self._hashes: list[npt.NDArray[np.uint64]] = []
-        self._held = 0
 
     def add(self, kept: pa.RecordBatch) -> None:
         """Take in the next trips, in ``trips_schema``."""
         if not len(kept):
             return
         places = _numpy(kept["pickup_datetime"], "u8") * _MIXER
-        chosen = np.flatnonzero(self._chosen(places))
-        places = hashes = places[chosen]
+        chosen = np.flatnonzero(places <= np.uint64(2 ** (64 - self._halvings) - 1))
+        hashes = places[chosen]
         for name in kept.schema.names[1:]:
             column = _numpy(kept[name], f"u{kept[name].type.bit_width // 8}")[chosen]
             hashes = (hashes ^ column.astype(np.uint64)) * _MIXER
             hashes ^= hashes >> np.uint64(32)
-        self._places.append(places)
         self._hashes.append(hashes)
-        self._held += len(hashes)
-        # Once it is an estimate, an eighth is enough for it.
-        while self._held > (_MOST_COMPARED >> 3 if self._halvings else _MOST_COMPARED):
-            self._halve()
-
-    def _halve(self) -> None:
-        self._halvings += 1
-        places, hashes = np.concatenate(self._places), np.concatenate(self._hashes)
-        chosen = self._chosen(places)
-        self._places, self._hashes = [places[chosen]], [hashes[chosen]]
-        self._held = len(self._hashes[0])
-
-    def _chosen(self, places: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
-        return places <= np.uint64(2 ** (64 - self._halvings) - 1)
 
     def count(self) -> int:
         """How many trips repeat an earlier one."""
