@@ -20,7 +20,7 @@ from tripcast.months import Month, parse_months
 from tripcast.storage.store import FolderStore
 from tripcast.taxi.contract import MonthCheck, MonthRules, describe, metrics, summary, validate
 from tripcast.taxi.ingestion import Ingested, ingest
-from tripcast.taxi.trips import read_trips, recorded_schema, trips_schema
+from tripcast.taxi.trip_files import read_trips, recorded_schema, trips_schema
 
 JANUARY = Month(2021, 1)
 PICKUP = datetime(2021, 1, 15, 8, 30)

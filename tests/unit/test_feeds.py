@@ -24,7 +24,8 @@ from tripcast.taxi.feeds import FEEDS
 from tripcast.taxi.ingestion import Ingested, ingest
 from tripcast.taxi.simulation import SCHEMAS, City
 from tripcast.taxi.sources import open_source
-from tripcast.taxi.trips import Trip, Trips, recorded_schema
+from tripcast.taxi.trip_files import recorded_schema
+from tripcast.taxi.trips import Trip, Trips
 from tripcast.taxi.ways import METERED, PLANNED, ZONES_ONLY, as_asked
 
 JANUARY = Month(2021, 1)

@@ -25,7 +25,7 @@ from tripcast.storage.store import FolderStore
 from tripcast.taxi import contract
 from tripcast.taxi.ingestion import Ingested, ingest
 from tripcast.taxi.simulation import City
-from tripcast.taxi.trips import recorded_schema
+from tripcast.taxi.trip_files import recorded_schema
 
 JANUARY = Month(2021, 1)
 TIMES = ("lpep_pickup_datetime", "lpep_dropoff_datetime")

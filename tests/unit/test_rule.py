@@ -18,7 +18,7 @@ from tripcast.storage.store import FolderStore
 from tripcast.taxi.bins import profile_trips
 from tripcast.taxi.contract import validate
 from tripcast.taxi.ingestion import ingest
-from tripcast.taxi.trips import read_trips
+from tripcast.taxi.trip_files import read_trips
 from tripcast.taxi.ways import WAYS
 
 #: Where training is dear: it starts when two of three windows are bad.

@@ -27,7 +27,8 @@ from tripcast.taxi.contract import validate
 from tripcast.taxi.ingestion import Ingested, ingest
 from tripcast.taxi.pyfunc import flavour
 from tripcast.taxi.sources import files
-from tripcast.taxi.trips import Trip, Trips, read_trips
+from tripcast.taxi.trip_files import read_trips
+from tripcast.taxi.trips import Trip, Trips
 
 MARCH = Month(2021, 3)
 BOOSTED, LINEAR = 1, 2

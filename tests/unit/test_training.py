@@ -14,7 +14,8 @@ from tripcast.jobs.train import train
 from tripcast.models.model import Search
 from tripcast.taxi import features
 from tripcast.taxi.candidates import CANDIDATES, boosting, lightgbm, linear
-from tripcast.taxi.trips import TripFiles, Trips, sample, trips_schema
+from tripcast.taxi.trip_files import TripFiles, trips_schema
+from tripcast.taxi.trips import Trips, sample
 
 DATA = {"2021-01": "cd" * 32}
 
@@ -111,13 +112,13 @@ def test_a_search_tells_of_every_trial_and_keeps_the_best():
 
 @pytest.mark.slow
 def test_a_search_that_finds_nothing_better_returns_the_defaults(monkeypatch):
-    run = lightgbm.HoldoutFit.run
+    run = boosting.HoldoutFit.run
 
     def worse_than_the_defaults(self, parameters):
         predictor, rmse = run(self, parameters)
         return predictor, rmse + (parameters != lightgbm.DEFAULTS)
 
-    monkeypatch.setattr(lightgbm.HoldoutFit, "run", worse_than_the_defaults)
+    monkeypatch.setattr(boosting.HoldoutFit, "run", worse_than_the_defaults)
     trips = make_trips(800)
     tuned = train("tuned", trips, taxi="green", data=DATA, trials=3)
     default = train("lightgbm", trips, taxi="green", data=DATA)

@@ -9,6 +9,7 @@ import click
 
 from tripcast.cli import options
 from tripcast.cli.group import FAILURE, main
+from tripcast.settings import Settings
 
 
 @main.command("compile")
@@ -31,7 +32,6 @@ def compile_pipelines(
     """Compile every pipeline to YAML, for the Kubeflow Pipelines UI and for review."""
     from components.step import IMAGE
     from pipelines.cluster.compilation import check_compiled, compile_all, write_manifests
-    from tripcast.settings import Settings
 
     image = image or IMAGE
     if manifests and check:

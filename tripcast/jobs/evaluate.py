@@ -48,7 +48,8 @@ from tripcast.taxi.bins import profile_trips
 from tripcast.taxi.feeds import FEEDS
 from tripcast.taxi.slices import slice_trips
 from tripcast.taxi.sources import is_simulated
-from tripcast.taxi.trips import TripFiles, Trips, sample
+from tripcast.taxi.trip_files import TripFiles
+from tripcast.taxi.trips import Trips, sample
 from tripcast.taxi.ways import MEANING, METERED, PLANNED, ZONES_ONLY, as_asked
 
 #: Tag of a version: the digest of the candidate that the gate judged, of which the version may be a refit.

@@ -14,7 +14,8 @@ from tripcast.taxi import contract
 from tripcast.taxi.ingestion import Ingested, ingest, look
 from tripcast.taxi.sources import Source
 from tripcast.taxi.sources.folder import Folder
-from tripcast.taxi.trips import Trips, read_trips
+from tripcast.taxi.trip_files import read_trips
+from tripcast.taxi.trips import Trips
 
 #: Of more months than this that are missing, one sentence tells.
 _NAMED_ONE_BY_ONE = 3

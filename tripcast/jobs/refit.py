@@ -21,7 +21,7 @@ import numpy as np
 from tripcast.jobs.evaluate import Selection
 from tripcast.jobs.train import refit
 from tripcast.models import Model
-from tripcast.taxi.trips import TripFiles
+from tripcast.taxi.trip_files import TripFiles
 
 #: How much higher the refit's RMSE may be on the month before, as a share of the winner's.
 MAX_LOSS = 0.05

@@ -246,7 +246,7 @@ def score_rows(model: Model, name: str, rows: pa.RecordBatch, first: int) -> tup
     Args:
         model: The model.
         name: Its name in the registry.
-        rows: Records in ``tripcast.taxi.trips.recorded_schema``.
+        rows: Records in ``tripcast.taxi.trip_files.recorded_schema``.
         first: The number of the first of them in the month.
 
     Returns:

@@ -31,7 +31,8 @@ from tripcast.models.model import (
 )
 from tripcast.models.workers import Workers, start_workers
 from tripcast.storage.files import storage_errors
-from tripcast.taxi.trips import LONGEST_MINUTES, SHORTEST_MINUTES, TripFiles, Trips, sample
+from tripcast.taxi.trip_files import TripFiles
+from tripcast.taxi.trips import LONGEST_MINUTES, SHORTEST_MINUTES, Trips, sample
 from tripcast.taxi.ways import METERED, as_asked
 
 #: The file beside a model that holds the trials of its search.

@@ -9,14 +9,8 @@ from contextlib import contextmanager
 from errno import EACCES
 from os import strerror
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tripcast.errors import StorageError
-
-# pyarrow is imported where a parquet file is written: every command imports this, and would wait a fifth of a second.
-if TYPE_CHECKING:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
 
 @contextmanager
@@ -76,18 +70,3 @@ def atomic_write(file: Path) -> Iterator[Path]:
             part.replace(file)
         finally:
             part.unlink(missing_ok=True)
-
-
-@contextmanager
-def parquet_writer(file: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
-    """Write a parquet file that appears under its name whole, or not at all.
-
-    Raises:
-        StorageError: If it cannot be written.
-    """
-    import pyarrow.parquet as pq
-
-    # Neither dictionaries, statistics nor compression: benchmarks/ingest has what they would cost.
-    options = {"use_dictionary": False, "write_statistics": False, "compression": "none"}
-    with atomic_write(file) as part, pq.ParquetWriter(part, schema, **options) as writer:
-        yield writer

@@ -21,11 +21,12 @@ import pyarrow.compute as pc
 
 from tripcast.errors import ContractError
 from tripcast.months import Month, MonthUsed
-from tripcast.storage.arrow import arrow_scalar, prefetch
-from tripcast.storage.files import parquet_writer, storage_errors
+from tripcast.storage.arrow import arrow_scalar, parquet_writer, prefetch
+from tripcast.storage.files import storage_errors
 from tripcast.taxi.feeds import FEEDS, find_feed
 from tripcast.taxi.ingestion import Ingested, read_ingested
-from tripcast.taxi.trips import FARTHEST_MILES, LONGEST_MINUTES, MILES, SHORTEST_MINUTES, recorded_schema, trips_schema
+from tripcast.taxi.trip_files import recorded_schema, trips_schema
+from tripcast.taxi.trips import FARTHEST_MILES, LONGEST_MINUTES, MILES, SHORTEST_MINUTES
 from tripcast.taxi.zones import LAST_ZONE
 
 #: Odd, and without a pattern in its bits: 2 ** 64 divided by the golden ratio (Knuth, TAOCP 3, section 6.4).

@@ -15,14 +15,17 @@ from functools import cached_property
 from io import BytesIO
 from math import exp, log, nan
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tripcast.models.interpolation import interpolator
-from tripcast.taxi.trips import Trip, TripFiles, Trips, sample
+from tripcast.taxi.trips import Trip, Trips, sample
 from tripcast.taxi.zones import LAST_ZONE, PLACES
+
+if TYPE_CHECKING:
+    from tripcast.taxi.trip_files import TripFiles
 
 Floats = npt.NDArray[np.float64]
 Matrix = npt.NDArray[np.float32]

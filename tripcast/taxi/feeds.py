@@ -25,7 +25,7 @@ class Feed:
         name: What its files' names begin with, and its registered model's end with.
         title: What it is called, for people.
         columns: The publisher's name of each column that is read, by the name that it has in
-            ``tripcast.taxi.trips.recorded_schema``. Case, blanks and underscores in a file's names do not matter.
+            ``tripcast.taxi.trip_files.recorded_schema``. Case, blanks and underscores in a file's names do not matter.
         mark: A column that tells its files from those of other feeds; None where none does.
         zones_missing: Whether its records often lack a zone, as their bases do not report it. Such a record is set
             aside as any that lacks one, but is nothing that speaks against its month.

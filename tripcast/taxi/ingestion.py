@@ -22,15 +22,14 @@ import pyarrow.parquet as pq
 
 from tripcast.errors import ContractError, SourceError
 from tripcast.months import Month
-from tripcast.storage.arrow import arrow_scalar, prefetch
-from tripcast.storage.files import parquet_writer
+from tripcast.storage.arrow import arrow_scalar, parquet_writer, prefetch
 from tripcast.storage.store import Store
 from tripcast.taxi.feeds import FEEDS, Feed, find_feed
 from tripcast.taxi.sources import open_source
 from tripcast.taxi.sources.files import MOST_ROWS, open_month_file, too_many_rows
 from tripcast.taxi.sources.raw import RawMonth
 from tripcast.taxi.timestamps import WANTED, parse_times
-from tripcast.taxi.trips import recorded_schema
+from tripcast.taxi.trip_files import recorded_schema
 
 _MINUTE = 60_000_000  # in microseconds, the unit of time in the typed form
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from tripcast.taxi.feeds import FEEDS
-
-# pyarrow is imported where files are read: the service, which imports this, would wait for it a fifth of a second.
+# The service imports this, and would wait a fifth of a second for pyarrow.
 if TYPE_CHECKING:
-    import pyarrow as pa
+    from tripcast.taxi.trip_files import TripFiles
 
 #: The column that not every feed has.
 MILES = "trip_distance_miles"
@@ -33,43 +30,6 @@ _BATCH_TRIPS = 1 << 17
 
 #: A trip of more miles than this is kept, for its duration is good, but flagged: no taxi drives that far in an hour.
 FARTHEST_MILES = 100
-
-
-def recorded_schema(taxi: str) -> pa.Schema:
-    """The trip record as ingested: one type a column whatever the month had, every value nullable, no row removed.
-
-    Times are New York local time; zones are numbers as recorded, valid or not; distances are as the meter had them.
-    ``reported_seconds`` is a trip's duration as the company says it, beside its two times.
-
-    Args:
-        taxi: The feed's name, see ``tripcast.taxi.feeds.FEEDS``; its columns are those that the feed has.
-    """
-    import pyarrow as pa
-
-    kinds = {
-        "pickup_datetime": pa.timestamp("us"),
-        "dropoff_datetime": pa.timestamp("us"),
-        "pickup_zone": pa.int32(),
-        "dropoff_zone": pa.int32(),
-        "trip_distance_miles": pa.float64(),
-        "reported_seconds": pa.int32(),
-    }
-    return pa.schema({name: kind for name, kind in kinds.items() if name in FEEDS[taxi].columns})
-
-
-def trips_schema() -> pa.Schema:
-    """The columns of ``Trips`` in a file: trips that keep the contract."""
-    import pyarrow as pa
-
-    return pa.schema(
-        {
-            "pickup_datetime": pa.timestamp("us"),
-            "pickup_zone": pa.int16(),
-            "dropoff_zone": pa.int16(),
-            "trip_distance_miles": pa.float64(),
-            "duration_minutes": pa.float64(),
-        }
-    )
 
 
 class Trip(NamedTuple):
@@ -148,34 +108,6 @@ class Trips:
         return cls(*(np.concatenate([getattr(part, column.name) for part in parts]) for column in fields(cls)))
 
 
-class TripFiles:
-    """Validated trips in parquet files, read a batch at a time and as often as asked: never all in memory.
-
-    Args:
-        files: Parquet files with the columns of ``Trips``, as validation writes them: row groups are batches.
-    """
-
-    def __init__(self, files: Sequence[Path]) -> None:
-        import pyarrow.parquet as pq
-
-        self._files = files
-        self._trips: int = sum(pq.read_metadata(file).num_rows for file in files)
-
-    def __len__(self) -> int:
-        return self._trips
-
-    def batches(self) -> Iterator[Trips]:
-        """The trips, in the order of the files; no batch is empty."""
-        import pyarrow.parquet as pq
-
-        for file in self._files:
-            with pq.ParquetFile(file) as opened:
-                for group in range(opened.num_row_groups):
-                    table = opened.read_row_group(group, [*PICKUP_COLUMNS, TARGET])
-                    if len(table):
-                        yield Trips(**{name: table[name].to_numpy() for name in table.column_names})
-
-
 def sample(trips: Trips | TripFiles, most: int) -> Trips:
     """All trips, or so many of them, at even distances, where there are more.
 
@@ -190,15 +122,3 @@ def sample(trips: Trips | TripFiles, most: int) -> Trips:
         parts.append(batch[wanted[first:end] - start])
         start += len(batch)
     return Trips.joined(parts)
-
-
-def read_trips(files: Sequence[Path]) -> Trips:
-    """Read validated trips from parquet files, in the order of the files.
-
-    Args:
-        files: Parquet files with the columns of ``Trips``.
-    """
-    import pyarrow.parquet as pq
-
-    table = pq.ParquetDataset([str(file) for file in files]).read(columns=[*PICKUP_COLUMNS, TARGET])
-    return Trips(**{name: table[name].to_numpy() for name in table.column_names})

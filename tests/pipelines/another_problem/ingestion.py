@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from tripcast.months import Month
 from tripcast.storage.store import sha256_of
 from tripcast.taxi.sources import open_source
-from tripcast.taxi.trips import SCHEMA
+from tripcast.taxi.trip_files import SCHEMA
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,6 @@ from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 SHORTEST_MINUTES, LONGEST_MINUTES = 1, 60
 DEPOTS = ("north", "east", "south")
@@ -47,32 +45,5 @@ class Trips:
         return Trips(*(None if column is None else column[rows] for column in columns))
 
 
-SCHEMA = pa.schema(
-    {
-        "pickup_datetime": pa.timestamp("us"),
-        "depot": pa.int8(),
-        "kilometres": pa.float64(),
-        "kilograms": pa.float64(),
-        "duration_minutes": pa.float64(),
-    }
-)
-
-
-class TripFiles:
-    def __init__(self, files) -> None:
-        self._trips = read_trips(files)
-
-    def __len__(self) -> int:
-        return len(self._trips)
-
-    def batches(self):
-        return [self._trips]
-
-
 def sample(trips, most) -> Trips:
     return Trips.joined(list(trips.batches()))[:most]
-
-
-def read_trips(files) -> Trips:
-    table = pq.ParquetDataset([str(file) for file in files]).read()
-    return Trips(**{name: table[name].to_numpy() for name in SCHEMA.names})

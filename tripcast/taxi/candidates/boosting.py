@@ -9,6 +9,7 @@ import ctypes
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,18 @@ import lightgbm
 import numpy as np
 import numpy.typing as npt
 
-from tripcast.taxi.features import FEATURES
-from tripcast.taxi.trips import TripFiles, Trips, sample
+from tripcast.models.booster import Booster
+from tripcast.taxi.candidates.lightgbm import ASKED, COLUMNS, LEVELS, Boosted, boosters
+from tripcast.taxi.features import FEATURES, FeatureTables, OutOfFold
+from tripcast.taxi.trip_files import TripFiles
+from tripcast.taxi.trips import Trips, sample
+from tripcast.taxi.ways import METERED, PLANNED, as_asked, planned
 
+Floats = npt.NDArray[np.float64]
 Matrix = npt.NDArray[np.float32]
+
+#: By the way whose trips they are of, the boundaries of the bins in which LightGBM counts.
+Bins = Callable[[str], lightgbm.Dataset]
 
 #: The features of training trips, float32 (n, 23).
 Features = Callable[[Trips], Matrix]
@@ -47,21 +56,12 @@ _OF_GROWING = re.compile(rb"^(?:split_gain|internal_value|internal_weight|leaf_w
 _NUMBERS = re.compile(rb"^(threshold|leaf_value)=(.*)$", re.MULTILINE)
 _DIGITS = "{:.9g}"
 
+#: How much of the later trips' surplus over predictions is taken to last. Traffic drifts for weeks on end, so that a
+#: model is behind from its first day; but part of what the last days show passes, and the fit to all trips sees them.
+_LASTING = 0.5
+
 #: Rows from which the boundaries of the histograms' bins are chosen; LightGBM's own default.
 _BIN_ROWS = 200_000
-
-
-def bins(features: Features, trips: Trips | TripFiles, columns: Sequence[str]) -> lightgbm.Dataset:
-    """The boundaries of the bins in which LightGBM counts, as a dataset of some trips, or of all where they are few.
-
-    Args:
-        features: Computes the features of trips.
-        trips: With durations.
-        columns: Which of them the trees may look at.
-    """
-    known = sample(trips, _BIN_ROWS)
-    rows = features(known)[:, _places(columns)]
-    return lightgbm.Dataset(rows, known.duration_minutes, feature_name=list(columns), params=_FIXED).construct()
 
 
 def load_bins(file: Path) -> lightgbm.Dataset:
@@ -79,7 +79,7 @@ def dataset(features: Features, trips: Trips | TripFiles, boundaries: lightgbm.D
     Args:
         features: Computes them.
         trips: With durations.
-        boundaries: See ``bins``.
+        boundaries: See ``bins_of``.
     """
     if boundaries.num_data() == len(trips) < _BIN_ROWS:
         return boundaries  # they are of all trips
@@ -143,3 +143,108 @@ class _Batch(lightgbm.Sequence):
 
     def __len__(self) -> int:
         return self._trips
+
+
+@dataclass(frozen=True)
+class HoldoutFit:
+    """The earlier and the later training trips as LightGBM takes them, to try parameters on.
+
+    Attributes:
+        tables: Learned from the earlier trips.
+        earlier: What to fit to.
+        later: Features of the later trips, (m, 23).
+        actual: Their true durations, minutes, (m,).
+        others: The trees of the other ways, fitted to the earlier trips; their parameters are not searched for.
+        levels: The levels of these, chosen on the later trips.
+    """
+
+    tables: FeatureTables
+    earlier: lightgbm.Dataset
+    later: npt.NDArray[np.float32]
+    actual: Floats
+    others: Mapping[str, bytes]
+    levels: Mapping[str, float]
+
+    @classmethod
+    def of(cls, earlier: Trips, later: Trips) -> HoldoutFit:
+        """Compute the features once."""
+        assert later.duration_minutes is not None
+        features, actual = OutOfFold(earlier), later.duration_minutes
+        bins = bins_of(features, earlier)
+        others = grow(features, earlier, others_of(features), bins)
+        asked = as_asked(later)
+        levels = {
+            way: _level(Booster(trees, FEATURES).predict(features.tables(asked[way]), threads=0), actual)
+            for way, trees in others.items()
+        }
+        data = dataset(features, earlier, bins(METERED))
+        return cls(features.tables, data, features.tables(later), actual, others, levels)
+
+    def run(self, parameters: Mapping[str, Any]) -> tuple[Boosted, float]:
+        """Fit to the earlier trips and judge on the later ones.
+
+        Args:
+            parameters: As ``DEFAULTS``.
+
+        Returns:
+            The predictor, and its RMSE on the later trips in minutes where their distance is metered. That leaves the
+            predictor's level aside, which the later trips themselves decide.
+        """
+        trees = boost(self.earlier, parameters)
+        predicted = Booster(trees, FEATURES).predict(self.later, threads=0)
+        rmse = float(np.sqrt(np.mean((predicted - self.actual) ** 2)))
+        levels = {**dict.fromkeys(LEVELS, _level(predicted, self.actual)), **self.levels}
+        return Boosted(self.tables, boosters({METERED: trees, **self.others}), levels), rmse
+
+
+def _level(predicted: Floats, actual: Floats) -> float:
+    surplus = float(predicted @ actual / (predicted @ predicted)) - 1
+    return round(1 + _LASTING * surplus, 4)
+
+
+def bins_of(features: OutOfFold, trips: Trips | TripFiles) -> Bins:
+    """The boundaries of the bins for trips as they are asked for in a way: datasets of some of them, or of all few.
+
+    Args:
+        features: Computes the features of trips.
+        trips: With durations.
+    """
+
+    def of_way(way: str) -> lightgbm.Dataset:
+        known, columns = sample(trips, _BIN_ROWS), COLUMNS[way]
+        rows = _asked(features, way)(known)[:, _places(columns)]
+        data = lightgbm.Dataset(rows, known.duration_minutes, feature_name=list(columns), params=_FIXED)
+        return data.construct()
+
+    return of_way
+
+
+def _asked(features: OutOfFold, way: str) -> Callable[[Trips], npt.NDArray[np.float32]]:
+    return (lambda batch: features(planned(batch))) if way == PLANNED else features
+
+
+def grow(
+    features: OutOfFold,
+    trips: Trips | TripFiles,
+    parameters: Mapping[str, Mapping[str, Any]],
+    bins: Bins,
+    network: Mapping[str, Any] | None = None,
+) -> dict[str, bytes]:
+    """Grow trees, those of one way after those of another.
+
+    Args:
+        features: Computes the features of the trips.
+        trips: What to fit to.
+        parameters: By the ways whose trees to grow, as ``DEFAULTS``.
+        bins: The boundaries of the bins.
+        network: Further parameters of LightGBM, where other processes grow the same trees to other trips.
+    """
+    return {
+        way: boost(dataset(_asked(features, way), trips, bins(way)), {**of_way, **(network or {})})
+        for way, of_way in parameters.items()
+    }
+
+
+def others_of(features: OutOfFold) -> Mapping[str, Mapping[str, Any]]:
+    """The parameters of the ways that riders ask in; none where trips are recorded as riders ask for them."""
+    return ASKED if features.distances else {}

@@ -20,11 +20,11 @@ import numpy as np
 import pyarrow as pa
 
 from tripcast.models.workers import Workers
-from tripcast.storage.files import parquet_writer
-from tripcast.taxi.candidates.boosting import load_bins
-from tripcast.taxi.candidates.lightgbm import Bins, grow
+from tripcast.storage.arrow import parquet_writer
+from tripcast.taxi.candidates.boosting import Bins, grow, load_bins
 from tripcast.taxi.features import OutOfFold
-from tripcast.taxi.trips import TripFiles, Trips, trips_schema
+from tripcast.taxi.trip_files import TripFiles, trips_schema
+from tripcast.taxi.trips import Trips
 
 #: Minutes that workers wait for each other.
 _TIME_OUT = 10

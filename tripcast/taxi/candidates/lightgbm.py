@@ -9,7 +9,7 @@ a distance the first booster is such a one, and answers everybody.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,15 +21,13 @@ from tripcast.models.model import Search
 from tripcast.models.workers import Workers
 from tripcast.taxi.features import FEATURES, MILES_FEATURES, USUAL_MILES, FeatureTables, OutOfFold
 from tripcast.taxi.interval_groups import group_of, groups_of
-from tripcast.taxi.trips import LONGEST_MINUTES, SHORTEST_MINUTES, Trip, TripFiles, Trips
-from tripcast.taxi.ways import METERED, PLANNED, ZONES_ONLY, as_asked, planned, way_of, ways_of
+from tripcast.taxi.trips import LONGEST_MINUTES, SHORTEST_MINUTES, Trip, Trips
+from tripcast.taxi.ways import METERED, PLANNED, ZONES_ONLY, way_of, ways_of
 
 if TYPE_CHECKING:
-    import lightgbm
+    from tripcast.taxi.trip_files import TripFiles
 
 Floats = npt.NDArray[np.float64]
-#: By the way whose trips they are of, the boundaries of the bins in which LightGBM counts.
-Bins = Callable[[str], "lightgbm.Dataset"]
 
 #: The parameters of the booster of metered distances, which a search may change: the number of rounds, and others by
 #: LightGBM's names. The rounds are not found by early stopping: the later trips are few and behind the traffic to come,
@@ -56,7 +54,7 @@ COLUMNS = {
 #: plans more miles never mean fewer minutes: for given zones and a given time, all that is said of the distance rises
 #: with it.
 _FEWER: dict[str, Any] = {**DEFAULTS, "learning_rate": 0.15, "num_leaves": 63, "feature_fraction": 0.7}
-_ASKED: dict[str, dict[str, Any]] = {
+ASKED: dict[str, dict[str, Any]] = {
     ZONES_ONLY: {**_FEWER, "rounds": 40},
     PLANNED: {
         **_FEWER,
@@ -65,17 +63,13 @@ _ASKED: dict[str, dict[str, Any]] = {
     },
 }
 
-#: How much of the later trips' surplus over predictions is taken to last. Traffic drifts for weeks on end, so that a
-#: model is behind from its first day; but part of what the last days show passes, and the fit to all trips sees them.
-_LASTING = 0.5
-
 #: Fewer trips than this are predicted by one thread: starting others would take longer than the work. More are by as
 #: many as ``OMP_NUM_THREADS`` allows.
 _ALONE = 10_000
 
 #: The file of each way's booster, and the parameter that has its level.
 _FILES = {METERED: "booster.txt", PLANNED: "planned_booster.txt", ZONES_ONLY: "zones_booster.txt"}
-_LEVELS = {METERED: "level", PLANNED: "planned_level", ZONES_ONLY: "zones_level"}
+LEVELS = {METERED: "level", PLANNED: "planned_level", ZONES_ONLY: "zones_level"}
 
 
 @dataclass(frozen=True)
@@ -144,111 +138,10 @@ class Boosted:
 
     def chosen(self) -> dict[str, float]:
         """The levels as parameters."""
-        return {_LEVELS[way]: level for way, level in self.levels.items()}
+        return {LEVELS[way]: level for way, level in self.levels.items()}
 
 
-@dataclass(frozen=True)
-class HoldoutFit:
-    """The earlier and the later training trips as LightGBM takes them, to try parameters on.
-
-    Attributes:
-        tables: Learned from the earlier trips.
-        earlier: What to fit to.
-        later: Features of the later trips, (m, 23).
-        actual: Their true durations, minutes, (m,).
-        others: The trees of the other ways, fitted to the earlier trips; their parameters are not searched for.
-        levels: The levels of these, chosen on the later trips.
-    """
-
-    tables: FeatureTables
-    earlier: lightgbm.Dataset
-    later: npt.NDArray[np.float32]
-    actual: Floats
-    others: Mapping[str, bytes]
-    levels: Mapping[str, float]
-
-    @classmethod
-    def of(cls, earlier: Trips, later: Trips) -> HoldoutFit:
-        """Compute the features once."""
-        from tripcast.taxi.candidates import boosting
-
-        assert later.duration_minutes is not None
-        features, actual = OutOfFold(earlier), later.duration_minutes
-        bins = bins_of(features, earlier)
-        others = grow(features, earlier, _others(features), bins)
-        asked = as_asked(later)
-        levels = {
-            way: _level(Booster(trees, FEATURES).predict(features.tables(asked[way]), threads=0), actual)
-            for way, trees in others.items()
-        }
-        data = boosting.dataset(features, earlier, bins(METERED))
-        return cls(features.tables, data, features.tables(later), actual, others, levels)
-
-    def run(self, parameters: Mapping[str, Any]) -> tuple[Boosted, float]:
-        """Fit to the earlier trips and judge on the later ones.
-
-        Args:
-            parameters: As ``DEFAULTS``.
-
-        Returns:
-            The predictor, and its RMSE on the later trips in minutes where their distance is metered. That leaves the
-            predictor's level aside, which the later trips themselves decide.
-        """
-        from tripcast.taxi.candidates import boosting
-
-        trees = boosting.boost(self.earlier, parameters)
-        predicted = Booster(trees, FEATURES).predict(self.later, threads=0)
-        rmse = float(np.sqrt(np.mean((predicted - self.actual) ** 2)))
-        levels = {**dict.fromkeys(_LEVELS, _level(predicted, self.actual)), **self.levels}
-        return Boosted(self.tables, _boosters({METERED: trees, **self.others}), levels), rmse
-
-
-def _level(predicted: Floats, actual: Floats) -> float:
-    surplus = float(predicted @ actual / (predicted @ predicted)) - 1
-    return round(1 + _LASTING * surplus, 4)
-
-
-def bins_of(features: OutOfFold, trips: Trips | TripFiles) -> Bins:
-    """The boundaries of the bins for trips as they are asked for in a way."""
-    from tripcast.taxi.candidates import boosting
-
-    return lambda way: boosting.bins(_asked(features, way), trips, COLUMNS[way])
-
-
-def _asked(features: OutOfFold, way: str) -> Callable[[Trips], npt.NDArray[np.float32]]:
-    return (lambda batch: features(planned(batch))) if way == PLANNED else features
-
-
-def grow(
-    features: OutOfFold,
-    trips: Trips | TripFiles,
-    parameters: Mapping[str, Mapping[str, Any]],
-    bins: Bins,
-    network: Mapping[str, Any] | None = None,
-) -> dict[str, bytes]:
-    """Grow trees, those of one way after those of another.
-
-    Args:
-        features: Computes the features of the trips.
-        trips: What to fit to.
-        parameters: By the ways whose trees to grow, as ``DEFAULTS``.
-        bins: The boundaries of the bins.
-        network: Further parameters of LightGBM, where other processes grow the same trees to other trips.
-    """
-    from tripcast.taxi.candidates import boosting
-
-    return {
-        way: boosting.boost(boosting.dataset(_asked(features, way), trips, bins(way)), {**of_way, **(network or {})})
-        for way, of_way in parameters.items()
-    }
-
-
-def _others(features: OutOfFold) -> Mapping[str, Mapping[str, Any]]:
-    """The parameters of the ways that riders ask in; none where trips are recorded as riders ask for them."""
-    return _ASKED if features.distances else {}
-
-
-def _boosters(trees: Mapping[str, bytes]) -> dict[str, Booster]:
+def boosters(trees: Mapping[str, bytes]) -> dict[str, Booster]:
     """Boosters that share a row, that of metered distances first; it answers where a way has none of its own."""
     metered = Booster(trees[METERED], FEATURES)
     others = {way: Booster(text, FEATURES, shares=metered) for way, text in trees.items() if way != METERED}
@@ -257,6 +150,8 @@ def _boosters(trees: Mapping[str, bytes]) -> dict[str, Booster]:
 
 def fit_holdout(earlier: Trips, later: Trips, search: Search) -> tuple[Boosted, dict[str, Any]]:
     """Fit to the earlier trips; choose the levels on the later ones."""
+    from tripcast.taxi.candidates.boosting import HoldoutFit
+
     predictor, _ = HoldoutFit.of(earlier, later).run(DEFAULTS)
     return predictor, {**DEFAULTS, **predictor.chosen()}
 
@@ -267,17 +162,17 @@ def fit(trips: Trips | TripFiles, parameters: Mapping[str, Any], workers: Worker
     Raises:
         WorkerError: If a worker dies.
     """
-    features = OutOfFold(trips)
-    grown_with = {**_others(features), METERED: {name: parameters[name] for name in DEFAULTS}}
-    bins = bins_of(features, trips)
-    if workers:
-        from tripcast.taxi.candidates.distributed import grow_by_workers
+    from tripcast.taxi.candidates import boosting, distributed
 
-        trees = grow_by_workers(features, trips, grown_with, bins, workers)
+    features = OutOfFold(trips)
+    grown_with = {**boosting.others_of(features), METERED: {name: parameters[name] for name in DEFAULTS}}
+    bins = boosting.bins_of(features, trips)
+    if workers:
+        trees = distributed.grow_by_workers(features, trips, grown_with, bins, workers)
     else:
-        trees = grow(features, trips, grown_with, bins)
-    levels = {way: parameters[name] for way, name in _LEVELS.items()}
-    return Boosted(features.tables, _boosters(trees), levels)
+        trees = boosting.grow(features, trips, grown_with, bins)
+    levels = {way: parameters[name] for way, name in LEVELS.items()}
+    return Boosted(features.tables, boosters(trees), levels)
 
 
 def load(files: Mapping[str, bytes], parameters: Mapping[str, Any]) -> Boosted:
@@ -290,9 +185,9 @@ def load(files: Mapping[str, bytes], parameters: Mapping[str, Any]) -> Boosted:
         ValueError: If one cannot be read.
     """
     found = {way: files[name] for way, name in _FILES.items() if name in files or way == METERED}
-    level = parameters[_LEVELS[METERED]]
+    level = parameters[LEVELS[METERED]]
     return Boosted(
         FeatureTables.load(files),
-        _boosters(found),
-        {way: parameters.get(name, level) for way, name in _LEVELS.items()},
+        boosters(found),
+        {way: parameters.get(name, level) for way, name in LEVELS.items()},
     )

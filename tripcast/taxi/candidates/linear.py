@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from io import StringIO
 from math import isfinite
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +25,11 @@ import numpy.typing as npt
 from tripcast.models.model import Search
 from tripcast.models.workers import Workers
 from tripcast.taxi.features import has_plausible_distance
-from tripcast.taxi.trips import Trip, TripFiles, Trips, sample
+from tripcast.taxi.trips import Trip, Trips, sample
 from tripcast.taxi.ways import way_of, ways_of
+
+if TYPE_CHECKING:
+    from tripcast.taxi.trip_files import TripFiles
 
 Floats = npt.NDArray[np.float64]
 

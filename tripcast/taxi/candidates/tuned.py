@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tripcast.models.model import Search
-from tripcast.taxi.candidates.lightgbm import DEFAULTS, Boosted, HoldoutFit, fit, load
+from tripcast.taxi.candidates.lightgbm import DEFAULTS, Boosted, fit, load
 from tripcast.taxi.trips import Trips
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ def fit_holdout(earlier: Trips, later: Trips, search: Search) -> tuple[Boosted, 
     The first trial is that of the defaults, and only a better one takes its place.
     """
     import optuna
+
+    from tripcast.taxi.candidates.boosting import HoldoutFit
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     rehearsal = HoldoutFit.of(earlier, later)
