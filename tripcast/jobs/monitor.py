@@ -219,7 +219,6 @@ def watch(
         retraining = choose_months(decision, results, traffic.champion, training_months)
     tracker = Tracker(model_name(taxi), settings)
     with tracker.series(f"monitoring {taxi}") as run_id:
-        url = tracker.url(run_id)
         context = MonitoringContext(
             subject=FEEDS[taxi].title,
             location=location,
@@ -233,7 +232,7 @@ def watch(
             trial=judged.trial if judged else None,
             saved=judged.comparison.relapse or judged.comparison.sentence if judged and judged.comparison else None,
             alerts=[f"Training starts on {retraining.train}, to be judged on {retraining.test}."] if retraining else [],
-            links={"the time series in MLflow": url} if url else {},
+            run_url=tracker.url(run_id),
         )
         with storage_errors(report):
             report.write_text(monitoring_report(context), encoding="utf-8")

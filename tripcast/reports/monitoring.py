@@ -73,7 +73,7 @@ class MonitoringContext:
         trial: What became of the challenger; None if there is none.
         saved: What the last promotion has saved so far, or why it is undone; None if there was none.
         alerts: What people are told, a sentence each, and whether they have been.
-        links: Where more is to be read, by what is there: addresses on the web, or any other text.
+        run_url: Where the time series are, if that is on the web.
         places: The names of the places that trips begin and end at, by their cells in a profile.
     """
 
@@ -88,7 +88,7 @@ class MonitoringContext:
     trial: Trial | None = None
     saved: str | None = None
     alerts: Sequence[str] = ()
-    links: Mapping[str, str] = field(default_factory=dict)
+    run_url: str | None = None
     places: Mapping[int, str] = field(default_factory=dict)
 
     @property
