@@ -61,7 +61,6 @@ def train(
     taxi: str,
     data: Mapping[str, str],
     trials: int = 20,
-    seed: int = 42,
     on_trial: OnTrial | None = None,
     workers: Workers | None = None,
 ) -> Model:
@@ -73,7 +72,6 @@ def train(
         taxi: The feed's name, see ``tripcast.taxi.feeds.FEEDS``.
         data: SHA-256 of each training month's data, by month.
         trials: How many parameter sets a search tries; candidates that do not search ignore it.
-        seed: Of a search.
         on_trial: Called after each trial of a search.
         workers: Those that fit to all trips together; None to do so here.
 
@@ -87,7 +85,7 @@ def train(
     _check(candidate, len(trips), trials)
     recipe = open_candidate(candidate)
     earlier, later = _split(trips)
-    holdout_fit, parameters = recipe.fit_holdout(earlier, later, Search(trials, seed, on_trial))
+    holdout_fit, parameters = recipe.fit_holdout(earlier, later, Search(trials, on_trial))
     return _fit(candidate, taxi, parameters, trips, holdout_fit, later, data, workers)
 
 
@@ -97,7 +95,6 @@ def refit(
     later: Trips | TripFiles,
     *,
     data: Mapping[str, str],
-    workers: Workers | None = None,
 ) -> Model:
     """Fit the candidate of a model to other trips, with the settings that were chosen for the model.
 
@@ -106,11 +103,10 @@ def refit(
         trips: To fit to, with durations.
         later: Those of them that the model has not seen: its errors on some of them calibrate the intervals.
         data: SHA-256 of each training month's data, by month.
-        workers: As ``train``.
     """
     fitted = model.manifest
     some = sample(later, _HOLDOUT_TRIPS)
-    return _fit(fitted.candidate, fitted.taxi, fitted.parameters, trips, model.predictor, some, data, workers)
+    return _fit(fitted.candidate, fitted.taxi, fitted.parameters, trips, model.predictor, some, data, None)
 
 
 def _fit(

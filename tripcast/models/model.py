@@ -60,12 +60,10 @@ class Search:
 
     Attributes:
         trials: How many parameter sets to try; at least 1.
-        seed: Of the search; the same seed tries the same parameters.
         on_trial: Called after each trial.
     """
 
     trials: int
-    seed: int
     on_trial: OnTrial | None
 
 

@@ -11,6 +11,9 @@ from tripcast.taxi.trips import Trips
 if TYPE_CHECKING:
     import optuna
 
+#: Of the search: the same trips and number of trials try the same parameters.
+_SEED = 42
+
 __all__ = ["fit", "fit_holdout", "load"]
 
 
@@ -37,7 +40,7 @@ def fit_holdout(earlier: Trips, later: Trips, search: Search) -> tuple[Boosted, 
         if search.on_trial and trial.value is not None:
             search.on_trial(trial.number, trial.params, trial.value)
 
-    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=search.seed))
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=_SEED))
     study.enqueue_trial(DEFAULTS)
     study.optimize(objective, n_trials=search.trials, callbacks=[finished])
     best = predictors[study.best_trial.number]
