@@ -24,9 +24,10 @@ import pytest
 
 from tripcast.errors import InvalidRequest, StorageError
 from tripcast.models.model import Prediction
-from tripcast.serving import prediction_log, prediction_rows
+from tripcast.serving import prediction_log, prediction_rows, prediction_table
 from tripcast.serving.prediction_log import Counts, PredictionLog
-from tripcast.serving.prediction_rows import Answerer, Rows, prediction_schema
+from tripcast.serving.prediction_rows import Answerer
+from tripcast.serving.prediction_table import prediction_schema
 from tripcast.serving.spool import Spool
 from tripcast.serving.stored_log import read_log
 from tripcast.storage.store import FolderStore, S3Store, Store, open_store
@@ -666,15 +667,15 @@ def test_a_spool_that_is_removed_is_made_again_and_listed(outage, spool, what):
 
 
 def test_rows_that_cannot_be_made_a_file_are_dropped_and_do_not_hold_up_the_others(store, spool, monkeypatch):
-    convert, failed = Rows._convert, []
+    convert, failed = prediction_table._convert, []
 
-    def fail_once(self, records, riders):
+    def fail_once(rows, records, riders):
         if not failed:
             failed.append(len(records))
             raise MemoryError
-        return convert(self, records, riders)
+        return convert(rows, records, riders)
 
-    monkeypatch.setattr(Rows, "_convert", fail_once)
+    monkeypatch.setattr(prediction_table, "_convert", fail_once)
     log = PredictionLog(store, spool, seconds=0.02)
     answer(log)
     until(lambda: log.counts().dropped == 1)
@@ -936,4 +937,4 @@ def test_it_imports_pyarrow_only_when_it_runs_and_pandas_never(tmp_path):
 
 def test_the_records_in_memory_are_packed_as_they_are_read():
     packed = prediction_rows._pack(1, 2, 3, True, 4, 5, 6.5, 7, 8.5, 9.5, 10.5)
-    assert np.frombuffer(packed, prediction_rows._RECORD).tolist() == [(1, 2, 3, True, 4, 5, 6.5, 7, 8.5, 9.5, 10.5)]
+    assert np.frombuffer(packed, prediction_rows.RECORD).tolist() == [(1, 2, 3, True, 4, 5, 6.5, 7, 8.5, 9.5, 10.5)]

@@ -210,7 +210,7 @@ def join(log: pa.Table, truth: pa.Table, bounds: tuple[float, float]) -> tuple[p
     """Join logged predictions with true durations.
 
     Args:
-        log: As ``tripcast.serving.prediction_log.prediction_schema``; only the columns of ``judged_schema`` are read.
+        log: As ``tripcast.serving.prediction_table.prediction_schema``; only the columns of ``judged_schema`` are read.
         truth: ``prediction_id``, string, and ``duration_minutes``, float64; rows with a null in either have no truth.
         bounds: The least and the most minutes that a true duration may have, those of the contract.
 

@@ -300,8 +300,7 @@ class _Writer(threading.Thread):
     def run(self) -> None:
         """Write until told to finish."""
         # Now rather than with the first file, when the service has requests to answer.
-        for module in ("pyarrow.compute", "pyarrow.parquet", "tripcast.storage.arrow"):
-            import_module(module)
+        import_module("tripcast.serving.prediction_table")
         closing = False
         while not closing:
             self.wake.wait(self._seconds)
@@ -345,10 +344,12 @@ class _Writer(threading.Thread):
         """
         import pyarrow as pa
 
+        from tripcast.serving.prediction_table import by_date
+
         if not self._converted:
             for packed in self._rows.take(self._file_rows):
                 try:
-                    batches = self._rows.by_date(packed)
+                    batches = by_date(self._rows, packed)
                 except Exception:  # a defect, or no memory: these rows are taken already, the others are not lost by it
                     logger.exception("%d predictions cannot be made a file and are dropped.", len(packed))
                     self._spool.refuse(len(packed))

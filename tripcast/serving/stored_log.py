@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tripcast.errors import InvalidRequest, StorageError
-from tripcast.serving.prediction_rows import prediction_schema
+from tripcast.serving.prediction_table import prediction_schema
 from tripcast.storage.store import Store, Stored
 
 _PREFIX = "predictions/"
