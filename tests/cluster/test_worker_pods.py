@@ -19,7 +19,8 @@ from urllib3.exceptions import MaxRetryError, NewConnectionError
 from tests.cluster.test_manifests import KUBERNETES, Document
 from tripcast.errors import WorkerError
 from tripcast.models import pods
-from tripcast.models.pods import PodWorkers, not_started, what_happened, work, worker_job, worker_service
+from tripcast.models.pod_worker import work
+from tripcast.models.pods import PodWorkers, not_started, what_happened, worker_job, worker_service
 from tripcast.models.workers import start_workers
 from tripcast.storage.store import open_store
 
@@ -277,9 +278,9 @@ def test_a_worker_ends_with_its_step_whatever_ends_that():
         port = step.getsockname()[1]
         code = f"""
 import time
-from tripcast.models import pods
-pods.PORT = {port}
-pods.end_with("127.0.0.1")
+from tripcast.models import pod_worker
+pod_worker.PORT = {port}
+pod_worker.end_with("127.0.0.1")
 print("works", flush=True)
 time.sleep(60)
 """

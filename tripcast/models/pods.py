@@ -1,9 +1,9 @@
 """Workers as pods beside the step that trains: an Indexed Job, whose pods know their numbers and each other's names.
 
 The step's own pod says what a worker's pod is: image, environment, limits, user, account. The artifact store takes the
-task to the pods, and what they write back. They end with the step, whatever ends it: each holds a connection to it,
-which the kernel closes with the step's process; and the Job is removed with the step's pod. As a worker:
-``python -m tripcast.models.pods MODULE JOB NUMBER STEP``.
+task to the pods (``tripcast.models.pod_worker``), and what they write back. They end with the step, whatever ends it:
+each holds a connection to it, which the kernel closes with the step's process; and the Job is removed with the step's
+pod.
 
 Source:
     https://kubernetes.io/docs/tasks/job/job-with-pod-to-pod-communication/
@@ -13,27 +13,27 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
 import socket
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from signal import SIGKILL, valid_signals
-from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
+import urllib3
+from kubernetes import client, config
+from kubernetes.client import ApiException
+from urllib3 import Retry
+
 from tripcast.errors import StorageError, WorkerError
+from tripcast.models import pod_worker
+from tripcast.models.pod_worker import PORT, fetch, place_of
 from tripcast.models.workers import ENVIRONMENT, Workers, ended_by_signal, failed
 from tripcast.settings import Settings
-from tripcast.storage.store import Store, open_store
-
-#: Where workers listen to each other, and the step to them (deploy/base/steps/workers.yaml). LightGBM's own default.
-PORT = 12400
+from tripcast.storage.store import open_store
 
 #: The container of a step's pod that does its work; Argo Workflows names it so.
 _MAIN = "main"
@@ -99,13 +99,13 @@ class PodWorkers(Workers):
         try:
             for file in task.rglob("*"):
                 if file.is_file():
-                    store.put(file, f"{_place(name)}{file.relative_to(task)}")
+                    store.put(file, f"{place_of(name)}{file.relative_to(task)}")
             with socket.create_server(("", PORT)), namespace.running(job):
                 self._wait(namespace, name)
-            _fetch(store, name, task, lambda key: not (task / key).exists())
+            fetch(store, name, task, lambda key: not (task / key).exists())
         finally:
             with suppress(StorageError):  # `tripcast prune` removes it, too
-                for key in store.list(_place(name)):
+                for key in store.list(place_of(name)):
                     store.delete(key)
 
     def _wait(self, namespace: _Namespace, job: str) -> None:
@@ -142,7 +142,7 @@ def worker_job(step: Mapping[str, Any], number: int, module: str, address: str) 
         "name": "worker",
         "image": main["image"],
         "imagePullPolicy": main["imagePullPolicy"],
-        "command": ["python", "-m", __name__, module, name, str(number), address],
+        "command": ["python", "-m", pod_worker.__name__, module, name, str(number), address],
         "env": [
             *(variable for variable in main["env"] if not variable["name"].startswith(("ARGO_", "KFP_"))),
             *({"name": name, "value": value} for name, value in ENVIRONMENT.items()),
@@ -283,9 +283,6 @@ class _Namespace:
     """
 
     def __init__(self, name: str) -> None:
-        from kubernetes import client, config
-        from urllib3 import Retry
-
         configuration = client.Configuration()
         config.load_incluster_config(client_configuration=configuration)
         # A minute, in which an API server can be restarted. Nothing is made twice: what is made has a name.
@@ -332,9 +329,6 @@ def _errors() -> Iterator[None]:
     Raises:
         WorkerError: If Kubernetes refuses, or does not answer.
     """
-    import urllib3
-    from kubernetes.client import ApiException
-
     try:
         yield
     except ApiException as refusal:
@@ -355,72 +349,3 @@ def _errors() -> Iterator[None]:
 def _json(response: Any) -> dict[str, Any]:
     answer: dict[str, Any] = json.loads(response.data)
     return answer
-
-
-def _place(job: str) -> str:
-    """The key in the artifact store below which the task of a Job is."""
-    return f"workers/{job}/"
-
-
-def _fetch(store: Store, job: str, task: Path, wanted: Callable[[str], bool]) -> None:
-    """Fetch the files of a task that are wanted, by their paths in it, into its folder."""
-    place = _place(job)
-    for key in (key.removeprefix(place) for key in store.list(place)):
-        if wanted(key):
-            store.get(f"{place}{key}", task / key)
-
-
-def main(module: str, job: str, number: str, step: str) -> None:
-    """Work as one of the workers, in its pod.
-
-    Args:
-        module: What to run.
-        job: The Job's name.
-        number: How many workers there are.
-        step: The IP address of the step's pod.
-    """
-    end_with(step)
-    rank = os.environ["JOB_COMPLETION_INDEX"]
-    # All have started when all names are known. Only then is anything fetched, which takes all of them about as long:
-    # LightGBM gives the others two minutes to listen.
-    addresses = ",".join(f"{_address(f'{job}-{other}.{job}')}:{PORT}" for other in range(int(number)))
-    with TemporaryDirectory() as folder:
-        work(module, job, Path(folder), rank, addresses)
-
-
-def work(module: str, job: str, task: Path, rank: str, addresses: str) -> None:
-    """Fetch a worker's part of the task, run its module on it, and keep what it has written."""
-    store = open_store(Settings.load().artifacts)
-    _fetch(store, job, task, lambda key: key.split("/")[0] == rank or not key.split("/")[0].isdigit())
-    given = set(task.rglob("*"))
-    sys.argv = [module, str(task), rank, addresses]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
-    for file in (task / rank).rglob("*"):
-        if file not in given:
-            store.put(file, f"{_place(job)}{file.relative_to(task)}")
-
-
-def end_with(step: str) -> None:
-    """End this process as soon as the step's has ended, whose address this is."""
-    connection = socket.create_connection((step, PORT), timeout=60)
-    connection.settimeout(None)
-
-    def watch() -> None:
-        with suppress(OSError):
-            connection.recv(1)
-        print("The step has ended.", file=sys.stderr, flush=True)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _address(name: str) -> str:
-    """The IPv4 address of a pod, once it has started: LightGBM takes no names."""
-    while True:  # as long as the Job may take
-        with suppress(socket.gaierror):
-            return socket.gethostbyname(name)
-        time.sleep(_PAUSE)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
