@@ -78,6 +78,33 @@ def print_summary(summary: Mapping[str, Any], settings: Settings) -> None:
     console.print(f"Seconds  {steps}")
 
 
+def print_scores(summary: Mapping[str, Any]) -> None:
+    """Print what came of scoring months.
+
+    Args:
+        summary: The document that ``tripcast score --json`` prints.
+    """
+    console = make_console()
+    title = f"{summary['model']} version {summary['version']}"
+    table = Table("month", title=title, title_justify="left")
+    for heading in ("trips", "predicted", "not predicted", "RMSE, minutes", "on trips"):
+        table.add_column(heading, justify="right")
+    for month in summary["months"]:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in month["not_predicted"].items() if count)
+        table.add_row(
+            month["month"],
+            f"{month['trips']:,}",
+            f"{month['predicted']:,}",
+            reasons or "0",
+            f"{month['rmse']:.3f}" if "rmse" in month else "",
+            f"{month['judged']:,}",
+        )
+    console.print()
+    console.print(table, soft_wrap=False)
+    console.print(f"Scores   {summary['scores']}")
+    console.print("         parquet by month: pyarrow.dataset.dataset(..., partitioning='hive')")
+
+
 def print_models(name: str, versions: Sequence[Version], moves: Sequence[PromotionEvent], waiting: int | None) -> None:
     """Print a registered model's versions and its promotion record.
 

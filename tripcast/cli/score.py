@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -49,6 +48,7 @@ def score(source: str, taxi: str, months: str, model: str, runner: str, as_json:
     from pipelines.local.laptop import run_here
     from pipelines.progress import Progress
     from pipelines.scoring import scoring
+    from tripcast.cli.console import print_scores
 
     arguments = {"source": source, "taxi": taxi, "months": months, "model": model}
     with Progress() as progress:
@@ -64,7 +64,7 @@ def score(source: str, taxi: str, months: str, model: str, runner: str, as_json:
     if as_json:
         click.echo(json.dumps(summary, indent=2))
     else:
-        _print(summary)
+        print_scores(summary)
 
 
 def _scored_months(run: LocalRun) -> list[dict[str, Any]]:
@@ -73,29 +73,3 @@ def _scored_months(run: LocalRun) -> list[dict[str, Any]]:
 
     scored = [json.loads(file.read_text()) for file in run.folder.glob(f"*/score/scores/{MARKER}")]
     return sorted(scored, key=lambda month: str(month["month"]))
-
-
-def _print(summary: Mapping[str, Any]) -> None:
-    from rich.table import Table
-
-    from tripcast.cli.console import make_console
-
-    console = make_console()
-    title = f"{summary['model']} version {summary['version']}"
-    table = Table("month", title=title, title_justify="left")
-    for heading in ("trips", "predicted", "not predicted", "RMSE, minutes", "on trips"):
-        table.add_column(heading, justify="right")
-    for month in summary["months"]:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in month["not_predicted"].items() if count)
-        table.add_row(
-            month["month"],
-            f"{month['trips']:,}",
-            f"{month['predicted']:,}",
-            reasons or "0",
-            f"{month['rmse']:.3f}" if "rmse" in month else "",
-            f"{month['judged']:,}",
-        )
-    console.print()
-    console.print(table, soft_wrap=False)
-    console.print(f"Scores   {summary['scores']}")
-    console.print("         parquet by month: pyarrow.dataset.dataset(..., partitioning='hive')")
