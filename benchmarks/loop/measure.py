@@ -161,9 +161,7 @@ class Past:
         return trips
 
     def _joined(self, months: tuple[int, ...]) -> Trips:
-        parts = [self._known(month) for month in months]
-        columns = ("pickup_datetime", "pickup_zone", "dropoff_zone", "trip_distance_miles", "duration_minutes")
-        return Trips(*(np.concatenate([getattr(part, name) for part in parts]) for name in columns))
+        return Trips.joined([self._known(month) for month in months])
 
 
 def live(past: Past, setting: Setting, delay: int) -> dict[str, float]:

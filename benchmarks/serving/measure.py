@@ -29,6 +29,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import httpx
+import psutil
 
 from tripcast.registry.registry import Registry
 from tripcast.registry.tracking import Tracker
@@ -155,33 +156,21 @@ class Contestant:
         self.rates.setdefault(connections, []).append(float(rate[1]))
         self.p99.setdefault(connections, []).append(float(p99[1]) * {"us": 1e-3, "ms": 1, "s": 1e3}[p99[2]])
 
+    @property
+    def _processes(self) -> list[psutil.Process]:
+        """Its process, and those below it."""
+        assert self.process is not None
+        own = psutil.Process(self.process.pid)
+        return [own, *own.children(recursive=True)]
+
     def _processor_seconds(self) -> float:
         """The processor's time that its process tree has taken."""
-        assert self.process is not None
-        return sum(map(_processor_seconds, [self.process.pid, *_descendants(self.process.pid)]))
+        return sum(sum(process.cpu_times()[:2]) for process in self._processes)
 
     def note_memory(self) -> None:
         """Note the resident memory of its process, and of its children if it has any."""
-        assert self.process is not None
-        own, children = _resident(self.process.pid), sum(map(_resident, _descendants(self.process.pid)))
-        self.megabytes = f"{own:.0f}" + (f" + {children:.0f}" if children else "")
-
-
-def _descendants(pid: int) -> list[int]:
-    children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return children + [below for child in children for below in _descendants(child)]
-
-
-def _processor_seconds(pid: int) -> float:
-    """The processor's time that a process has taken."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _resident(pid: int) -> float:
-    """Resident memory in MB."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+        own, *children = (process.memory_info().rss / 1e6 for process in self._processes)
+        self.megabytes = f"{own:.0f}" + (f" + {sum(children):.0f}" if children else "")
 
 
 def add_models(home: Path) -> None:
