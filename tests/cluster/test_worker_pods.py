@@ -20,8 +20,8 @@ from tests.cluster.test_manifests import KUBERNETES, Document
 from tripcast.errors import WorkerError
 from tripcast.models import pods
 from tripcast.models.pod_worker import work
-from tripcast.models.pods import PodWorkers, not_started, what_happened, worker_job, worker_service
-from tripcast.models.workers import start_workers
+from tripcast.models.pods import not_started, what_happened, worker_job, worker_service
+from tripcast.models.workers import Workers
 from tripcast.storage.store import open_store
 
 #: A step's pod as Argo Workflows makes it, cut short.
@@ -246,10 +246,12 @@ def test_what_kubernetes_refuses_is_a_sentence(trouble, said):
 # What a worker does
 
 
-def test_a_step_of_a_cluster_has_pods_for_workers(monkeypatch):
+def test_a_step_of_a_cluster_has_pods_for_workers(tmp_path, monkeypatch):
+    asked = []
     monkeypatch.setenv("KFP_POD_NAME", "step")
-    assert isinstance(start_workers(2), PodWorkers)
-    assert start_workers(1) is None
+    monkeypatch.setattr(pods, "run_pods", lambda *given: asked.append(given))
+    Workers(2).run("module", tmp_path)
+    assert asked == [(2, "module", tmp_path)]
 
 
 def test_a_worker_is_given_its_own_part_of_the_task_alone_and_what_it_writes_comes_back(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import make_trips
 from tripcast.errors import WorkerError
 from tripcast.jobs.train import train
-from tripcast.models.workers import ProcessWorkers, start_workers
+from tripcast.models.workers import Workers
 from tripcast.taxi.candidates import lightgbm
 from tripcast.taxi.ways import METERED, as_asked
 
@@ -28,7 +28,7 @@ def few_trees(monkeypatch):
     monkeypatch.setitem(lightgbm.DEFAULTS, "learning_rate", 0.15)
 
 
-class Watched(ProcessWorkers):
+class Watched(Workers):
     """Keeps what the workers were given."""
 
     def run(self, module, task):
@@ -73,7 +73,7 @@ def test_a_worker_that_is_killed_ends_the_training_with_a_sentence_and_the_other
 
     def run():
         try:
-            lightgbm.fit(make_trips(3000), parameters, start_workers(2))
+            lightgbm.fit(make_trips(3000), parameters, Workers(2))
         except WorkerError as error:
             raised.append(str(error))
 
@@ -93,8 +93,4 @@ def test_a_worker_that_is_killed_ends_the_training_with_a_sentence_and_the_other
 
 def test_a_worker_that_fails_says_why(tmp_path):
     with pytest.raises(WorkerError, match=r"Worker . of 2 failed, and the training with it: .*No module named nothing"):
-        ProcessWorkers(2).run("nothing", tmp_path)
-
-
-def test_one_worker_is_none():
-    assert start_workers(1) is None
+        Workers(2).run("nothing", tmp_path)

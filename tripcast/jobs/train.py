@@ -29,7 +29,7 @@ from tripcast.models.model import (
     open_candidate,
     with_interval,
 )
-from tripcast.models.workers import Workers, start_workers
+from tripcast.models.workers import Workers
 from tripcast.storage.files import storage_errors
 from tripcast.taxi.trip_files import TripFiles
 from tripcast.taxi.trips import LONGEST_MINUTES, SHORTEST_MINUTES, Trips, sample
@@ -173,7 +173,13 @@ def train_from_files(
     started = time.perf_counter()
     files = TripFiles(sorted(trips.glob("*.parquet")))
     model = train(
-        candidate, files, taxi=taxi, data=data, trials=trials, on_trial=on_trial, workers=start_workers(workers)
+        candidate,
+        files,
+        taxi=taxi,
+        data=data,
+        trials=trials,
+        on_trial=on_trial,
+        workers=Workers(workers) if workers > 1 else None,
     )
     seconds = time.perf_counter() - started
     model.save(folder)

@@ -31,7 +31,7 @@ from urllib3 import Retry
 from tripcast.errors import StorageError, WorkerError
 from tripcast.models import pod_worker
 from tripcast.models.pod_worker import PORT, fetch, place_of
-from tripcast.models.workers import ENVIRONMENT, Workers, ended_by_signal, failed
+from tripcast.models.workers import ENVIRONMENT, ended_by_signal, failed
 from tripcast.settings import Settings
 from tripcast.storage.store import open_store
 
@@ -74,52 +74,38 @@ _KEPT = 3600
 _ASKED: Mapping[str, Any] = {"_request_timeout": (5, 30), "_preload_content": False}
 
 
-class PodWorkers(Workers):
-    """Workers as pods of the namespace in which this step's pod runs.
+def run_pods(number: int, module: str, task: Path) -> None:
+    """Let pods of the namespace in which this step's pod runs be workers; arguments and errors as ``Workers.run``."""
+    store = open_store(Settings.load().artifacts)
+    namespace = _Namespace((_ACCOUNT / "namespace").read_text())
+    step = namespace.pod(os.environ["KFP_POD_NAME"])
+    job = worker_job(step, number, module, address=socket.gethostbyname(socket.gethostname()))
+    name = job["metadata"]["name"]
+    try:
+        for file in task.rglob("*"):
+            if file.is_file():
+                store.put(file, f"{place_of(name)}{file.relative_to(task)}")
+        with socket.create_server(("", PORT)), namespace.running(job):
+            _wait(namespace, name, number)
+        fetch(store, name, task, lambda key: not (task / key).exists())
+    finally:
+        with suppress(StorageError):  # `tripcast prune` removes it, too
+            for key in store.list(place_of(name)):
+                store.delete(key)
 
-    Args:
-        number: How many.
-    """
 
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-    def run(self, module: str, task: Path) -> None:
-        """See ``Workers``.
-
-        Raises:
-            WorkerError: Also if Kubernetes refuses or does not answer.
-            StorageError: If the artifact store does.
-        """
-        store = open_store(Settings.load().artifacts)
-        namespace = _Namespace((_ACCOUNT / "namespace").read_text())
-        step = namespace.pod(os.environ["KFP_POD_NAME"])
-        job = worker_job(step, self.number, module, address=socket.gethostbyname(socket.gethostname()))
-        name = job["metadata"]["name"]
-        try:
-            for file in task.rglob("*"):
-                if file.is_file():
-                    store.put(file, f"{place_of(name)}{file.relative_to(task)}")
-            with socket.create_server(("", PORT)), namespace.running(job):
-                self._wait(namespace, name)
-            fetch(store, name, task, lambda key: not (task / key).exists())
-        finally:
-            with suppress(StorageError):  # `tripcast prune` removes it, too
-                for key in store.list(place_of(name)):
-                    store.delete(key)
-
-    def _wait(self, namespace: _Namespace, job: str) -> None:
-        begun = time.monotonic()
-        pods: dict[int, dict[str, Any]] = {}
-        while not all(_phase(pods.get(rank)) == "Succeeded" for rank in range(self.number)):
-            time.sleep(_PAUSE)
+def _wait(namespace: _Namespace, job: str, number: int) -> None:
+    begun = time.monotonic()
+    pods: dict[int, dict[str, Any]] = {}
+    while not all(_phase(pods.get(rank)) == "Succeeded" for rank in range(number)):
+        time.sleep(_PAUSE)
+        namespace.look(job, pods)
+        if what_happened(pods, number):
+            time.sleep(_REPORTS)
             namespace.look(job, pods)
-            if what_happened(pods, self.number):
-                time.sleep(_REPORTS)
-                namespace.look(job, pods)
-                raise WorkerError(what_happened(pods, self.number))
-            if time.monotonic() - begun > _START and (late := not_started(pods, self.number)):
-                raise WorkerError(late)
+            raise WorkerError(what_happened(pods, number))
+        if time.monotonic() - begun > _START and (late := not_started(pods, number)):
+            raise WorkerError(late)
 
 
 def worker_job(step: Mapping[str, Any], number: int, module: str, address: str) -> dict[str, Any]:

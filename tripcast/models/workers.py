@@ -15,8 +15,8 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from tripcast.errors import WorkerError
 
@@ -27,8 +27,9 @@ ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 _PAUSE = 0.2
 
 
-class Workers(Protocol):
-    """Processes that train together.
+@dataclass
+class Workers:
+    """Processes that train together: pods beside a step's in a cluster, or processes of this machine.
 
     Attributes:
         number: How many, at least 2.
@@ -48,19 +49,16 @@ class Workers(Protocol):
                 is there, and what the worker writes there is there afterwards.
 
         Raises:
-            WorkerError: If a worker ends otherwise; the others are ended then.
+            WorkerError: If a worker ends otherwise, and the others are ended then; as pods, also if Kubernetes refuses
+                or does not answer.
+            StorageError: As pods, if the artifact store does.
         """
+        if "KFP_POD_NAME" in os.environ:  # Kubeflow Pipelines tells its steps
+            from tripcast.models.pods import run_pods  # with Kubernetes' client, half a second
 
-
-def start_workers(number: int) -> Workers | None:
-    """So many workers, where this process runs: pods beside a step's in a cluster, or processes; None for one."""
-    if number < 2:
-        return None
-    if "KFP_POD_NAME" in os.environ:  # Kubeflow Pipelines tells its steps
-        from tripcast.models.pods import PodWorkers
-
-        return PodWorkers(number)
-    return ProcessWorkers(number)
+            run_pods(self.number, module, task)
+        else:
+            _run_processes(self.number, module, task)
 
 
 def ended_by_signal(worker: str, number: int) -> str:
@@ -77,51 +75,36 @@ def failed(worker: str, said: str) -> str:
     return f"{worker} failed, and the training with it: {last}"
 
 
-class ProcessWorkers(Workers):
-    """Workers as processes of this machine, which share its cores.
+def _run_processes(number: int, module: str, task: Path) -> None:
+    addresses = ",".join(f"127.0.0.1:{port}" for port in _free_ports(number))
+    command, environment = [sys.executable, "-m", module, str(task)], {**os.environ, **ENVIRONMENT}
+    with contextlib.ExitStack() as stack:
+        outputs = [stack.enter_context((task / f"worker-{rank}.log").open("w")) for rank in range(number)]
+        running = [
+            subprocess.Popen([*command, str(rank), addresses], env=environment, stdout=output, stderr=subprocess.STDOUT)
+            for rank, output in enumerate(outputs)
+        ]
+        try:
+            _wait(running, task)
+        finally:
+            for process in running:
+                process.kill()
+                process.wait()
 
-    Args:
-        number: How many.
-    """
 
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-    def run(self, module: str, task: Path) -> None:
-        """See ``Workers``."""
-        addresses = ",".join(f"127.0.0.1:{port}" for port in _free_ports(self.number))
-        command, environment = [sys.executable, "-m", module, str(task)], {**os.environ, **ENVIRONMENT}
-        with contextlib.ExitStack() as stack:
-            outputs = [stack.enter_context((task / f"worker-{rank}.log").open("w")) for rank in range(self.number)]
-            running = [
-                subprocess.Popen(
-                    [*command, str(rank), addresses], env=environment, stdout=output, stderr=subprocess.STDOUT
-                )
-                for rank, output in enumerate(outputs)
-            ]
-            try:
-                self._wait(running, task)
-            finally:
-                for process in running:
-                    process.kill()
-                    process.wait()
-
-    def _wait(self, running: list[subprocess.Popen[bytes]], task: Path) -> None:
-        while True:
-            codes = [process.poll() for process in running]
-            # One that was killed comes before those that ended because it was gone.
-            for rank, code in sorted(enumerate(codes), key=lambda item: item[1] or 0):
-                if code:
-                    raise WorkerError(self._what_happened(rank, code, task))
-            if not any(code is None for code in codes):
-                return
-            time.sleep(_PAUSE)
-
-    def _what_happened(self, rank: int, code: int, task: Path) -> str:
-        worker = f"Worker {rank + 1} of {self.number}"
-        if code < 0:
-            return ended_by_signal(worker, -code)
-        return failed(worker, (task / f"worker-{rank}.log").read_text(errors="replace"))
+def _wait(running: list[subprocess.Popen[bytes]], task: Path) -> None:
+    while True:
+        codes = [process.poll() for process in running]
+        # One that was killed comes before those that ended because it was gone.
+        for rank, code in sorted(enumerate(codes), key=lambda item: item[1] or 0):
+            worker = f"Worker {rank + 1} of {len(running)}"
+            if code and code < 0:
+                raise WorkerError(ended_by_signal(worker, -code))
+            if code:
+                raise WorkerError(failed(worker, (task / f"worker-{rank}.log").read_text(errors="replace")))
+        if not any(code is None for code in codes):
+            return
+        time.sleep(_PAUSE)
 
 
 def _free_ports(number: int) -> list[int]:

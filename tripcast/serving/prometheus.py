@@ -7,9 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from itertools import accumulate
 
-from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from tripcast.serving.metrics import LATENCY_BOUNDS, Latencies
@@ -136,20 +134,3 @@ class ServiceCollector(Collector):
         yield GaugeMetricFamily(
             "tripcast_prediction_log_pending", "Predictions that wait to be stored.", value=counts.pending
         )
-
-
-class Scrape:
-    """The text that Prometheus reads.
-
-    Args:
-        collector: Reads the service's numbers.
-    """
-
-    def __init__(self, collector: ServiceCollector) -> None:
-        self._registry = CollectorRegistry()
-        self._registry.register(collector)
-        ProcessCollector(registry=self._registry)
-
-    def text(self) -> bytes:
-        """All metrics in Prometheus' text format."""
-        return generate_latest(self._registry)

@@ -7,13 +7,15 @@ from math import isfinite
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.process_collector import ProcessCollector
 from starlette.responses import FileResponse, Response
 
 from tripcast.models.model import MODEL_CARD
 from tripcast.serving.arms import Arm
 from tripcast.serving.asgi import ErrorAnswer, json_response
 from tripcast.serving.prediction_log import PredictionLog
-from tripcast.serving.prometheus import Scrape, ServiceCollector
+from tripcast.serving.prometheus import ServiceCollector
 from tripcast.serving.served_model import ServedModel
 from tripcast.serving.service import Service
 from tripcast.taxi.feeds import FEEDS
@@ -37,7 +39,9 @@ def router(service: Service, log: PredictionLog, admin_token: str | None) -> API
         admin_token: What ``POST /reload`` asks for; None refuses everyone.
     """
     router = APIRouter()
-    scrape = Scrape(ServiceCollector(service, log))
+    counted = CollectorRegistry()
+    counted.register(ServiceCollector(service, log))
+    ProcessCollector(registry=counted)
 
     def describe(model: ServedModel) -> dict[str, Any]:
         arms = model.arms
@@ -74,7 +78,7 @@ def router(service: Service, log: PredictionLog, admin_token: str | None) -> API
 
     @router.get("/metrics", summary="Metrics for Prometheus")
     async def metrics() -> Response:
-        return Response(scrape.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(generate_latest(counted), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @router.post("/reload", summary="Ask the registry now, for all models; says what GET /model does")
     async def reload(taxi: TaxiQuery = None, authorization: Annotated[str, Header()] = "") -> Response:
