@@ -360,7 +360,7 @@ def test_what_the_service_refuses_is_said_in_its_words_beside_the_field(page):
 
 
 def test_a_service_that_is_not_ready_says_so_and_answers_when_asked_again(page):
-    sentence = "Not all models are loaded yet."
+    sentence = "No model is loaded yet."
     page.route(
         re.compile(r"/(model|predict|explore)(\?|$)"),
         lambda route: route.fulfill(status=503, json={"error": sentence, "field": None}),

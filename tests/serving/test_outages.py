@@ -47,7 +47,7 @@ def test_a_service_with_neither_registry_nor_copy_says_so_and_recovers_by_itself
 
     for answer in (reload, service.client.get("/readyz"), service.client.post("/predict", json=TRIP)):
         assert answer.status_code == 503
-        assert "Not all models are loaded yet. MLflow at sqlite:///" in answer.json()["error"]
+        assert "No model is loaded yet. MLflow at sqlite:///" in answer.json()["error"]
         assert int(answer.headers["retry-after"]) > 0
     assert service.client.get("/healthz").status_code == 200
     assert service.client.get("/v2/health/ready").status_code == 503

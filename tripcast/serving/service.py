@@ -46,7 +46,8 @@ class Service:
         """
         serving = {key: model for key, model in self.offered.items() if key is not None}
         if not serving:
-            raise NotReady(" ".join(["Not all models are loaded yet.", *self.problems]))
+            models = "Not all models are" if any(model.is_ready for model in self.models.values()) else "No model is"
+            raise NotReady(" ".join([f"{models} loaded yet.", *self.problems]))
         return serving
 
     @property
