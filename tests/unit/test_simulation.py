@@ -365,7 +365,7 @@ def test_the_best_prediction_lies_within_the_kept_minutes() -> None:
 
 # --- Drifts ---
 
-DRIFTS = ("slower_streets", "new_zones", "bad_rows")
+DRIFTS = ("slower_streets", "closed_bridge", "new_zones", "bad_rows")
 
 
 @pytest.mark.parametrize("drift", DRIFTS)
@@ -386,6 +386,21 @@ def test_slower_streets_make_the_same_miles_last_longer() -> None:
     near = [trips[honest(trips) & (trips.trip_distance_miles < 2)] for trips in (calm, slow)]
     pace = [np.median(minutes_of(trips) / trips.trip_distance_miles) for trips in near]
     assert 1.7 < pace[1] / pace[0] < 2.0  # setting off and bridges take as long as before
+
+
+def test_a_closed_bridge_makes_trips_across_the_river_longer_and_no_others() -> None:
+    source = "simulated?closed_bridge=2021-01"
+    borough = np.array(["", *(zone.borough for zone in ZONES)])
+
+    def mean_of(trips: Trips, ends: set[str]) -> tuple[float, float]:
+        pairs = zip(borough[trips.pickup_zone], borough[trips.dropoff_zone], strict=True)
+        rows = np.array([{a, b} == ends for a, b in pairs]) & honest(trips)
+        return trips.trip_distance_miles[rows].mean(), minutes_of(trips)[rows].mean()
+
+    (miles, minutes), (detour, delay) = (mean_of(kept_trips(s), {"Manhattan", "Bronx"}) for s in ("simulated", source))
+    assert detour > miles + 0.3
+    assert delay > minutes + 4
+    assert mean_of(kept_trips(source), {"Brooklyn"}) == mean_of(kept_trips(), {"Brooklyn"})
 
 
 def test_new_zones_had_no_demand_and_then_have_their_share() -> None:
@@ -415,8 +430,9 @@ def test_bad_rows_leave_the_good_ones_as_they_were() -> None:
     )
 
 
-def test_a_change_of_traffic_spoils_what_was_the_best_prediction_before_it() -> None:
-    source = "simulated?slower_streets=2021-01"
+@pytest.mark.parametrize("drift", ["slower_streets", "closed_bridge"])
+def test_a_change_of_traffic_spoils_what_was_the_best_prediction_before_it(drift: str) -> None:
+    source = f"simulated?{drift}=2021-01"
     trips, city = kept_trips(source), City.parse(source)
     error = rmse(city.best_prediction(JANUARY, trips), trips)
     assert error == pytest.approx(city.irreducible_rmse("green", JANUARY), rel=0.02)
@@ -444,11 +460,12 @@ def test_a_plain_source_is_the_default_city() -> None:
 
 def test_every_option_is_read() -> None:
     june, august = Month(2021, 6), Month(2021, 8)
-    options = "trips=5000&seed=7&slower_streets=2021-06:0.7&new_zones=2021-08"
+    options = "trips=5000&seed=7&slower_streets=2021-06:0.7&closed_bridge=2021-06..2021-08&new_zones=2021-08"
     assert City.parse(f"simulated?{options}&bad_rows=2021-08..2021-08:0.9") == City(
         seed=7,
         trips=5000,
         slower_streets=Drift(june, None, 0.7),
+        closed_bridge=Drift(june, august, 3.0),
         new_zones=Drift(august, None, 0.3),
         bad_rows=Drift(august, august, 0.9),
     )
@@ -458,7 +475,7 @@ def test_every_option_is_read() -> None:
     ("text", "message"),
     [
         ("simulation", "'simulation' is not a simulated city"),
-        ("simulated?speed=2", "no option 'speed': it has seed, trips, slower_streets, new_zones, bad_rows"),
+        ("simulated?speed=2", "no option 'speed': it has seed, trips, slower_streets, closed_bridge, new_zones, bad"),
         ("simulated?trips=many", "The option trips of a simulated city is 'many': give a whole number"),
         ("simulated?trips", "The option trips of a simulated city is '': give a whole number"),
         ("simulated?trips=0", "month of 0 trips is empty: give 1 or more"),

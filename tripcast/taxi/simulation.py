@@ -116,6 +116,8 @@ _BRIDGES = {
     "Goethals Bridge": _Bridge(("Staten Island", "New Jersey"), ((-10.4, -9.0), (-11.7, -8.3))),
     "Lincoln Tunnel": _Bridge(("Manhattan", "New Jersey"), ((-0.6, -0.2), (-2.0, 0.5))),
 }
+#: The bridge that `closed_bridge` closes: in the city of the default seed, no other carries as many trips.
+_BUSIEST_BRIDGE = "Broadway Bridge"
 
 #: Street miles per mile as the crow flies: the mean over all directions on a rectangular grid.
 _CIRCUITY = 4 / math.pi
@@ -306,6 +308,7 @@ class _DriftKind(NamedTuple):
 
 _DRIFT_KINDS = {
     "slower_streets": _DriftKind(default=0.75, none=1.0, least=0.1, most=2.0),
+    "closed_bridge": _DriftKind(default=3.0, none=1.0, least=1.0, most=20.0),
     "new_zones": _DriftKind(default=0.3, none=0.0, least=0.0, most=0.9),
     "bad_rows": _DriftKind(default=0.5, none=0.0, least=0.0, most=1.0),
 }
@@ -322,6 +325,8 @@ class City:
         seed: Which city: places, popularity, pace and chance all follow from it.
         trips: Rows in a month; None for as many as the feed's fleet has, see ``_FLEETS``.
         slower_streets: All traffic, strength: speed as a factor (0.75 if not given).
+        closed_bridge: The busiest bridge is closed and routes lead round it, strength: how many times as long the
+            queue is at every other bridge (3).
         new_zones: Zones without demand come into fashion, strength: share of pickups that begin there (0.3).
         bad_rows: Rows that no trip can be read from, strength: share of rows (0.5).
     """
@@ -329,6 +334,7 @@ class City:
     seed: int = 42
     trips: int | None = None
     slower_streets: Drift | None = None
+    closed_bridge: Drift | None = None
     new_zones: Drift | None = None
     bad_rows: Drift | None = None
 
@@ -438,6 +444,10 @@ class City:
         change: Drift | None = getattr(self, drift)
         return change.strength if change and change.holds_in(month) else _DRIFT_KINDS[drift].none
 
+    def _route_miles(self, month: Month) -> Floats:
+        """Miles from zone to zone, (266, 266)."""
+        return _route_miles(self.seed, bool(self.closed_bridge and self.closed_bridge.holds_in(month)))
+
     def _draw(self, fleet: _Fleet, month: Month) -> Iterator[Trips]:
         """Draws the trips of a month, dirt included: recorded distances and durations."""
         rows_of_month = self.trips or fleet.trips
@@ -464,7 +474,7 @@ class City:
             zone, to_zone = np.divmod(zones, _NUMBERS)
 
             # The meter shows hundredths of a mile, and the duration follows from what it shows: nothing is hidden.
-            miles = _route_miles(self.seed)[zone, to_zone] * np.exp(_DETOUR * rng.standard_normal(n))
+            miles = self._route_miles(month)[zone, to_zone] * np.exp(_DETOUR * rng.standard_normal(n))
             miles = miles.round(2)
             minutes = self._median_minutes(month, pickup, zone, to_zone, miles)
             seconds = np.rint(60 * minutes * np.exp(_CHANCE * rng.standard_normal(n)))
@@ -495,7 +505,8 @@ class City:
                 weight[town.new_zones] = 0
                 weight[town.new_zones] = in_fashion / (1 - in_fashion) * weight.sum() / len(town.new_zones)
 
-        far = np.log(_route_miles(self.seed) / _TYPICAL_MILES) / _SPREAD_OF_MILES
+        # Where people want to go does not change with a bridge, only how they get there.
+        far = np.log(_route_miles(self.seed, bridge_closed=False) / _TYPICAL_MILES) / _SPREAD_OF_MILES
         nearness = np.exp(-(far**2) / 2)
         home = 1.5 - town.offices
         work = 0.5 + town.offices
@@ -515,7 +526,8 @@ class City:
         streets = np.minimum(miles, _STREET_MILES)
         mph = _WEEK.street_mph[_hour_of_week(pickup)] * self._strength("slower_streets", month)
         minutes = 60 * (streets + (miles - streets) / _EXPRESSWAY) / mph * (town.pace[zone] + town.pace[to_zone]) / 2
-        median: Floats = _START_MINUTES + minutes + _QUEUE_MINUTES * (town.land[zone] != town.land[to_zone])
+        queue = _QUEUE_MINUTES * self._strength("closed_bridge", month)
+        median: Floats = _START_MINUTES + minutes + queue * (town.land[zone] != town.land[to_zone])
         return median
 
     def _kept_moments(self, month: Month, trips: Trips) -> Floats:
@@ -530,7 +542,7 @@ class City:
 
         moments[:, told] = _truncated_moments(median(told, miles[told]))
         moments[:, ~told] = 0
-        route = _route_miles(self.seed)[zone[~told], to_zone[~told]]
+        route = self._route_miles(month)[zone[~told], to_zone[~told]]
         nodes, weights = np.polynomial.hermite_e.hermegauss(21)
         for node, weight in zip(nodes, weights / weights.sum(), strict=True):
             moments[:, ~told] += weight * _truncated_moments(median(~told, route * np.exp(_DETOUR * node)))
@@ -649,12 +661,13 @@ def _town(seed: int) -> _Town:
     return _Town(borough, land, place, pace, popularity, rng.random(_NUMBERS), new_zones)
 
 
-@lru_cache(maxsize=8)
-def _route_miles(seed: int) -> Floats:
+@lru_cache(maxsize=16)
+def _route_miles(seed: int, bridge_closed: bool) -> Floats:
     """Miles from zone to zone by streets and bridges, (266, 266)."""
     town = _town(seed)
-    end = np.array([end for bridge in _BRIDGES.values() for end in bridge.ends])
-    shore = np.array([land for bridge in _BRIDGES.values() for land in bridge.lands])
+    bridges = [bridge for name, bridge in _BRIDGES.items() if not (bridge_closed and name == _BUSIEST_BRIDGE)]
+    end = np.array([end for bridge in bridges for end in bridge.ends])
+    shore = np.array([land for bridge in bridges for land in bridge.lands])
 
     def streets(a: Floats, b: Floats) -> Floats:
         east, north = np.moveaxis(a[:, None] - b, -1, 0)
