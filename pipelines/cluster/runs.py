@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
+import msgspec
 from google.protobuf.json_format import MessageToDict  # type: ignore[import-untyped, unused-ignore]
 from kfp.dsl.graph_component import GraphComponent
 
@@ -104,17 +104,12 @@ def _read(name: str, value: str, kfp_type: str) -> Any:
     wanted = _TYPES[kfp_type.partition("[")[0]]
     if wanted is str:
         return value
+    if wanted is list and not value.lstrip().startswith("["):
+        return [part.strip() for part in value.split(",") if part.strip()]
     try:
-        if wanted is list and not value.lstrip().startswith("["):
-            return [part.strip() for part in value.split(",") if part.strip()]
-        read = json.loads(value)
-        if wanted is float and type(read) is int:
-            read = float(read)
-    except ValueError:
-        read = None
-    if type(read) is not wanted:
-        raise InvalidRequest(f"'{value}' is no value for the parameter '{name}': it is of type {kfp_type}.")
-    return read
+        return msgspec.json.decode(value, type=wanted)
+    except msgspec.MsgspecError:
+        raise InvalidRequest(f"'{value}' is no value for the parameter '{name}': it is of type {kfp_type}.") from None
 
 
 def read_cron(cron: str) -> str:
