@@ -84,29 +84,26 @@ def test_an_empty_bin_makes_no_infinity():
     assert drift.psi(np.array([1, 1]), np.array([0, 2])) == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.slow
-def test_chance_exceeds_its_bound_in_one_window_of_a_hundred_however_rare_most_values_are():
+def windows_of_one_law(shares, reference, window, count, monkeypatch):
+    """The PSI of windows that are drawn as their references are, and its bound by chance; of a tenth of the draws."""
+    monkeypatch.setattr(drift, "_DRAWS", 200)
     chance = np.random.default_rng(0)
-    shares = chance.pareto(0.7, 260)
-    shares /= shares.sum()
-    exceeded = 0
-    for _ in range(600):
-        before, after = (chance.multinomial(trips, shares) for trips in (20_000, 5_000))
-        exceeded += drift.psi(before, after) > drift._psi_by_chance(before, after)
-    assert 1 <= exceeded <= 15
+    pairs = [[chance.multinomial(trips, shares) for trips in (reference, window)] for _ in range(count)]
+    return np.array([[drift.psi(*pair), drift._psi_by_chance(*pair)] for pair in pairs]).T
 
 
 @pytest.mark.slow
-def test_chance_seldom_exceeds_its_bound():
-    zones = tuple(range(1, 200))
-    reference = profile(make_trips(20_000, seed=100, zones=zones))
-    windows = [compare(reference, profile(make_trips(4_000, seed=seed, zones=zones))) for seed in range(100)]
-    parts = [the("pickup_zone", found) for found in windows]
-    assert sum(part.psi > part.psi_chance for part in parts) <= 5
-    # As the asymptotic law has it, where every bin has many trips.
-    law = stats.chi2.ppf(0.99, 198) * (1 / 4_000 + 1 / 20_000)
-    assert np.mean([part.psi_chance for part in parts]) == pytest.approx(law, rel=0.05)
-    assert np.mean([part.psi for part in parts]) == pytest.approx(198 * (1 / 4_000 + 1 / 20_000), rel=0.1)
+def test_chance_exceeds_its_bound_in_one_window_of_a_hundred_however_rare_most_values_are(monkeypatch):
+    shares = np.random.default_rng(0).pareto(0.7, 260)
+    found, bound = windows_of_one_law(shares / shares.sum(), 20_000, 5_000, 300, monkeypatch)
+    assert 1 <= np.sum(found > bound) <= 8
+
+
+def test_chance_follows_its_law_where_every_bin_has_many_trips(monkeypatch):
+    found, bound = windows_of_one_law(np.full(199, 1 / 199), 20_000, 4_000, 50, monkeypatch)
+    per_trip = 1 / 4_000 + 1 / 20_000
+    assert np.mean(bound) == pytest.approx(stats.chi2.ppf(0.99, 198) * per_trip, rel=0.05)
+    assert np.mean(found) == pytest.approx(198 * per_trip, rel=0.1)
 
 
 def test_batches_add_up_to_the_whole():
