@@ -122,12 +122,6 @@ def test_the_same_replay_again_is_there_already_and_says_the_same(document, home
     assert json.loads(again.stdout) == {name: value for name, value in document.items() if name != "lived"}
 
 
-def test_a_fresh_home_gives_the_same_figures(document, tmp_path):
-    fresh = tripcast("replay", *STORY[:3], "2021-01..2021-03", *STORY[4:], "--home", tmp_path)
-    assert fresh.returncode == 0, fresh.stderr
-    assert json.loads(fresh.stdout)["months"] == document["months"][:1]
-
-
 @pytest.mark.parametrize(
     ("decision", "kind"),
     [("promoted", "promote"), ("trial", "challenge"), ("refused", "refuse"), ("unchanged", "refuse")],
