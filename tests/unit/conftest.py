@@ -29,6 +29,7 @@ from tripcast.registry.tracking import Tracker
 from tripcast.settings import Settings
 from tripcast.storage.store import Store, open_store
 from tripcast.taxi import contract, model_name
+from tripcast.taxi.candidates import lightgbm
 from tripcast.taxi.ingestion import ingest
 from tripcast.taxi.pyfunc import flavour
 from tripcast.taxi.simulation import City
@@ -63,6 +64,16 @@ def s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 #: Small months, of which one is enough for a model that passes the gate.
 TOWN = "simulated?trips=5000&seed=7"
+
+#: A quarter of the trees that a real model has: so few months teach no more, and growing trees takes most of a month.
+FEW_TREES = {"rounds": 50, "learning_rate": 0.15}
+
+
+@pytest.fixture
+def few_trees(monkeypatch):
+    """Models of few trees."""
+    for name, value in FEW_TREES.items():
+        monkeypatch.setitem(lightgbm.DEFAULTS, name, value)
 
 
 @dataclass
@@ -221,6 +232,8 @@ def trained(tmp_path_factory, empty_store) -> Path:
         patch.setenv("TRIPCAST_COMMIT", "none")
         patch.setenv("MLFLOW_TRACKING_URI", "")
         patch.setattr("tripcast.jobs.evaluate.training_report", lambda *_: "<p>A report.</p>")
+        for name, value in FEW_TREES.items():
+            patch.setitem(lightgbm.DEFAULTS, name, value)
         loop = Loop(Settings.load(), tmp_path_factory.mktemp("work"))
         loop.train("2021-01", "2021-02", 1.0)
         for source in (
@@ -233,7 +246,7 @@ def trained(tmp_path_factory, empty_store) -> Path:
 
 
 @pytest.fixture
-def loop(trained, settings, tmp_path, monkeypatch) -> Loop:
+def loop(trained, settings, tmp_path, monkeypatch, few_trees) -> Loop:
     """A home with those three versions."""
     monkeypatch.setenv("TRIPCAST_COMMIT", "none")
     monkeypatch.delenv("TRIPCAST_ALERT_WEBHOOK", raising=False)

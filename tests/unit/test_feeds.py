@@ -290,6 +290,7 @@ def test_a_model_of_trips_without_distances_answers_whoever_asks(candidate: str,
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_trees")
 @pytest.mark.parametrize("taxi", FEEDS)
 def test_a_feed_is_trained_on_watched_and_scored(taxi: str, settings, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("TRIPCAST_COMMIT", "none")

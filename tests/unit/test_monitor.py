@@ -477,12 +477,12 @@ def seasoned(loop):
     return loop
 
 
-def test_two_years_of_an_unchanging_city_promote_nothing(seasoned):
-    windows = seasoned.live("2021-03..2023-02")
+def test_a_year_of_an_unchanging_city_promotes_nothing(seasoned):
+    windows = seasoned.live("2021-03..2022-02")
 
-    assert len(windows) == 24
+    assert len(windows) == 12
     assert seasoned.moves == [("promote", 1), ("promote", 4)]
-    assert len(points(seasoned, "champion.rmse")) == 24
+    assert len(points(seasoned, "champion.rmse")) == 12
 
 
 @pytest.mark.slow
@@ -518,5 +518,5 @@ def test_a_single_month_of_bad_rows_alerts_and_is_never_trained_on(loop):
 def test_a_blizzard_is_never_learned_from_by_what_serves(seasoned):
     """One month of slow streets: neither the candidate that learned from it nor its refit serves afterwards."""
     seasoned.source = f"{TOWN}&slower_streets=2021-04..2021-04:0.6"
-    seasoned.live("2021-03..2021-08")
+    seasoned.live("2021-03..2021-07")
     assert seasoned.moves == [("promote", 1), ("promote", 4)]

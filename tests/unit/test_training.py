@@ -17,14 +17,9 @@ from tripcast.taxi.candidates import CANDIDATES, boosting, lightgbm, linear
 from tripcast.taxi.trip_files import TripFiles, trips_schema
 from tripcast.taxi.trips import Trips, sample
 
+pytestmark = pytest.mark.usefixtures("few_trees")
+
 DATA = {"2021-01": "cd" * 32}
-
-
-@pytest.fixture(autouse=True)
-def few_trees(monkeypatch):
-    """Fewer trees than a real model has, so that tests are quick."""
-    monkeypatch.setitem(lightgbm.DEFAULTS, "rounds", 50)
-    monkeypatch.setitem(lightgbm.DEFAULTS, "learning_rate", 0.15)
 
 
 def test_an_unknown_candidate_is_refused_with_the_known_ones():

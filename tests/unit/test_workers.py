@@ -17,15 +17,9 @@ from tripcast.models.workers import Workers
 from tripcast.taxi.candidates import lightgbm
 from tripcast.taxi.ways import METERED, as_asked
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("few_trees")]
 
 DATA = {"2021-01": "cd" * 32}
-
-
-@pytest.fixture(autouse=True)
-def few_trees(monkeypatch):
-    monkeypatch.setitem(lightgbm.DEFAULTS, "rounds", 40)
-    monkeypatch.setitem(lightgbm.DEFAULTS, "learning_rate", 0.15)
 
 
 class Watched(Workers):
