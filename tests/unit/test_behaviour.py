@@ -1,6 +1,7 @@
-"""What riders take for granted of the trees' predictions, in a simulated city and in a published month."""
+"""What riders take for granted of predictions, and how far off they are, in a simulated city and published months."""
 
 import os
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from tripcast.models import Model
 from tripcast.months import Month
 from tripcast.taxi.simulation import City
 from tripcast.taxi.trips import Trip, Trips
+from tripcast.taxi.ways import METERED, PLANNED, ZONES_ONLY, as_asked
 from tripcast.taxi.zones import PLACES, ZONES
 
 pytestmark = pytest.mark.slow
@@ -23,14 +25,21 @@ DAY = np.datetime64("2021-02-03", "s")
 #: Zones with many trips, in Manhattan, Queens and Brooklyn.
 BUSY = (7, 41, 42, 43, 74, 75, 82, 95, 97, 116, 166, 236, 237, 238, 244)
 
+COLUMNS = ["lpep_pickup_datetime", "lpep_dropoff_datetime", "PULocationID", "DOLocationID", "trip_distance"]
+
 
 def kept(table: pa.Table) -> Trips:
-    """The trips of a table of green taxis that the notebook's rule keeps."""
-    names = ["lpep_pickup_datetime", "lpep_dropoff_datetime", "PULocationID", "DOLocationID", "trip_distance"]
-    pickup, dropoff, start, end, miles = (table[name].to_numpy() for name in names)
+    """The trips of a table of green taxis that keep the contract, by the notebook's rule."""
+    pickup, dropoff, start, end, miles = (table[name].to_numpy() for name in COLUMNS)
     minutes = (dropoff - pickup) / np.timedelta64(1, "m")
     trips = Trips(pickup.astype("M8[us]"), start.astype(np.int16), end.astype(np.int16), miles, minutes)
     return trips[(minutes >= 1) & (minutes <= 60)]
+
+
+def published(folder: Path, *months: str) -> Trips:
+    """The trips of green months."""
+    files = [folder / f"green_tripdata_{month}.parquet" for month in months]
+    return kept(pa.concat_tables(pq.read_table(file, columns=COLUMNS) for file in files))
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +49,8 @@ def simulated() -> Model:
 
 
 @pytest.fixture(scope="module")
-def real() -> Model:
-    tlc = Path(os.environ["TRIPCAST_TLC_DIR"])
-    return train("lightgbm", kept(pq.read_table(tlc / "green_tripdata_2021-01.parquet")), taxi="green", data={})
+def real(tlc) -> Model:
+    return train("lightgbm", published(tlc, "2021-01"), taxi="green", data={})
 
 
 @pytest.fixture(params=["simulated", "real"] if "TRIPCAST_TLC_DIR" in os.environ else ["simulated"])
@@ -87,3 +95,53 @@ def test_a_trip_from_a_zone_beside_another_is_no_surprise(model):
     assert len(surprise) > 50
     assert np.median(surprise) < 0.15
     assert np.quantile(surprise, 0.95) < 0.5
+
+
+def scores(model: Model, trips: Trips) -> tuple[float, float, float]:
+    """RMSE and MAE in minutes, and the coverage of the interval."""
+    found, actual = model.predict(trips, metered=True), trips.duration_minutes
+    errors = found.minutes - actual
+    within = (found.lower <= actual) & (actual <= found.upper)
+    return float(np.sqrt(np.mean(errors**2))), float(np.mean(np.abs(errors))), float(np.mean(within))
+
+
+#: By the number of a zone.
+BOROUGHS = np.array(["", *(zone.borough for zone in sorted(ZONES, key=attrgetter("number")))])
+
+
+def test_lightgbm_is_accurate_and_its_interval_honest_on_a_published_month(tlc, real):
+    check_accuracy(real, published(tlc, "2021-02"), most_rmse=5.12, most_mae=3.33)
+
+
+def test_lightgbm_is_accurate_and_its_interval_honest_after_two_published_months(tlc):
+    model = train("lightgbm", published(tlc, "2022-01", "2022-02"), taxi="green", data={})
+    check_accuracy(model, published(tlc, "2022-03"), most_rmse=4.35, most_mae=2.75)
+
+
+def check_accuracy(model: Model, later: Trips, most_rmse: float, most_mae: float) -> None:
+    """On a later month, in minutes: errors, and how many trips end within their interval, for each group of trips."""
+    rmse, mae, _ = scores(model, later)
+    assert rmse <= most_rmse
+    assert mae <= most_mae
+    for way, trips in as_asked(later).items():
+        found, actual = model.predict(trips, metered=way == METERED), trips.duration_minutes
+        within = (found.lower <= actual) & (actual <= found.upper)
+        assert 0.77 <= within.mean() <= 0.84, way
+        groups = model.predictor.groups(trips, way == METERED)
+        inside = np.where(trips.pickup_zone == trips.dropoff_zone, "in a zone", "between zones")
+        boroughs = BOROUGHS[trips.pickup_zone]
+        for slices in (groups, inside, boroughs):
+            for name in np.unique(slices).tolist():
+                rows = slices == name
+                # Whoever asks with a plan has one: that of records without a reading would be none.
+                if rows.sum() >= 1000 and not (way == PLANNED and name.startswith(ZONES_ONLY)):
+                    assert within[rows].mean() >= 0.75, (way, name)
+
+
+def test_linear_reproduces_the_notebook_on_published_months(tlc):
+    trips, later = published(tlc, "2021-01"), published(tlc, "2021-02")
+    assert (len(trips), len(later)) == (73_908, 61_921)
+    rmse, mae, coverage = scores(train("linear", trips, taxi="green", data={}), later)
+    assert rmse == pytest.approx(7.759, abs=0.005)
+    assert mae == pytest.approx(5.340, abs=0.005)
+    assert 0.78 <= coverage <= 0.82

@@ -7,13 +7,9 @@ import subprocess
 import sys
 from dataclasses import replace
 from hashlib import sha256
-from operator import attrgetter
-from pathlib import Path
 
 import lightgbm as lgb
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,7 +24,6 @@ from tripcast.taxi.candidates import CANDIDATES, lightgbm, linear
 from tripcast.taxi.features import FEATURES, OutOfFold
 from tripcast.taxi.trips import Trip, Trips
 from tripcast.taxi.ways import METERED, PLANNED, ZONES_ONLY, as_asked
-from tripcast.taxi.zones import ZONES
 
 
 @pytest.fixture(scope="module")
@@ -329,70 +324,6 @@ def test_naming_the_candidates_imports_none_of_them():
     script = "import sys; from tripcast.models import Model; print({'lightgbm', 'sklearn'} & set(sys.modules))"
     child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert child.stdout == "set()\n"
-
-
-def published(folder: Path, months: list[str]) -> Trips:
-    """The trips of green months that keep the contract, by the notebook's rule."""
-    names = ["lpep_pickup_datetime", "lpep_dropoff_datetime", "PULocationID", "DOLocationID", "trip_distance"]
-    table = pa.concat_tables(
-        pq.read_table(folder / f"green_tripdata_{month}.parquet", columns=names) for month in months
-    )
-    pickup, dropoff, start, end, miles = (column.to_numpy() for column in table.columns)
-    minutes = (dropoff - pickup) / np.timedelta64(1, "m")
-    trips = Trips(pickup.astype("M8[us]"), start.astype(np.int16), end.astype(np.int16), miles, minutes)
-    return trips[(minutes >= 1) & (minutes <= 60)]
-
-
-def scores(model: Model, trips: Trips) -> tuple[float, float, float]:
-    """RMSE and MAE in minutes, and the coverage of the interval."""
-    found, actual = model.predict(trips, metered=True), trips.duration_minutes
-    errors = found.minutes - actual
-    within = (found.lower <= actual) & (actual <= found.upper)
-    return float(np.sqrt(np.mean(errors**2))), float(np.mean(np.abs(errors))), float(np.mean(within))
-
-
-#: By the number of a zone.
-BOROUGHS = np.array(["", *(zone.borough for zone in sorted(ZONES, key=attrgetter("number")))])
-
-#: Training months, the later test month, and the most that RMSE and MAE may be there.
-SPLITS = [
-    (["2021-01"], "2021-02", 5.12, 3.33),
-    (["2021-01", "2021-02"], "2021-03", 4.76, 3.19),
-    (["2022-01"], "2022-02", 4.43, 2.84),
-    (["2022-01", "2022-02"], "2022-03", 4.35, 2.75),
-]
-
-
-@pytest.mark.parametrize(("months", "test", "most_rmse", "most_mae"), SPLITS)
-@pytest.mark.slow
-def test_lightgbm_is_accurate_and_its_interval_honest_on_published_months(tlc, months, test, most_rmse, most_mae):
-    model = train("lightgbm", published(tlc, months), taxi="green", data={})
-    later = published(tlc, [test])
-    rmse, mae, _ = scores(model, later)
-    assert rmse <= most_rmse
-    assert mae <= most_mae
-    for way, trips in as_asked(later).items():
-        found, actual = model.predict(trips, metered=way == METERED), trips.duration_minutes
-        within = (found.lower <= actual) & (actual <= found.upper)
-        assert 0.77 <= within.mean() <= 0.84, way
-        groups = model.predictor.groups(trips, way == METERED)
-        inside = np.where(trips.pickup_zone == trips.dropoff_zone, "in a zone", "between zones")
-        boroughs = BOROUGHS[trips.pickup_zone]
-        for slices in (groups, inside, boroughs):
-            for name in np.unique(slices).tolist():
-                rows = slices == name
-                # Whoever asks with a plan has one: that of records without a reading would be none.
-                if rows.sum() >= 1000 and not (way == PLANNED and name.startswith(ZONES_ONLY)):
-                    assert within[rows].mean() >= 0.75, (way, name)
-
-
-def test_linear_reproduces_the_notebook_on_published_months(tlc):
-    trips, later = published(tlc, ["2021-01"]), published(tlc, ["2021-02"])
-    assert (len(trips), len(later)) == (73_908, 61_921)
-    rmse, mae, coverage = scores(train("linear", trips, taxi="green", data={}), later)
-    assert rmse == pytest.approx(7.759, abs=0.005)
-    assert mae == pytest.approx(5.340, abs=0.005)
-    assert 0.78 <= coverage <= 0.82
 
 
 def test_a_model_of_0_1_that_another_candidate_loads_is_that_model_still(make_model, tmp_path):
