@@ -225,9 +225,9 @@ def home(new_home) -> Home:
     return new_home()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def start_in() -> Iterator[Callable[..., Answering]]:
-    """Starts services, and ends those that are still there at the end."""
+    """Starts services, and ends those that are left when a module ends: each polls the registry until then."""
     started: list[Answering] = []
 
     def start(home: Home, **how: bool) -> Answering:
