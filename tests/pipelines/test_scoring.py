@@ -3,10 +3,8 @@
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
@@ -145,47 +143,23 @@ def test_an_alias_scores_into_its_versions_partition(home):
     ]
 
 
-@pytest.fixture
-def s3(monkeypatch) -> Iterator[dict[str, str]]:
-    """The environment of an S3 endpoint of this process's own, with a bucket ``trips``."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    environment = {
-        "AWS_ENDPOINT_URL_S3": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it remembers credentials
-    boto3.client("s3").create_bucket(Bucket="trips")
-    yield environment
-    server.stop()
-
-
 def test_scores_go_to_s3_as_they_would_to_a_folder(home, summary, s3, tmp_path):
+    s3.create_bucket(Bucket="trips")
     result = tripcast(
         *("score", "--source", CITY, "--months", "2021-03", "--model", "1", "--home", home),
         *("--artifacts", "s3://trips/kept", "--json"),
-        **s3,
     )
 
     assert result.returncode == 0, result.stderr
     (month,) = json.loads(result.stdout)["months"]
     assert month["location"] == "s3://trips/kept/scores/green/version=1/month=2021-03"
     assert {**month, "location": ""} == {**summary["months"][1], "location": ""}
-    client = boto3.client("s3")
-    listed = client.list_objects_v2(Bucket="trips", Prefix="kept/scores/")["Contents"]
+    listed = s3.list_objects_v2(Bucket="trips", Prefix="kept/scores/")["Contents"]
     assert [item["Key"].removeprefix("kept/scores/green/") for item in listed] == [
         "version=1/month=2021-03/_SUCCESS",
         "version=1/month=2021-03/part-00000.parquet",
     ]
-    client.download_file("trips", listed[1]["Key"], str(tmp_path / "part"))
+    s3.download_file("trips", listed[1]["Key"], str(tmp_path / "part"))
     assert (tmp_path / "part").read_bytes() == (
         Path(summary["months"][1]["location"]) / "part-00000.parquet"
     ).read_bytes()

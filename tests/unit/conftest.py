@@ -1,16 +1,13 @@
-"""An S3 endpoint in memory; and the loop without its pipelines, whose parts are called as the steps call them."""
+"""The loop without its pipelines, whose parts are called as the steps call them."""
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import boto3
 import pytest
-import requests
-from moto.server import ThreadedMotoServer
 
 from tests.conftest import make_trips
 from tripcast import http
@@ -33,34 +30,6 @@ from tripcast.taxi.candidates import lightgbm
 from tripcast.taxi.ingestion import ingest
 from tripcast.taxi.pyfunc import flavour
 from tripcast.taxi.simulation import City
-
-
-@pytest.fixture(scope="session")
-def s3_endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A client of an endpoint without buckets, which the standard AWS environment names."""
-    requests.post(f"{s3_endpoint}/moto-api/reset", timeout=10).raise_for_status()
-    for name, value in {
-        "AWS_ENDPOINT_URL_S3": s3_endpoint,
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_CONFIG_FILE": "/dev/null",
-        "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
-    }.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it remembers credentials
-    return boto3.client("s3")
-
 
 #: Small months, of which one is enough for a model that passes the gate.
 TOWN = "simulated?trips=5000&seed=7"
