@@ -19,6 +19,7 @@ from tripcast.taxi.simulation import City
 
 CITY = "simulated?trips=5000&seed=7"
 MONTHS = ("--train", "2021-01..2021-02", "--test", "2021-03")
+TWO_MONTHS = ("--train", "2021-01", "--test", "2021-02")
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +29,9 @@ def home(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def first(home) -> subprocess.CompletedProcess[str]:
-    """The first run in an empty home."""
-    return tripcast("train", "--source", CITY, *MONTHS, "--home", home, "--json")
+    """The first run in an empty home, by the command itself."""
+    command = [TRIPCAST, "train", "--source", CITY, *MONTHS, "--home", home, "--json"]
+    return subprocess.run(command, capture_output=True, text=True, env=environment())
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +184,7 @@ def test_a_worse_candidate_is_refused_and_the_champion_stays(home, summary):
 
 def test_every_trial_of_a_search_is_a_nested_run(tmp_path):
     tuned = tripcast(
-        "train", "--source", CITY, *MONTHS, "--candidates", "tuned", "--trials", "2", "--home", tmp_path, "--json"
+        "train", "--source", CITY, *TWO_MONTHS, "--candidates", "tuned", "--trials", "2", "--home", tmp_path, "--json"
     )
 
     assert tuned.returncode == 0, tuned.stderr
@@ -257,7 +259,7 @@ def test_a_step_that_breaks_ends_with_1_and_names_its_log(tmp_path):
 
 
 def test_an_interrupted_run_leaves_nothing_half_registered(tmp_path):
-    arguments = ["train", "--source", CITY, *MONTHS, "--candidates", "linear", "--home", str(tmp_path), "--json"]
+    arguments = ["train", "--source", CITY, *TWO_MONTHS, "--candidates", "linear", "--home", str(tmp_path), "--json"]
     interrupted = subprocess.Popen(
         [str(TRIPCAST), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
     )
