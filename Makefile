@@ -32,8 +32,8 @@ test-fast: .venv/dev ## Run the tests that start no process, server, container o
 	$(PYTEST) tests/unit -m "not slow"
 
 test: .venv/dev ## Run all tests but those of a cluster; with TRIPCAST_TLC_DIR=folder also those on real months
-	$(PYTEST) --no-loadscope-reorder tests/pipelines tests/serving tests/cluster tests/unit
-	$(BIN)/pytest tests/containers tests/browser
+	$(PYTEST) --no-loadscope-reorder tests/pipelines tests/browser tests/serving tests/cluster tests/unit
+	$(BIN)/pytest tests/containers
 
 e2e: .venv/dev ## Try everything on the cluster that kubectl is at, with an overlay in it: an hour (docs/kubernetes.md)
 	$(BIN)/pytest -m e2e tests/e2e

@@ -105,8 +105,9 @@ def wait_until_ready(url: str, process: subprocess.Popen[bytes], seconds: float 
     raise TimeoutError
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """Chromium; for a module, since Playwright's event loop lets no other run in this thread until it stops."""
     chromium = program("chromium", "On Debian: apt-get install chromium.")
     with (
         sync_playwright() as playwright,
