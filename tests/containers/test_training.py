@@ -56,8 +56,47 @@ def fresh_registry(stack):
     return stack
 
 
-def test_a_run_leaves_everything_in_the_stores(fresh_registry, registered, engine):
+class Interruption:
+    """Does something when a step starts."""
+
+    def __init__(self, step: str, action) -> None:
+        self._step, self._action = step, action
+        self.done = False
+
+    def __call__(self, event) -> None:
+        if event.step == self._step and event.state == "started" and not self.done:
+            self.done = True
+            self._action()
+
+
+def run_with(*interruptions: Interruption):
+    def notify(event) -> None:
+        for interruption in interruptions:
+            interruption(event)
+
+    settings = Settings.load()
+    return run_locally(training, REQUEST, settings.runs, notify, Containers(settings), open_store(settings.artifacts))
+
+
+def test_a_step_that_is_killed_fails_the_run_and_the_next_run_leaves_everything_in_the_stores(
+    fresh_registry, registered, engine
+):
     store, postgres = fresh_registry.store, fresh_registry.postgres
+
+    def kill() -> None:
+        def when_it_runs() -> None:
+            deadline = time.monotonic() + 30
+            while time.monotonic() < deadline:
+                for container in engine.containers.list(filters={"label": "tripcast.run"}):
+                    container.kill(signal.SIGKILL)
+                    return
+                time.sleep(0.02)
+
+        threading.Thread(target=when_it_runs).start()
+
+    with pytest.raises(Exception, match="'train lightgbm' failed: it was ended by signal SIGKILL"):
+        run_with(Interruption("train", kill))
+    assert registered() == set()
 
     ended = train()
 
@@ -134,28 +173,6 @@ def test_steps_need_no_network_but_the_stores(fresh_registry, isolated_network, 
     assert run.output("register")["Output"] == int(
         client().get_model_version_by_alias("tripcast-green", "champion").version
     )
-
-
-class Interruption:
-    """Does something when a step starts."""
-
-    def __init__(self, step: str, action) -> None:
-        self._step, self._action = step, action
-        self.done = False
-
-    def __call__(self, event) -> None:
-        if event.step == self._step and event.state == "started" and not self.done:
-            self.done = True
-            self._action()
-
-
-def run_with(*interruptions: Interruption):
-    def notify(event) -> None:
-        for interruption in interruptions:
-            interruption(event)
-
-    settings = Settings.load()
-    return run_locally(training, REQUEST, settings.runs, notify, Containers(settings), open_store(settings.artifacts))
 
 
 def test_servers_that_are_restarted_do_not_fail_the_run(fresh_registry):
@@ -237,25 +254,3 @@ def test_a_full_disk_in_a_container_is_named(stack, registered, small_disk, monk
         run_with()
 
     assert registered() == set()
-
-
-def test_a_step_that_is_killed_fails_the_run_and_the_next_run_succeeds(fresh_registry, registered, engine):
-    def kill() -> None:
-        def when_it_runs() -> None:
-            deadline = time.monotonic() + 30
-            while time.monotonic() < deadline:
-                for container in engine.containers.list(filters={"label": "tripcast.run"}):
-                    container.kill(signal.SIGKILL)
-                    return
-                time.sleep(0.02)
-
-        threading.Thread(target=when_it_runs).start()
-
-    with pytest.raises(Exception, match="'train lightgbm' failed: it was ended by signal SIGKILL"):
-        run_with(Interruption("train", kill))
-    assert registered() == set()
-
-    ended = train()
-
-    assert ended.returncode == 0, ended.stderr
-    assert registered() == {json.loads(ended.stdout)["version"]}
