@@ -319,14 +319,14 @@ def test_a_feed_is_trained_on_watched_and_scored(taxi: str, settings, tmp_path: 
     assert answers["duration_minutes"].between(1, 60).all()
 
 
-def test_a_month_of_which_no_record_has_zones_is_not_scored(loop, tmp_path: Path) -> None:
+def test_a_month_of_which_no_record_has_zones_is_not_scored(versions, tmp_path: Path) -> None:
     table = published("fhv")
     for name in ("PUlocationID", "DOlocationID"):
         place = table.schema.get_field_index(name)
         table = table.set_column(place, name, pa.nulls(len(table), pa.float64()))
     ingested = ingest_january(write(tmp_path / "raw", "fhv", table), "fhv", tmp_path)
     with pytest.raises(ContractError, match=r"cannot be predicted: 2,000 of 2,000 .* most often missing_zone"):
-        score(loop.registry, 1, JANUARY, ingested.file, tmp_path / "scores", loop.store)
+        score(versions, 1, JANUARY, ingested.file, tmp_path / "scores", FolderStore(tmp_path))
 
 
 def test_valid_trips_of_a_feed_without_distances_have_none(settings) -> None:
