@@ -191,10 +191,11 @@ class Cluster:
         patch = json.dumps({"data": {"TRIPCAST_VERIFY_KEYS": keys}})
         for namespace in ("kubeflow", "tripcast"):
             kubectl("patch", "configmap", "tripcast", "--namespace", namespace, "--type", "merge", "--patch", patch)
-        serves = self.serves()
-        kubectl("rollout", "restart", "deployment/serving", "--namespace", "tripcast")
-        if serves:
+        if self.serves():
+            kubectl("rollout", "restart", "deployment/serving", "--namespace", "tripcast")
             kubectl("rollout", "status", "deployment/serving", "--namespace", "tripcast", "--timeout", "5m")
+        else:  # no pod gets ready, and a restart keeps the old one until one is
+            kubectl("delete", "pods", "--selector", "app.kubernetes.io/name=serving", "--namespace", "tripcast")
 
     def serving_pods(self) -> dict[str, int]:
         """The prediction service's pods by their uid, and how often each was started anew."""
