@@ -95,8 +95,8 @@ def bare_way(work: Path) -> dict[str, Any]:
     """The same booster on the ready matrix: dataset and rounds, nothing else."""
     import lightgbm
 
+    from tripcast.taxi.candidates.boosted import DEFAULTS
     from tripcast.taxi.candidates.boosting import _FIXED
-    from tripcast.taxi.candidates.lightgbm import DEFAULTS
 
     matrix, minutes = np.load(work / "matrix.npy"), np.load(work / f"{TARGET}.npy")
     parameters = {**_FIXED, **{name: value for name, value in DEFAULTS.items() if name != "rounds"}}

@@ -32,7 +32,7 @@ from tripcast.models.model import (
 from tripcast.models.workers import Workers
 from tripcast.storage.files import storage_errors
 from tripcast.taxi.trip_files import TripFiles
-from tripcast.taxi.trips import LONGEST_MINUTES, SHORTEST_MINUTES, Trips, sample
+from tripcast.taxi.trips import LONGEST_MINUTES, SHORTEST_MINUTES, TripBatches, Trips, sample
 from tripcast.taxi.ways import METERED, as_asked
 
 #: The file beside a model that holds the trials of its search.
@@ -56,7 +56,7 @@ _ENOUGH = 150
 
 def train(
     candidate: str,
-    trips: Trips | TripFiles,
+    trips: TripBatches,
     *,
     taxi: str,
     data: Mapping[str, str],
@@ -91,8 +91,8 @@ def train(
 
 def refit(
     model: Model,
-    trips: Trips | TripFiles,
-    later: Trips | TripFiles,
+    trips: TripBatches,
+    later: TripBatches,
     *,
     data: Mapping[str, str],
 ) -> Model:
@@ -113,7 +113,7 @@ def _fit(
     candidate: str,
     taxi: str,
     parameters: dict[str, Any],
-    trips: Trips | TripFiles,
+    trips: TripBatches,
     holdout_fit: Predictor,
     later: Trips,
     data: Mapping[str, str],
@@ -204,7 +204,7 @@ def _digests(predictor: Predictor) -> dict[str, str]:
     return {name: sha256(content).hexdigest() for name, content in predictor.files().items()}
 
 
-def _split(trips: Trips | TripFiles) -> tuple[Trips, Trips]:
+def _split(trips: TripBatches) -> tuple[Trips, Trips]:
     """The earlier and the later of the latest trips, each in time order."""
     latest: Trips | None = None
     for batch in trips.batches():

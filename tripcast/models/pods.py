@@ -31,7 +31,7 @@ from urllib3 import Retry
 from tripcast.errors import StorageError, WorkerError
 from tripcast.models import pod_worker
 from tripcast.models.pod_worker import PORT, fetch, place_of
-from tripcast.models.workers import ENVIRONMENT, ended_by_signal, failed
+from tripcast.models.processes import ENVIRONMENT, ended_by_signal, failed
 from tripcast.settings import Settings
 from tripcast.storage.store import open_store
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from tripcast.models import Model
-from tripcast.taxi.candidates.lightgbm import Boosted
+from tripcast.taxi.candidates.boosted import Boosted
 from tripcast.taxi.features import FEATURES
 from tripcast.taxi.trips import Trip, Trips
 

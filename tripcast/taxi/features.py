@@ -15,17 +15,14 @@ from functools import cached_property
 from io import BytesIO
 from math import exp, log, nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tripcast.models.interpolation import interpolator
-from tripcast.taxi.trips import Trip, Trips, sample
+from tripcast.taxi.trips import Trip, TripBatches, Trips, sample
 from tripcast.taxi.zones import LAST_ZONE, PLACES
-
-if TYPE_CHECKING:
-    from tripcast.taxi.trip_files import TripFiles
 
 Floats = npt.NDArray[np.float64]
 Matrix = npt.NDArray[np.float32]
@@ -583,7 +580,7 @@ class OutOfFold:
         distances: Whether the trips have distances.
     """
 
-    def __init__(self, trips: Trips | TripFiles) -> None:
+    def __init__(self, trips: TripBatches) -> None:
         last = max(batch.pickup_datetime.max() for batch in trips.batches())
         known = sample(trips, _TABLE_TRIPS)
         geography = Geography.fit(known)

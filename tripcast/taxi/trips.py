@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
-
-# The service imports this, and would wait a fifth of a second for pyarrow.
-if TYPE_CHECKING:
-    from tripcast.taxi.trip_files import TripFiles
 
 #: The column that not every feed has.
 MILES = "trip_distance_miles"
@@ -98,7 +94,7 @@ class Trips:
         )
 
     def batches(self) -> Iterator[Trips]:
-        """The trips a batch at a time, as ``TripFiles`` has them."""
+        """The trips a batch at a time, as ``TripBatches`` has them."""
         for start in range(0, len(self), _BATCH_TRIPS):
             yield self[start : start + _BATCH_TRIPS]
 
@@ -108,7 +104,17 @@ class Trips:
         return cls(*(np.concatenate([getattr(part, column.name) for part in parts]) for column in fields(cls)))
 
 
-def sample(trips: Trips | TripFiles, most: int) -> Trips:
+class TripBatches(Protocol):
+    """Ended trips that are read a batch at a time, as often as asked: ``Trips``, or files of more than memory holds."""
+
+    def __len__(self) -> int:
+        """How many trips."""
+
+    def batches(self) -> Iterator[Trips]:
+        """The trips, in order; no batch is empty."""
+
+
+def sample(trips: TripBatches, most: int) -> Trips:
     """All trips, or so many of them, at even distances, where there are more.
 
     Args:

@@ -18,10 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tripcast.models.booster import Booster
-from tripcast.taxi.candidates.lightgbm import ASKED, COLUMNS, LEVELS, Boosted, boosters
+from tripcast.taxi.candidates.boosted import ASKED, COLUMNS, LEVELS, Boosted, boosters
 from tripcast.taxi.features import FEATURES, FeatureTables, OutOfFold
-from tripcast.taxi.trip_files import TripFiles
-from tripcast.taxi.trips import Trips, sample
+from tripcast.taxi.trips import TripBatches, Trips, sample
 from tripcast.taxi.ways import METERED, PLANNED, as_asked, planned
 
 Floats = npt.NDArray[np.float64]
@@ -73,7 +72,7 @@ def _places(columns: Sequence[str]) -> list[int]:
     return [FEATURES.index(name) for name in columns]
 
 
-def dataset(features: Features, trips: Trips | TripFiles, boundaries: lightgbm.Dataset) -> lightgbm.Dataset:
+def dataset(features: Features, trips: TripBatches, boundaries: lightgbm.Dataset) -> lightgbm.Dataset:
     """Training trips as LightGBM takes them: a byte a feature and trip, whose features never exist all at once.
 
     Args:
@@ -202,7 +201,7 @@ def _level(predicted: Floats, actual: Floats) -> float:
     return round(1 + _LASTING * surplus, 4)
 
 
-def bins_of(features: OutOfFold, trips: Trips | TripFiles) -> Bins:
+def bins_of(features: OutOfFold, trips: TripBatches) -> Bins:
     """The boundaries of the bins for trips as they are asked for in a way: datasets of some of them, or of all few.
 
     Args:
@@ -225,7 +224,7 @@ def _asked(features: OutOfFold, way: str) -> Callable[[Trips], npt.NDArray[np.fl
 
 def grow(
     features: OutOfFold,
-    trips: Trips | TripFiles,
+    trips: TripBatches,
     parameters: Mapping[str, Mapping[str, Any]],
     bins: Bins,
     network: Mapping[str, Any] | None = None,

@@ -24,7 +24,7 @@ from tripcast.storage.arrow import parquet_writer
 from tripcast.taxi.candidates.boosting import Bins, grow, load_bins
 from tripcast.taxi.features import OutOfFold
 from tripcast.taxi.trip_files import TripFiles, trips_schema
-from tripcast.taxi.trips import Trips
+from tripcast.taxi.trips import TripBatches
 
 #: Minutes that workers wait for each other.
 _TIME_OUT = 10
@@ -32,7 +32,7 @@ _TIME_OUT = 10
 
 def grow_by_workers(
     features: OutOfFold,
-    trips: Trips | TripFiles,
+    trips: TripBatches,
     parameters: Mapping[str, Mapping[str, Any]],
     bins: Bins,
     workers: Workers,

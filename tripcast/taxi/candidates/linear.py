@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from io import StringIO
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,11 +25,8 @@ import numpy.typing as npt
 from tripcast.models.model import Search
 from tripcast.models.workers import Workers
 from tripcast.taxi.features import has_plausible_distance
-from tripcast.taxi.trips import Trip, Trips, sample
+from tripcast.taxi.trips import Trip, TripBatches, Trips, sample
 from tripcast.taxi.ways import way_of, ways_of
-
-if TYPE_CHECKING:
-    from tripcast.taxi.trip_files import TripFiles
 
 Floats = npt.NDArray[np.float64]
 
@@ -118,7 +115,7 @@ def fit_holdout(earlier: Trips, later: Trips, search: Search) -> tuple[Linear, d
     return fit(earlier, {}), {}
 
 
-def fit(trips: Trips | TripFiles, parameters: Mapping[str, Any], workers: Workers | None = None) -> Linear:
+def fit(trips: TripBatches, parameters: Mapping[str, Any], workers: Workers | None = None) -> Linear:
     """Fit to trips; there are no parameters, and no work for several machines."""
     from scipy.sparse import csr_array
     from sklearn.linear_model import LinearRegression

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tripcast.models.model import Search
-from tripcast.taxi.candidates.lightgbm import DEFAULTS, Boosted, fit, load
+from tripcast.taxi.candidates.boosted import DEFAULTS, Boosted, load
+from tripcast.taxi.candidates.lightgbm import fit
 from tripcast.taxi.trips import Trips
 
 if TYPE_CHECKING:

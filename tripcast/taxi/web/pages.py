@@ -13,7 +13,7 @@ from starlette.staticfiles import StaticFiles
 from tripcast.models import Model
 from tripcast.serving.asgi import BadRequest, encode, json_response
 from tripcast.serving.service import Service
-from tripcast.taxi.candidates.lightgbm import Boosted
+from tripcast.taxi.candidates.boosted import Boosted
 from tripcast.taxi.trips import FARTHEST_MILES, Trip, Trips
 from tripcast.taxi.web.requests import (
     DAY_PATTERN,
