@@ -133,8 +133,9 @@ def test_wrong_input_fails_at_its_step_by_its_sentence_and_is_not_tried_again(cl
 
 def test_a_step_whose_pod_is_lost_or_whose_process_is_killed_is_tried_again(cluster: Cluster):
     source = cluster.source.replace("trips=8000", "trips=60000")
-    # A candidate that will not replace the champion.
-    run = run_id(cluster.train("e2e lost and killed", "--no-wait", source=source, candidates="linear").stdout)
+    # A candidate that takes some seconds, and does not replace the champion.
+    asked = {"source": source, "candidates": "lightgbm", "proven_gain": "0.9"}
+    run = run_id(cluster.train("e2e lost and killed", "--no-wait", **asked).stdout)
 
     def training() -> dict[str, str]:
         """The pods that train, by their uid: Argo may make a lost one anew under its old name."""
