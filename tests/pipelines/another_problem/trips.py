@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -43,6 +43,12 @@ class Trips:
     def __getitem__(self, rows) -> Trips:
         columns = (getattr(self, column.name) for column in fields(self))
         return Trips(*(None if column is None else column[rows] for column in columns))
+
+
+class TripBatches(Protocol):
+    """Parcels in memory, or in files."""
+
+    def batches(self): ...
 
 
 def sample(trips, most) -> Trips:
