@@ -132,8 +132,8 @@ _LARGE = Resources("500m", "1Gi")
 #: the world.
 #: Only `deploy` is never tried again: each try would let riders meet a version that the service may not take up.
 POLICIES = {
-    "specify": Policy(cache=True, requests=_SMALL, limits=Resources("1", "512Mi"), minutes=10),
     "plan": Policy(cache=False, requests=_SMALL, limits=Resources("1", "512Mi"), minutes=10),
+    "specify": Policy(cache=True, requests=_SMALL, limits=Resources("1", "512Mi"), minutes=10),
     "ingest": Policy(cache=True, requests=_MEDIUM, limits=Resources("2", "2Gi"), minutes=60),
     "validate": Policy(cache=True, requests=_MEDIUM, limits=Resources("2", "2Gi"), minutes=60),
     "train": Policy(cache=True, requests=_LARGE, limits=Resources("2", "4Gi"), minutes=180),

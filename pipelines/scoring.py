@@ -19,8 +19,8 @@ def scoring(source: str = "tlc", taxi: str = "green", months: str = "2021-03", m
         months: Months to score, for example `2021-01..2021-03`.
         model: The version of the registered model: its number, or an alias: `champion`, `challenger`, `previous`.
     """
-    specified = specify(taxi=taxi)
     planned = plan_scoring(source=source, taxi=taxi, months=months, model=model)
+    specified = specify(taxi=taxi).after(planned)
     with dsl.ParallelFor(planned.output, name="months", parallelism=PARALLELISM) as item:
         ingested = ingest(
             source=source,
@@ -30,4 +30,4 @@ def scoring(source: str = "tlc", taxi: str = "green", months: str = "2021-03", m
             rules=specified.outputs["rules"],
         )
         scored = score(taxi=taxi, version=item.version, month=item.month, records=ingested.outputs["records"])
-    apply_policy(specified, planned, ingested, scored)
+    apply_policy(planned, specified, ingested, scored)

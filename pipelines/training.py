@@ -47,10 +47,10 @@ def training(
         workers: How many pods, or processes of this machine, train a candidate together.
     """
     # Every step that takes a list also takes an artifact that the list was made from, or Kubeflow's launcher does not
-    # find what of the list comes from another run's cache (docs/kubernetes.md). For the months that is the rules.
-    specified = specify(taxi=taxi)
-    rules = specified.outputs["rules"]
+    # find what of the list comes from another run's cache (docs/architecture.md). For the months that is the rules.
     planned = plan(source=source, taxi=taxi, train=train_months, test=test_month, candidates=candidates)
+    specified = specify(taxi=taxi).after(planned)
+    rules = specified.outputs["rules"]
     with dsl.ParallelFor(planned.output, name="months", parallelism=PARALLELISM) as item:
         ingested = ingest(source=source, taxi=taxi, month=item.month, revision=item.revision, rules=rules)
     validated = validate(months=dsl.Collected(ingested.outputs["records"]), rules=rules, test=test_month)
@@ -79,4 +79,4 @@ def training(
             trial_share=trial_rollout,
             canary_minutes=canary_minutes,
         )
-    apply_policy(specified, planned, ingested, validated, trained, evaluated, registered, deployed)
+    apply_policy(planned, specified, ingested, validated, trained, evaluated, registered, deployed)
