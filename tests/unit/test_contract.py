@@ -249,6 +249,7 @@ def test_the_rules_are_those_that_a_feeds_rows_are_held_to() -> None:
         [True, False],
         [False, False],
     ]
+    assert ["left out of account" in text for text in (green, unmetered)] == [False, True]
     with pytest.raises(InvalidRequest, match="purple"):
         describe("purple")
 

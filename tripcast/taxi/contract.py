@@ -53,7 +53,7 @@ FLAGS = {
     "outside_month": "pickup outside its month",
     "far": f"distance above {FARTHEST_MILES} miles",
     "zero_distance": "distance zero",
-    "repeated": "the same as another trip in all that is kept of it; estimated in months of more than 262,144 trips",
+    "repeated": "the same as another trip in all that is kept of it; estimated in months of more than 262,144 rows",
 }
 
 #: Hours by which a file that was converted to another time zone is off, at least: New York is four or five from UTC.
@@ -177,14 +177,15 @@ def describe(taxi: str) -> str:
     Raises:
         InvalidRequest: If it is unknown.
     """
-    find_feed(taxi)
+    feed = find_feed(taxi)
     held, rules = _rules(recorded_schema(taxi).names), MonthRules()
     lines = ["A row is set aside, for the first of these reasons:", ""]
     lines += [f"- `{reason}`: {meaning}" for reason, meaning in REASONS.items() if reason in held]
     lines += ["", "Kept, and flagged:", "", *(f"- `{name}`: {meaning}" for name, meaning in FLAGS.items())]
     lines += [
         "",
-        f"A month is refused with more than {rules.max_rejected_share:.0%} of its rows set aside, "
+        f"A month is refused with more than {rules.max_rejected_share:.0%} of its rows set aside"
+        f"{', those that lack a zone left out of account' if feed.zones_missing else ''}, "
         f"{rules.max_outside_share:.0%} of its trips outside of it or {rules.max_repeated_share:.0%} repeated, with "
         f"fewer than {rules.min_kept} trips, and where its hours were moved to another time zone.",
     ]
