@@ -133,8 +133,8 @@ class PublisherHandler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
+        self.server.sent += len(body[:cut])  # before: who has read the last byte may look at once
         self.wfile.write(body[:cut])
-        self.server.sent += len(body[:cut])
         self.close_connection = True
 
     def log_message(self, *args: Any) -> None:
