@@ -26,14 +26,15 @@ serve: .venv/laptop ## Predict with the model of `make run`: a web service and a
 
 # A file of tests is one process's work: what it starts for itself, such as a server, is started once. There is a process
 # for each core, so each trains with one thread; where a test asks for two, they wait for each other without spinning.
-# The folders with the longest files come first, so that no process is left with one of them at the end.
-PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest --numprocesses auto --dist loadfile
+# Of all tests there is one process more, for those with containers, which wait most of the time. The folders with the
+# longest files come first, so that no process is left with one of them at the end.
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest --dist loadfile --numprocesses
 test-fast: .venv/dev ## Run the tests that start no process, server, container or browser: a minute
-	$(PYTEST) tests/unit -m "not slow"
+	$(PYTEST) auto tests/unit -m "not slow"
 
 test: .venv/dev ## Run all tests but those of a cluster; with TRIPCAST_TLC_DIR=folder also those on real months
-	$(PYTEST) --no-loadscope-reorder tests/pipelines tests/browser tests/serving tests/cluster tests/unit
-	$(BIN)/pytest tests/containers
+	$(PYTEST) $$($(BIN)/python -c 'import os; print(os.cpu_count() + 1)') --no-loadscope-reorder \
+		tests/containers tests/pipelines tests/browser tests/serving tests/cluster tests/unit
 
 e2e: .venv/dev ## Try everything on the cluster that kubectl is at, with an overlay in it: an hour (docs/kubernetes.md)
 	$(BIN)/pytest -m e2e tests/e2e

@@ -10,10 +10,22 @@ import numpy as np
 import pytest
 import requests
 from moto.server import ThreadedMotoServer
+from xdist.scheduler import LoadFileScheduling
 
 from tripcast.jobs.train import train
 from tripcast.settings import Settings
 from tripcast.taxi.trips import Trips
+
+
+class OneProcessForContainers(LoadFileScheduling):
+    """A file of tests is one process's work, and so is all of tests/containers, which looks at what others leave."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "tests/containers" if nodeid.startswith("tests/containers/") else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config, log) -> LoadFileScheduling:
+    return OneProcessForContainers(config, log)
 
 
 @pytest.fixture(scope="session")

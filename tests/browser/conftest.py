@@ -1,7 +1,6 @@
 """The page in a real browser, on a real service."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -14,7 +13,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.conftest import make_trips
-from tests.parts import program
+from tests.parts import free_port, program
 from tripcast.jobs.train import train
 from tripcast.serving.model_cache import DesiredState, ModelCache, ServedVersion
 from tripcast.taxi import model_name
@@ -74,9 +73,7 @@ def taxis_url(tmp_path_factory) -> Iterator[str]:
 @contextmanager
 def service_in(home: Path) -> Iterator[str]:
     """A service that starts from the local copy in a home; where it answers."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     code = f"from tripcast.taxi.web.server import serve; serve('127.0.0.1', {port}, {str(home / 'log')!r})"
     environment = {**os.environ, "TRIPCAST_HOME": str(home), "MLFLOW_TRACKING_URI": NO_REGISTRY}
     output = home / "output.txt"

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import make_trips
+from tests.parts import free_port
 from tripcast.jobs.train import train
 from tripcast.models import Model
 from tripcast.registry.registry import DIGEST, Registry
@@ -168,9 +168,7 @@ class Home:
 
     def start(self, *, ready: bool = True) -> Answering:
         """Start a service, and wait until it answers; until it has a champion, if it is to be ready."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         log, output = self.folder / "log", self.folder / "output.txt"
         code = f"from tripcast.taxi.web.server import serve; serve('127.0.0.1', {port}, {str(log)!r})"
         environment = {

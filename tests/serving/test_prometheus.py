@@ -3,7 +3,6 @@
 import json
 import re
 import signal
-import socket
 import subprocess
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import httpx
 import pytest
 import yaml
 
-from tests.parts import program
+from tests.parts import free_port, program
 from tests.serving.conftest import TRIP, wait_for
 
 pytestmark = pytest.mark.slow
@@ -57,9 +56,7 @@ def prometheus(tmp_path_factory, new_home, start_in):
         "scrape_configs": [scrape],
     }
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     arguments = [f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}"]
     output = folder / "output.txt"
     with output.open("wb") as sink:
