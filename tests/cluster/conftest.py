@@ -47,7 +47,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[KubeflowApi]:
     monkeypatch.setenv("TRIPCAST_COMMIT", "c0ffee" * 6 + "c0ff")
     monkeypatch.setattr("pipelines.cluster.runs.POLL_SECONDS", 0.01)
     monkeypatch.setattr("pipelines.cluster.runs.compile_all", compile_once)
-    monkeypatch.setattr("tripcast.kubeflow._PAUSES", (0.01, 0.01))
+    monkeypatch.setattr("tripcast.kubeflow.single_run._PAUSES", (0.01, 0.01))
     with running(KubeflowApi()) as api:
         monkeypatch.setenv("TRIPCAST_KFP_ENDPOINT", api.url)
         yield api

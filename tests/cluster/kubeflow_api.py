@@ -37,7 +37,7 @@ from urllib.parse import parse_qs, unquote_plus, urlsplit
 import kfp_server_api as api
 import yaml
 
-from tripcast.kubeflow import POD_KINDS
+from tripcast.kubeflow.failures import POD_KINDS
 
 Json = dict[str, Any]
 

@@ -13,7 +13,7 @@ import yaml
 
 from pipelines.cluster.compilation import PIPELINES
 from tests.cluster.kubeflow_api import SUCCEEDS, Frame, KubeflowApi, Refused, pod_of, running
-from tripcast.kubeflow import POD_KINDS
+from tripcast.kubeflow.failures import POD_KINDS
 
 LOGIN = (302, "text/html", '<a href="/dex/auth">Found</a>')
 PAGE = (200, "text/html", "<!doctype html><title>Sign in</title>")
