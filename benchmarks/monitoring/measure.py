@@ -35,8 +35,9 @@ def make(trips: int) -> str:
     from tripcast.jobs.train import train
     from tripcast.monitoring.quality import Expectation, write_expectations
     from tripcast.months import Month
-    from tripcast.registry.registry import EXPECTATION, Registry
+    from tripcast.registry.registry import Registry
     from tripcast.registry.tracking import Tracker
+    from tripcast.registry.versions import EXPECTATION
     from tripcast.serving.prediction_log import PredictionLog
     from tripcast.serving.prediction_rows import Answerer
     from tripcast.settings import Settings

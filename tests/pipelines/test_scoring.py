@@ -16,8 +16,9 @@ from tests.conftest import make_trips
 from tests.pipelines.command_line import tripcast
 from tripcast.jobs.train import train
 from tripcast.months import Month
-from tripcast.registry.registry import DIGEST, Registry
+from tripcast.registry.registry import Registry
 from tripcast.registry.tracking import Tracker
+from tripcast.registry.versions import DIGEST
 from tripcast.settings import Settings
 from tripcast.taxi.pyfunc import flavour
 from tripcast.taxi.simulation import City

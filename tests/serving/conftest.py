@@ -22,8 +22,9 @@ from tests.conftest import make_trips
 from tests.parts import free_port
 from tripcast.jobs.train import train
 from tripcast.models import Model
-from tripcast.registry.registry import DIGEST, Registry
+from tripcast.registry.registry import Registry
 from tripcast.registry.tracking import Tracker
+from tripcast.registry.versions import DIGEST
 from tripcast.settings import Settings
 from tripcast.taxi.candidates.linear import Linear
 from tripcast.taxi.pyfunc import flavour

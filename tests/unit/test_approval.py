@@ -11,7 +11,8 @@ from click.testing import CliRunner
 from tripcast.cli import main
 from tripcast.errors import InvalidRequest
 from tripcast.jobs.deploy import approve, deploy, roll_out
-from tripcast.registry.registry import JUDGED_AGAINST, NOBODY, Registry
+from tripcast.registry.registry import Registry
+from tripcast.registry.versions import JUDGED_AGAINST, NOBODY
 
 pytestmark = pytest.mark.slow  # each is a dozen moves in MLflow
 

@@ -14,7 +14,7 @@ from pipelines.progress import MonthsProgress
 from tripcast.cli import main
 from tripcast.cli.console import print_models
 from tripcast.monitoring.rule import Rule
-from tripcast.registry.registry import Version
+from tripcast.registry.versions import Version
 
 
 def commands(group: click.Group, *path: str) -> list[tuple[str, ...]]:

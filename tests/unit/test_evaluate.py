@@ -12,7 +12,7 @@ from tripcast.jobs.judge import score
 from tripcast.jobs.months import load_valid_trips
 from tripcast.monitoring.quality import measure, read_expectations
 from tripcast.months import Month
-from tripcast.registry.registry import EXPECTATION, EXPECTED_FROM
+from tripcast.registry.versions import EXPECTATION, EXPECTED_FROM
 from tripcast.taxi.bins import profile_trips
 from tripcast.taxi.ways import METERED, WAYS, ZONES_ONLY, as_asked
 

@@ -15,8 +15,8 @@ from tripcast.jobs.monitor import choose_months, metrics, write_record
 from tripcast.jobs.months import load_valid_trips
 from tripcast.monitoring.rule import Rule, WindowResult, decide
 from tripcast.months import Month
-from tripcast.registry.registry import Version
 from tripcast.registry.tracking import Tracker
+from tripcast.registry.versions import Version
 from tripcast.serving.prediction_log import PredictionLog
 from tripcast.serving.prediction_rows import Answerer
 from tripcast.taxi.trips import Trips

@@ -25,9 +25,10 @@ from tripcast.jobs.prune import Pruning, Retention, plan_pruning
 from tripcast.jobs.train import train
 from tripcast.monitoring.history import History, Window
 from tripcast.monitoring.rule import WindowResult
-from tripcast.registry.registry import DATA, Registry
+from tripcast.registry.registry import Registry
 from tripcast.registry.run_trees import RunTrees
 from tripcast.registry.tracking import Tracker
+from tripcast.registry.versions import DATA
 from tripcast.settings import Settings
 from tripcast.storage import store as storage
 from tripcast.storage.store import Store, open_store

@@ -16,7 +16,8 @@ import pytest
 from tests.conftest import make_trips
 from tripcast.monitoring.quality import read_expectations
 from tripcast.monitoring.reference import PROFILE, Profile
-from tripcast.registry.registry import EXPECTATION, Registry
+from tripcast.registry.registry import Registry
+from tripcast.registry.versions import EXPECTATION
 from tripcast.taxi.bins import BINS
 from tripcast.taxi.ways import METERED
 

@@ -19,8 +19,9 @@ from tests.conftest import make_trips
 from tripcast.errors import InvalidRequest, StorageError, TrackingError
 from tripcast.models import Model
 from tripcast.registry.promotions import PromotionEvent
-from tripcast.registry.registry import DIGEST, EXPECTATION, EXPECTED_FROM, JUDGED_AGAINST, SHARE, Registry
+from tripcast.registry.registry import SHARE, Registry
 from tripcast.registry.tracking import Tracker
+from tripcast.registry.versions import DIGEST, EXPECTATION, EXPECTED_FROM, JUDGED_AGAINST
 from tripcast.settings import Settings
 from tripcast.taxi.pyfunc import flavour
 

@@ -19,8 +19,9 @@ from tripcast.jobs import score as scoring
 from tripcast.jobs.score import MARKER, Scored, find_version, plan_scoring, score, scores_schema
 from tripcast.jobs.train import train
 from tripcast.months import Month
-from tripcast.registry.registry import DIGEST, Registry
+from tripcast.registry.registry import Registry
 from tripcast.registry.tracking import Tracker
+from tripcast.registry.versions import DIGEST
 from tripcast.settings import Settings
 from tripcast.storage.store import FolderStore, Store, open_store, sha256_of
 from tripcast.taxi.contract import validate

@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tripcast.registry.registry import SIMULATED
+from tripcast.registry.versions import SIMULATED
 from tripcast.settings import Settings
 
 if TYPE_CHECKING:
     from tripcast.registry.promotions import PromotionEvent
-    from tripcast.registry.registry import Version
+    from tripcast.registry.versions import Version
 
 #: What became of the best candidate, in a colour.
 _COLOURS = {"promoted": "green", "trial": "green", "refused": "yellow", "unchanged": "cyan"}

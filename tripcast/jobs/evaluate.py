@@ -26,7 +26,9 @@ from tripcast.monitoring.history import History
 from tripcast.monitoring.quality import Expectation, write_expectations
 from tripcast.monitoring.reference import PROFILE, Profile
 from tripcast.months import MonthUsed
-from tripcast.registry.registry import (
+from tripcast.registry.registry import Registry
+from tripcast.registry.tracking import Tracker
+from tripcast.registry.versions import (
     DATA,
     DIGEST,
     EXPECTATION,
@@ -34,10 +36,8 @@ from tripcast.registry.registry import (
     JUDGED_AGAINST,
     NOBODY,
     SIMULATED,
-    Registry,
     Version,
 )
-from tripcast.registry.tracking import Tracker
 from tripcast.reports.model_card import Way, model_card
 from tripcast.reports.training import TrainingContext, training_report, training_summary
 from tripcast.settings import Settings

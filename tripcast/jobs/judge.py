@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 from tripcast.models import Model, Prediction
 from tripcast.monitoring.quality import judged_schema
 from tripcast.monitoring.reference import PROFILE, Profile
-from tripcast.registry.registry import Registry, Version
+from tripcast.registry.registry import Registry
+from tripcast.registry.versions import Version
 from tripcast.taxi.bins import BINS
 from tripcast.taxi.trips import Trips
 from tripcast.taxi.ways import METERED, recorded_way, ways_of

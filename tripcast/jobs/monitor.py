@@ -46,8 +46,9 @@ from tripcast.monitoring.quality import (
 from tripcast.monitoring.rule import Decision, Rule, WindowResult, decide
 from tripcast.monitoring.trial import Comparison, DailySums, Trial, compare, judge
 from tripcast.months import Month, parse_months
-from tripcast.registry.registry import EXPECTATION, Registry, Traffic, Version
+from tripcast.registry.registry import Registry, Traffic
 from tripcast.registry.tracking import Tracker
+from tripcast.registry.versions import EXPECTATION, Version
 from tripcast.reports.monitoring import (
     MonitoringContext,
     monitoring_report,

@@ -31,8 +31,9 @@ import msgspec
 
 from tripcast.jobs.score import MARKER
 from tripcast.monitoring.history import History, Window
-from tripcast.registry.registry import DATA, DIGEST, Registry, Version
+from tripcast.registry.registry import Registry
 from tripcast.registry.run_trees import RunTree, RunTrees
+from tripcast.registry.versions import DATA, DIGEST, Version
 from tripcast.serving import stored_log
 from tripcast.settings import Settings
 from tripcast.storage.store import FolderStore, Store, Stored, open_store

@@ -31,7 +31,8 @@ from tripcast.jobs.months import find_months, look_into
 from tripcast.models import Model
 from tripcast.months import Month, parse_months
 from tripcast.registry.connection import check_reachable
-from tripcast.registry.registry import Registry, Version
+from tripcast.registry.registry import Registry
+from tripcast.registry.versions import Version
 from tripcast.settings import Settings
 from tripcast.storage.arrow import arrow_scalar, prefetch
 from tripcast.storage.files import storage_errors

@@ -93,7 +93,8 @@ class RegistryPoller:
             return Report(self._model, None, [f"{type(error).__name__}: {error}"], asked)
 
     def _poll(self, asked: int) -> Report:
-        from tripcast.registry.registry import DIGEST, Registry, Version
+        from tripcast.registry.registry import Registry
+        from tripcast.registry.versions import DIGEST, Version
 
         # Anew each time: after an outage nothing of the broken connection is left.
         registry = Registry(self._model, self._settings)

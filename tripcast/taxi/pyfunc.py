@@ -16,7 +16,7 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
 
 from tripcast.models import Model
-from tripcast.registry.registry import Flavour
+from tripcast.registry.versions import Flavour
 from tripcast.taxi.feeds import FEEDS
 from tripcast.taxi.trips import Trips
 from tripcast.taxi.zones import LAST_ZONE, UNKNOWN_ZONE

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from tripcast.models import Model
-from tripcast.registry.registry import Flavour
+from tripcast.registry.versions import Flavour
 from tripcast.taxi.trips import Trips
 
 _COLUMNS = {"pickup_datetime": "datetime", "depot": "long", "kilometres": "double", "kilograms": "double"}
