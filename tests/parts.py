@@ -1,9 +1,11 @@
-"""What tests need beside Python: found, or said to be missing; and ports for what they start."""
+"""What tests need beside Python: found, or said to be missing; and for what they start, ports and patience."""
 
 import os
 import random
 import shutil
 import socket
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
@@ -25,10 +27,24 @@ def program(name: str, remedy: str, place: Path = GO_PROGRAMS) -> str:
     return shutil.which(name, path=os.pathsep.join([os.environ["PATH"], str(place)])) or missing(name, remedy)
 
 
+#: Ports that no system hands out, each once, in an order that no seed decides; pytest-xdist's workers share none.
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_PORTS = list(range(20_000 + _WORKER, 30_000, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
+random.SystemRandom().shuffle(_PORTS)
+
+
 def free_port() -> int:
-    """A port that nobody listens on, of those that no system hands out: free until a server takes it, or restarts."""
+    """A port that nobody listens on, and that nobody else is given: free until a server takes it, or restarts."""
     while True:
-        port = random.SystemRandom().randint(20_000, 29_999)
+        port = _PORTS.pop()
         with suppress(OSError), socket.socket() as listener:
             listener.bind(("", port))
             return port
+
+
+def wait_for(condition: Callable[[], bool], output: Path | None = None, seconds: float = 120.0) -> None:
+    """Ask again and again until something is so; fail when it does not come to be."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, output.read_text() if output else "It did not come to be."
+        time.sleep(0.02)

@@ -71,10 +71,10 @@ class Processes:
                 pass_fds=(lock.fileno(),),
             ) as process,
         ):
-            lock.write(str(process.pid))
-            lock.flush()
             with self._lock:
                 self._running.add(process)
+            lock.write(str(process.pid))
+            lock.flush()
             assert process.stdout is not None
             for line in process.stdout:
                 say(line)

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from pipelines.local.laptop import run_here
 from pipelines.local.processes import Processes
 from pipelines.local.runner import StepFailed, _quiet_kfp, run_locally
 from pipelines.progress import StepEvent
+from tests.parts import wait_for
 from tripcast import __version__
 from tripcast.errors import SourceError, StorageError
 from tripcast.settings import Settings
@@ -309,8 +309,11 @@ run_locally(sleeping, {"marker": sys.argv[1]}, Path(sys.argv[2]), lambda event: 
 
 def is_running(process_id: int) -> bool:
     """Where nobody reaps orphans, an ended process stays behind as a zombie."""
-    process = Path(f"/proc/{process_id}/stat")
-    return process.exists() and process.read_text().rpartition(")")[2].split()[0] != "Z"
+    try:
+        state = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):  # it may end while it is looked at
+        return False
+    return state != "Z"
 
 
 def test_a_killed_runs_step_and_temporary_files_end_with_the_next_run(tmp_path):
@@ -319,8 +322,7 @@ def test_a_killed_runs_step_and_temporary_files_end_with_the_next_run(tmp_path):
     scratch.mkdir()
     environment = {**os.environ, "PYTHONPATH": str(Path.cwd()), "TMPDIR": str(scratch)}
     run = subprocess.Popen([sys.executable, script, marker, tmp_path / "run"], env=environment)
-    while not (marker.exists() and marker.read_text()):
-        time.sleep(0.05)
+    wait_for(lambda: marker.exists() and bool(marker.read_text()))
     run.kill()
     run.wait()
     assert is_running(int(marker.read_text()))
@@ -337,8 +339,7 @@ def test_a_run_leaves_another_that_lives_alone(tmp_path):
     script.write_text(SLEEPING)
     environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
     run = subprocess.Popen([sys.executable, script, marker, tmp_path / "run"], env=environment, stderr=subprocess.PIPE)
-    while not (marker.exists() and marker.read_text()):
-        time.sleep(0.05)
+    wait_for(lambda: marker.exists() and bool(marker.read_text()))
 
     run_locally(shouting, {}, tmp_path / "run", lambda event: None, Processes())
 
@@ -355,9 +356,7 @@ def test_an_interrupted_run_leaves_no_step_running(tmp_path, how):
     run = subprocess.Popen(
         [sys.executable, script, marker, tmp_path / "run"], env=environment, stderr=subprocess.PIPE, text=True
     )
-    deadline = time.monotonic() + 60
-    while not (marker.exists() and marker.read_text()) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for(lambda: marker.exists() and bool(marker.read_text()))
     step_id = int(marker.read_text())
 
     run.send_signal(how)
@@ -365,4 +364,4 @@ def test_an_interrupted_run_leaves_no_step_running(tmp_path, how):
 
     assert run.returncode != 0
     assert "KeyboardInterrupt" in errors
-    assert not is_running(step_id)
+    wait_for(lambda: not is_running(step_id))  # it was killed, and may still be about to end

@@ -3,13 +3,13 @@
 import json
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import mlflow
 import pyarrow.parquet as pq
 import pytest
 
+from tests.parts import wait_for
 from tests.pipelines.command_line import TRIPCAST, environment, tripcast
 from tripcast.models import Model
 from tripcast.months import Month
@@ -266,7 +266,7 @@ def test_an_interrupted_run_leaves_nothing_half_registered(tmp_path):
     assert interrupted.stderr is not None
     for line in interrupted.stderr:
         if line.startswith("evaluate: started"):
-            time.sleep(1)
+            wait_for(lambda: any(lock.read_text() for lock in tmp_path.glob("runs/.running/*.step")))  # it is a process
             interrupted.send_signal(signal.SIGINT)
             break
     _, errors = interrupted.communicate(timeout=60)

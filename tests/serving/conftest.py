@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -19,7 +18,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import make_trips
-from tests.parts import free_port
+from tests.parts import free_port, wait_for
 from tripcast.jobs.train import train
 from tripcast.models import Model
 from tripcast.registry.registry import Registry
@@ -196,14 +195,6 @@ def _status(service: Answering, path: str) -> int | None:
     except httpx.TransportError:
         assert service.process.poll() is None, service.output.read_text()
         return None
-
-
-def wait_for(condition: Callable[[], bool], output: Path | None = None, seconds: float = 120.0) -> None:
-    """Ask again and again until something is so; fail when it does not come to be."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, output.read_text() if output else "It did not come to be."
-        time.sleep(0.02)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from tests.serving.conftest import TRIP, Answering, Home, settings_in, wait_for
+from tests.parts import wait_for
+from tests.serving.conftest import TRIP, Answering, Home, settings_in
 from tripcast.jobs.train import train
 from tripcast.months import Month
 from tripcast.registry.registry import Registry

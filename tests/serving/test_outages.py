@@ -9,7 +9,8 @@ import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tests.serving.conftest import TOKEN, TRIP, Home, wait_for
+from tests.parts import wait_for
+from tests.serving.conftest import TOKEN, TRIP, Home
 
 
 def break_registry(home: Home) -> bytes:

@@ -10,8 +10,8 @@ import httpx
 import pytest
 import yaml
 
-from tests.parts import free_port, program
-from tests.serving.conftest import TRIP, wait_for
+from tests.parts import free_port, program, wait_for
+from tests.serving.conftest import TRIP
 
 pytestmark = pytest.mark.slow
 
@@ -106,7 +106,13 @@ def test_every_metric_of_the_dashboard_and_the_alerts_is_one_that_the_service_ha
 
 
 def test_the_dashboard_shows_what_is(prometheus):
-    found = {title: query(prometheus, expression) for title, expression in QUERIES if expression in SEEN}
+    found: dict[str, list[dict]] = {}
+
+    def all_found() -> bool:  # for as long as a scrape has failed, there is nothing
+        found.update({title: query(prometheus, expression) for title, expression in QUERIES if expression in SEEN})
+        return all(found.values())
+
+    wait_for(all_found)
 
     assert {sample["metric"]["status"] for sample in found["Requests"]} >= {"200", "422"}
     assert 0.0 < float(found["Latency"][0]["value"][1]) < 2.5
@@ -134,7 +140,7 @@ def test_prometheus_evaluates_every_alert(prometheus):
     def raised() -> list[str]:
         return [rule["name"] for rule in rules() if rule["state"] != "inactive"]
 
-    # The first evaluation may come before the first scrape.
+    # The first evaluation may come before the first scrape, and be under way.
     expected = ["OldModel", "MonitoringSilent", "MonthsLate"]
     wait_for(lambda: raised() == expected)
-    assert {rule["health"] for rule in rules()} == {"ok"}
+    wait_for(lambda: {rule["health"] for rule in rules()} == {"ok"})

@@ -10,7 +10,8 @@ import httpx
 import pyarrow.parquet as pq
 import pytest
 
-from tests.serving.conftest import LONG_TRIP, TOKEN, TRIP, Answering, Home, settings_in, wait_for
+from tests.parts import wait_for
+from tests.serving.conftest import LONG_TRIP, TOKEN, TRIP, Answering, Home, settings_in
 from tripcast.errors import DeploymentError
 from tripcast.jobs.deploy import deploy
 from tripcast.models import Model

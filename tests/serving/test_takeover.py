@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
-from tests.serving.conftest import LONG_TRIP, TRIP, Answering, wait_for
+from tests.parts import wait_for
+from tests.serving.conftest import LONG_TRIP, TRIP, Answering
 
 SWAPS = 'tripcast_swaps_total{model="tripcast-green"}'
 
@@ -32,6 +33,7 @@ def requests_without_pause(service: Answering) -> Iterator[Counter]:
     for thread in threads:
         thread.start()
     try:
+        wait_for(lambda: bool(answers))  # a client takes its time to begin
         yield answers
     finally:
         done.set()

@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from tests.parts import wait_for
 from tripcast import http
 from tripcast.errors import StorageError
 from tripcast.monitoring import alerts
@@ -51,7 +52,7 @@ class Channel:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server.daemon_threads = False  # so that closing waits until all that was sent is read
         self.url = f"http://127.0.0.1:{self._server.server_port}/services/{SECRET}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
         self._thread.start()
@@ -134,6 +135,8 @@ def test_a_slow_webhook_is_not_sent_the_same_again_in_one_call(channel, outbox, 
     monkeypatch.setattr(alerts, "_TIMEOUT", (5.0, 0.2))
     channel.holding.clear()
     assert send([ERROR, DATA], channel.url, outbox) == Delivery((), (DATA.key, ERROR.key))
+    wait_for(lambda: bool(channel.messages))  # which a busy machine reads when nobody waits for the answer any more
+    channel.close()
     assert len(channel.messages) == 1
 
 

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import make_trips
+from tests.parts import wait_for
 from tripcast.errors import WorkerError
 from tripcast.jobs.train import train
 from tripcast.models.workers import Workers
@@ -73,8 +74,7 @@ def test_a_worker_that_is_killed_ends_the_training_with_a_sentence_and_the_other
 
     training = threading.Thread(target=run)
     training.start()
-    while len(children()) < 2:
-        time.sleep(0.1)
+    wait_for(lambda: len(children()) == 2)
     time.sleep(5)  # some have begun to boost by then; before or after that, the end is the same
     os.kill(children()["1"], signal.SIGKILL)
     training.join(timeout=120)
