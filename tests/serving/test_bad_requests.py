@@ -265,7 +265,7 @@ ANY_JSON = st.recursive(
 
 
 @given(body=ANY_JSON, place=st.sampled_from(PLACES))
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=list(HealthCheck))
 def test_no_json_whatever_brings_the_service_down(service, body, place):
     answer = service.client.post(place, content=json.dumps(body), headers=JSON)
 
@@ -280,7 +280,7 @@ def test_the_service_keeps_to_its_description_under_fuzzing(service, mode):
         operation = found.ok()
 
         @given(case=operation.as_strategy(generation_mode=mode))
-        @settings(max_examples=15, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=15, suppress_health_check=list(HealthCheck))
         def keeps_to_it(case: schemathesis.Case) -> None:
             case.call_and_validate()
 
