@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from math import nan
@@ -348,6 +349,23 @@ def test_a_flush_fails_while_the_disk_refuses_rows_and_when_the_log_is_closed(ou
         asyncio.run(log.flush())
 
 
+def test_a_flush_that_is_asked_for_while_another_one_fails_has_a_try_of_its_own(outage, spool):
+    log = PredictionLog(outage, spool, seconds=NEVER)
+    answer(log)
+    shutil.rmtree(spool)
+    spool.write_text("in the way")
+    later: list[Future[None]] = []
+
+    def clear_the_way_and_ask_again(failed: Future[None]) -> None:
+        spool.unlink()
+        later.append(log._writer.when_spooled(1))
+
+    log._writer.when_spooled(1).add_done_callback(clear_the_way_and_ask_again)
+    until(lambda: bool(later) and later[0].done())
+    assert later[0].exception() is None
+    log.close(0.5)
+
+
 def test_a_few_rows_are_written_after_the_time(store, spool):
     log = PredictionLog(store, spool, seconds=0.05)
     answer(log)
@@ -394,9 +412,10 @@ def test_an_hour_of_light_traffic_is_a_dozen_files_and_each_row_is_stored_at_onc
 
 
 def test_a_file_grows_until_it_is_full(store, spool, tmp_path):
-    log = PredictionLog(store, spool, seconds=0.001, rows=5)
+    log = PredictionLog(store, spool, seconds=NEVER, rows=5)
     for minutes in range(7):
         answer(log, minutes=float(minutes))
+        asyncio.run(log.flush())
         until(lambda: log.counts().written == log.counts().appended)
     log.extend(CHAMPION, [None] * 4, *batch(4))
     log.close(60)

@@ -327,7 +327,9 @@ class _Writer(threading.Thread):
 
     def _settle(self, error: StorageError | None) -> None:
         """Tell those who wait for rows that the spool has, or all if it cannot be written."""
-        while self._awaited and (error or self._awaited[0][0] <= self._spool.received):
+        for _ in range(len(self._awaited)):  # and not those who come meanwhile: they wait for the next try
+            if not error and self._awaited[0][0] > self._spool.received:
+                break
             _, future = self._awaited.popleft()
             if not future.set_running_or_notify_cancel():
                 continue
