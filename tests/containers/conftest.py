@@ -33,11 +33,21 @@ def engine() -> Iterator[docker.DockerClient]:
     client.close()
 
 
+def own_containers(engine: docker.DockerClient) -> set[str]:
+    """Of tripcast's images, and of the stack's services; others may come and go on this machine meanwhile."""
+    images = {image.id for image in engine.images.list() if any(tag.startswith("tripcast/") for tag in image.tags)}
+    return {
+        container.id
+        for container in engine.containers.list(all=True, ignore_removed=True)
+        if container.attrs["Image"] in images or container.labels.get("com.docker.compose.project") == "tripcast"
+    }
+
+
 @pytest.fixture(autouse=True)
 def no_container_is_left_behind(engine) -> Iterator[None]:
-    before = {container.id for container in engine.containers.list(all=True)}
+    before = own_containers(engine)
     yield
-    assert {container.id for container in engine.containers.list(all=True)} <= before
+    assert own_containers(engine) <= before
 
 
 def object_store(kind: str, folder: Path) -> ObjectStore:

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,6 +15,8 @@ from kfp.local import docker_task_handler
 from components.step import IMAGE, step
 from pipelines.local.containers import Containers
 from pipelines.local.runner import StepFailed, run_locally
+from tests.containers.conftest import own_containers
+from tests.parts import wait_for
 from tripcast.errors import InvalidRequest, SourceError
 from tripcast.settings import Settings
 
@@ -218,24 +219,22 @@ run_locally(sleeping, {"marker": sys.argv[1]}, settings.runs, lambda event: None
 def test_an_interrupted_run_leaves_no_container(home, engine, how, tmp_path):
     script, marker = tmp_path / "sleeping.py", home / "marker"
     script.write_text(SLEEPING)
-    before = engine.containers.list()
+    before = own_containers(engine)
     run = subprocess.Popen(
         [sys.executable, script, marker],
         env={**os.environ, "PYTHONPATH": str(Path.cwd())},
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 60
-    while not marker.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert len(engine.containers.list()) == len(before) + 1
+    wait_for(marker.exists)
+    assert len(own_containers(engine) - before) == 1
 
     run.send_signal(how)
     _, errors = run.communicate(timeout=60)
 
     assert run.returncode != 0
     assert "KeyboardInterrupt" in errors
-    assert engine.containers.list(all=True) == before
+    assert own_containers(engine) == before
 
 
 def test_a_run_that_is_stopped_starts_no_further_container(home, engine):

@@ -69,25 +69,27 @@ class Interruption:
             self._action()
 
 
-def run_with(*interruptions: Interruption):
+def run_with(*interruptions: Interruption, containers: Containers | None = None):
     def notify(event) -> None:
         for interruption in interruptions:
             interruption(event)
 
     settings = Settings.load()
-    return run_locally(training, REQUEST, settings.runs, notify, Containers(settings), open_store(settings.artifacts))
+    containers = containers or Containers(settings)
+    return run_locally(training, REQUEST, settings.runs, notify, containers, open_store(settings.artifacts))
 
 
 def test_a_step_that_is_killed_fails_the_run_and_the_next_run_leaves_everything_in_the_stores(
     fresh_registry, registered, engine
 ):
     store, postgres = fresh_registry.store, fresh_registry.postgres
+    containers = Containers(Settings.load())
 
     def kill() -> None:
         def when_it_runs() -> None:
             deadline = time.monotonic() + 30
             while time.monotonic() < deadline:
-                for container in engine.containers.list(filters={"label": "tripcast.run"}):
+                for container in engine.containers.list(filters={"label": f"tripcast.run={containers.name}"}):
                     container.kill(signal.SIGKILL)
                     return
                 time.sleep(0.02)
@@ -95,7 +97,7 @@ def test_a_step_that_is_killed_fails_the_run_and_the_next_run_leaves_everything_
         threading.Thread(target=when_it_runs).start()
 
     with pytest.raises(Exception, match="'train lightgbm' failed: it was ended by signal SIGKILL"):
-        run_with(Interruption("train", kill))
+        run_with(Interruption("train", kill), containers=containers)
     assert registered() == set()
 
     ended = train()
