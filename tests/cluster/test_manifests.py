@@ -607,6 +607,8 @@ def test_kserve_runs_the_same_container_by_the_open_inference_protocol(overlay):
     assert container["name"] == "kserve-container"
     assert {"name": "PROTOCOL", "value": "v2"} in container["env"]
     assert not overlay("kserve").of("HorizontalPodAutoscaler")
+    [budget] = overlay("kserve").of("PodDisruptionBudget")
+    assert selects(budget["spec"]["selector"], predictor["labels"])
     for key in container.keys() - {"name", "env", "image"}:
         assert container[key] == same[key], key
     assert [variable for variable in container["env"] if variable["name"] != "PROTOCOL"] == same["env"]
