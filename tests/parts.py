@@ -48,3 +48,12 @@ def wait_for(condition: Callable[[], bool], output: Path | None = None, seconds:
     while not condition():
         assert time.monotonic() < end, output.read_text() if output else "It did not come to be."
         time.sleep(0.02)
+
+
+def is_running(process_id: int) -> bool:
+    """Where nobody reaps orphans, an ended process stays behind as a zombie."""
+    try:
+        state = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):  # it may end while it is looked at
+        return False
+    return state != "Z"

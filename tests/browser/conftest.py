@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.conftest import make_trips
-from tests.parts import free_port, program
+from tests.parts import free_port, program, wait_for
 from tripcast.jobs.train import train
 from tripcast.serving.model_cache import DesiredState, ModelCache, ServedVersion
 from tripcast.taxi import model_name
@@ -83,23 +82,18 @@ def service_in(home: Path) -> Iterator[str]:
     ):
         try:
             url = f"http://127.0.0.1:{port}/"
-            wait_until_ready(url, process)
+            wait_for(lambda: is_ready(url, process, output), output)
             yield url
-        except TimeoutError as late:
-            raise AssertionError(output.read_text()) from late
         finally:
             process.terminate()
 
 
-def wait_until_ready(url: str, process: subprocess.Popen[bytes], seconds: float = 90.0) -> None:
-    end = time.monotonic() + seconds
-    while process.poll() is None and time.monotonic() < end:
-        try:
-            if httpx.get(f"{url}readyz").status_code == 200:
-                return
-        except httpx.TransportError:
-            time.sleep(0.05)
-    raise TimeoutError
+def is_ready(url: str, process: subprocess.Popen[bytes], output: Path) -> bool:
+    assert process.poll() is None, output.read_text()
+    try:
+        return httpx.get(f"{url}readyz").status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from pipelines.local.laptop import run_here
 from pipelines.local.processes import Processes
 from pipelines.local.runner import StepFailed, _quiet_kfp, run_locally
 from pipelines.progress import StepEvent
-from tests.parts import wait_for
+from tests.parts import is_running, wait_for
 from tripcast import __version__
 from tripcast.errors import SourceError, StorageError
 from tripcast.settings import Settings
@@ -305,15 +305,6 @@ def sleeping(marker: str):
 
 run_locally(sleeping, {"marker": sys.argv[1]}, Path(sys.argv[2]), lambda event: None, Processes())
 """
-
-
-def is_running(process_id: int) -> bool:
-    """Where nobody reaps orphans, an ended process stays behind as a zombie."""
-    try:
-        state = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):  # it may end while it is looked at
-        return False
-    return state != "Z"
 
 
 def test_a_killed_runs_step_and_temporary_files_end_with_the_next_run(tmp_path):
