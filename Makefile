@@ -111,6 +111,9 @@ clean: ## Remove .venv and caches
 	$(INSTALL) --no-deps --no-build-isolation -e .
 	@touch $@
 
+# The tests make a release, which needs this: it is not to be installed beneath tests that run.
+.venv/dev: | .venv/laptop
+
 .venv/installer: requirements/installer.txt
 	@test -n "$(PYTHON)" || { echo "tripcast needs Python 3.11, 3.12 or 3.13: install one, or name it with make PYTHON=..." >&2; exit 1; }
 	$(PYTHON) -m venv .venv

@@ -15,6 +15,7 @@ done
 mkdir -p "$dist"
 
 make --silent .venv/laptop
+rm -rf build # what another wheel was made of would be in this one, too
 .venv/bin/uv build --quiet --wheel --no-build-isolation --python .venv --out-dir "$dist" .
 rm -f "$dist/.gitignore" # uv's
 .venv/bin/tripcast compile --image "$(cat "$images/image-pipeline")" --output "$dist/pipelines"
