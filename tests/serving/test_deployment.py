@@ -70,6 +70,8 @@ def test_a_canary_with_which_the_service_is_not_well_is_taken_back(fresh, monkey
 
 def test_a_version_that_the_service_refuses_is_taken_back(fresh):
     home, service = fresh
+    home.registry.challenger(home.versions["never finite"], 0.1, "By mistake.")
+    assert "predicts nan minutes" in service.reload()["problems"][0]  # it is tried before the seconds are counted
     home.registry.challenger(home.versions["linear"], 0.1, "On trial.")
 
     with pytest.raises(
