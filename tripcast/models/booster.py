@@ -81,7 +81,7 @@ class Booster:
         self._features = len(names)
         self._width = len(features)
         #: Where the trees' features are among the columns; None if they are these.
-        self._columns = None if names == list(features) else [features.index(name) for name in names]
+        self._columns = None if names == list(features) else np.array([features.index(name) for name in names])
         self._values: npt.NDArray[np.float32] = (
             np.zeros(len(features), np.float32) if shares is None else shares._values
         )

@@ -73,17 +73,14 @@ class Predictor(Protocol):
     def predict(self, trips: Trips, metered: bool = False) -> Floats:
         """Durations in minutes, (n,), finite for any trips; arguments as ``Model.predict``."""
 
-    def predict_one(self, trip: Trip, metered: bool = False) -> float:
-        """The duration of one trip in minutes, the same as ``predict`` computes."""
+    def predict_one(self, trip: Trip, metered: bool = False) -> tuple[float, str]:
+        """The duration of one trip in minutes, and its group: the same as ``predict`` and ``groups`` compute."""
 
     def groups(self, trips: Trips, metered: bool) -> npt.NDArray[np.str_]:
         """To which group each trip belongs, (n,): the trips of a group share an interval.
 
         A group is named by its way of asking, or by that, a slash and what sets it apart.
         """
-
-    def group_of(self, trip: Trip, metered: bool) -> str:
-        """To which group the trip belongs that was predicted last, as ``groups`` tells of many."""
 
     def files(self) -> dict[str, bytes]:
         """All that is needed to load it again, by file name."""
@@ -276,10 +273,10 @@ class Model:
         Returns:
             The duration and the lower and upper end of its 10-90 % interval, in minutes.
         """
-        minutes = self.predictor.predict_one(trip, metered)
+        minutes, group = self.predictor.predict_one(trip, metered)
         # Comparisons: min and max take ten times as long, a fifth of the whole.
         minutes = _FLOOR if minutes < _FLOOR else minutes  # what is no number stays none
-        below, above = self._ends[self.predictor.group_of(trip, metered)]
+        below, above = self._ends[group]
         lower, upper = minutes + below(minutes), minutes + above(minutes)
         shortest, longest = self.manifest.bounds
         lower = lower if lower > shortest else shortest

@@ -94,23 +94,24 @@ class Boosted:
                 minutes[asked] = self.levels[way] * self.boosters[way].predict(rows[asked], threads)
         return np.clip(minutes, SHORTEST_MINUTES, LONGEST_MINUTES)
 
-    def predict_one(self, trip: Trip, metered: bool = False) -> float:
-        """The duration of one trip in minutes, as ``predict`` computes it. For one thread: there is one row."""
+    def predict_one(self, trip: Trip, metered: bool = False) -> tuple[float, str]:
+        """The duration of one trip in minutes, as ``predict`` computes it, and its interval group.
+
+        For one thread: there is one row.
+        """
         way = METERED if metered else way_of(trip.trip_distance_miles, metered)
         booster = self.boosters[way]
         self.tables.write_row(booster.row, trip)
         minutes = self.levels[way] * booster.predict_row()
         if minutes < SHORTEST_MINUTES:
-            return float(SHORTEST_MINUTES)
-        return minutes if minutes < LONGEST_MINUTES else float(LONGEST_MINUTES)
+            minutes = float(SHORTEST_MINUTES)
+        elif minutes > LONGEST_MINUTES:
+            minutes = float(LONGEST_MINUTES)
+        return minutes, group_of(trip, metered, booster.row[USUAL_MILES])
 
     def groups(self, trips: Trips, metered: bool) -> npt.NDArray[np.str_]:
         """The interval group of each trip, (n,)."""
         return groups_of(trips, metered, self.tables.usual_miles(trips))
-
-    def group_of(self, trip: Trip, metered: bool) -> str:
-        """The interval group of the trip that was predicted last."""
-        return group_of(trip, metered, self.boosters[METERED].row[USUAL_MILES])
 
     def contributions(self, trip: Trip) -> Floats:
         """How many minutes each feature adds to the prediction of a trip that has not begun yet, (24,).

@@ -68,21 +68,21 @@ class Linear:
         miles = np.where(np.isfinite(trips.trip_distance_miles), trips.trip_distance_miles, usual)
         return np.where(seen, self.minutes[place], 0) + self.per_mile * miles + self.intercept
 
-    def predict_one(self, trip: Trip, metered: bool = False) -> float:
-        """The duration of one trip in minutes, as ``predict`` computes it; the time of the pickup is not looked at."""
+    def predict_one(self, trip: Trip, metered: bool = False) -> tuple[float, str]:
+        """The duration of one trip in minutes, as ``predict`` computes it, and its interval group.
+
+        The time of the pickup is not looked at.
+        """
         pickup_zone, dropoff_zone, miles, _ = trip
         start = pickup_zone if 0 < pickup_zone < _ZONES else 0
         end = dropoff_zone if 0 < dropoff_zone < _ZONES else 0
         minutes, usual = self._of_pair.get(start * _ZONES + end, (0.0, self.typical_miles))
-        return minutes + self.per_mile * (miles if isfinite(miles) else usual) + self.intercept
+        minutes += self.per_mile * (miles if isfinite(miles) else usual) + self.intercept
+        return minutes, way_of(miles, metered)
 
     def groups(self, trips: Trips, metered: bool) -> npt.NDArray[np.str_]:
         """The interval group of each trip, (n,): its way of asking."""
         return ways_of(trips, metered)
-
-    def group_of(self, trip: Trip, metered: bool) -> str:
-        """The interval group of a trip."""
-        return way_of(trip.trip_distance_miles, metered)
 
     @cached_property
     def _of_pair(self) -> dict[int, tuple[float, float]]:

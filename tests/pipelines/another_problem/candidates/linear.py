@@ -18,15 +18,13 @@ class Linear:
     def predict(self, trips: Trips, metered: bool = False) -> np.ndarray:
         return _matrix(trips) @ np.array(self.coefficients)
 
-    def predict_one(self, trip, metered: bool = False) -> float:
+    def predict_one(self, trip, metered: bool = False) -> tuple[float, str]:
         *depots, kilometres, kilograms = self.coefficients
-        return depots[trip.depot] + kilometres * trip.kilometres + kilograms * trip.kilograms
+        hours = depots[trip.depot] + kilometres * trip.kilometres + kilograms * trip.kilograms
+        return hours, way_of(trip, metered)
 
     def groups(self, trips: Trips, metered: bool):
         return ways_of(trips, metered)
-
-    def group_of(self, trip, metered: bool) -> str:
-        return way_of(trip, metered)
 
     def files(self) -> dict[str, bytes]:
         return {"coefficients.json": json.dumps(self.coefficients).encode()}
