@@ -11,3 +11,7 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 # A minute of trying again, in which a server can be restarted; MLflow's own measure is four.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")
+
+# Files come through its server, which otherwise tells an address of its object store: one that other machines may not
+# reach, or whose certificate they do not know.
+os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "false")
