@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import boto3
@@ -47,14 +48,19 @@ class Server:
                 start_new_session=True,
             )
         deadline = time.monotonic() + SECONDS_TO_START
-        while not self._is_ready():
-            assert self._process.poll() is None, f"{self._command[0]} ended:\n{self._log.read_text()[-3000:]}"
-            assert time.monotonic() < deadline, f"{self._command[0]} is not ready:\n{self._log.read_text()[-3000:]}"
-            time.sleep(0.1)
+        try:
+            while not self._is_ready():
+                assert self._process.poll() is None, f"{self._command[0]} ended:\n{self._log.read_text()[-3000:]}"
+                assert time.monotonic() < deadline, f"{self._command[0]} is not ready:\n{self._log.read_text()[-3000:]}"
+                time.sleep(0.1)
+        except AssertionError:
+            self.stop()
+            raise
 
     def stop(self) -> None:
         if self._process:
-            os.killpg(self._process.pid, self._ends_on)
+            with suppress(ProcessLookupError):  # it may have ended by itself
+                os.killpg(self._process.pid, self._ends_on)
             self._process.wait()
             self._process = None
 
