@@ -34,7 +34,7 @@ test-fast: .venv/dev ## Run the tests that start no process, server, container o
 
 test: .venv/dev ## Run all tests but those of a cluster; with TRIPCAST_TLC_DIR=folder also those on real months
 	$(PYTEST) $$($(BIN)/python -c 'import os; print(os.cpu_count() + 1)') --no-loadscope-reorder \
-		tests/containers tests/pipelines tests/browser tests/serving tests/cluster tests/unit
+		tests/containers tests/browser tests/pipelines tests/serving tests/cluster tests/unit
 
 e2e: .venv/dev ## Try everything on the cluster that kubectl is at, with an overlay in it: an hour (docs/kubernetes.md)
 	$(BIN)/pytest -m e2e tests/e2e

@@ -18,10 +18,15 @@ from tripcast.taxi.trips import Trips
 
 
 class OneProcessForContainers(LoadFileScheduling):
-    """A file of tests is one process's work, and so is all of tests/containers, which looks at what others leave."""
+    """A file of tests is one process's work, and so is all of tests/containers, which looks at what others leave.
+
+    After it that process takes tests/browser: Chromium drops what it is loading when a container changes the machine's
+    network.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
-        return "tests/containers" if nodeid.startswith("tests/containers/") else super()._split_scope(nodeid)
+        alone = nodeid.startswith(("tests/containers/", "tests/browser/"))
+        return "tests/containers" if alone else super()._split_scope(nodeid)
 
 
 def pytest_xdist_make_scheduler(config, log) -> LoadFileScheduling:
