@@ -26,8 +26,8 @@ serve: .venv/laptop ## Predict with the model of `make run`: a web service and a
 
 # A file of tests is one process's work: what it starts for itself, such as a server, is started once. There is a process
 # for each core, so each trains with one thread; where a test asks for two, they wait for each other without spinning.
-# Of all tests there is one process more, for those with containers, which wait most of the time. The folders with the
-# longest files come first, so that no process is left with one of them at the end.
+# Of all tests there is one process more, for those with containers, which wait most of the time (tests/conftest.py). The
+# folders with the longest files come first, so that no process is left with one of them at the end.
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest --dist loadfile --numprocesses
 test-fast: .venv/dev ## Run the tests that start no process, server, container or browser: a minute
 	$(PYTEST) auto tests/unit -m "not slow"

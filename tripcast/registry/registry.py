@@ -53,15 +53,7 @@ class Traffic:
 
 
 class Registry(Versions):
-    """One registered model: its versions, and which of them serve.
-
-    Args:
-        model: Its name, for example ``tripcast-green``.
-        settings: Where MLflow's store is.
-
-    Raises:
-        TrackingError: If the store cannot be opened.
-    """
+    """One registered model: its versions, and which of them serve. Made as ``Versions`` are."""
 
     def __init__(self, model: str, settings: Settings) -> None:
         super().__init__(model, settings)
